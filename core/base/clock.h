@@ -1,0 +1,21 @@
+// Time in the core. Monotonic time for waiting, wall time for people; both in microseconds.
+//
+// What the queue promises about time (due, lease, retention) is decided in SQL by buildq_now().
+#ifndef BQ_BASE_CLOCK_H
+#define BQ_BASE_CLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+int64_t bq_clock_mono_us(void); // since an arbitrary start; never goes back
+int64_t bq_clock_wall_us(void); // since 1970-01-01T00:00:00Z
+
+// Writes "2026-11-23T21:36:17.123Z" (RFC 3339, milliseconds, UTC) and a NUL: 25 bytes.
+#define BQ_CLOCK_TEXT_SIZE 25
+void bq_clock_format(int64_t wall_us, char out[BQ_CLOCK_TEXT_SIZE]);
+
+// Replaces the monotonic clock for a test of timeouts; NULL restores the real one.
+typedef int64_t (*bq_clock_fn)(void);
+void bq_clock_replace_mono(bq_clock_fn replacement);
+
+#endif

@@ -1,0 +1,143 @@
+#include "event/loop.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+
+struct bq_loop {
+  struct event_base *base; // owned
+  struct event *wake;      // owned; readable when other threads have posted
+  int wake_fd;             // owned eventfd
+  pthread_mutex_t lock;    // guards first, last
+  bq_post *first;          // queue of posted items, oldest first
+  bq_post *last;
+};
+
+struct bq_timer {
+  struct event *event; // owned
+  bq_timer_fn fn;
+  void *arg;
+};
+
+static void run_posts(evutil_socket_t fd, short what, void *arg) {
+  (void)what;
+  bq_loop *loop = arg;
+  uint64_t count;
+  if (read(fd, &count, sizeof count) < 0) { /* EAGAIN: an earlier turn has taken the count */ }
+  pthread_mutex_lock(&loop->lock);
+  bq_post *post = loop->first;
+  loop->first = loop->last = NULL;
+  pthread_mutex_unlock(&loop->lock);
+  while (post != NULL) {
+    bq_post *next = post->next;
+    post->next = NULL;
+    post->run(post);
+    post = next;
+  }
+}
+
+int bq_loop_new(bq_loop **out, bq_error *err) {
+  *out = NULL;
+  int result = 0;
+  bq_loop *loop = bq_alloc(sizeof *loop);
+  if (loop == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the event loop");
+  loop->wake_fd = -1;
+  (void)pthread_mutex_init(&loop->lock, NULL);
+  loop->base = event_base_new();
+  if (loop->base == NULL) {
+    result = bq_fail(err, BQ_EIO, "can't create the event loop");
+    goto cleanup;
+  }
+  loop->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (loop->wake_fd < 0) {
+    result = bq_fail_errno(err, errno, "can't create the event loop's eventfd");
+    goto cleanup;
+  }
+  loop->wake = event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, run_posts, loop);
+  if (loop->wake == NULL || event_add(loop->wake, NULL) < 0) {
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for the event loop");
+    goto cleanup;
+  }
+  *out = loop;
+  loop = NULL;
+cleanup:
+  bq_loop_free(loop);
+  return result;
+}
+
+void bq_loop_free(bq_loop *loop) {
+  if (loop == NULL) return;
+  if (loop->wake != NULL) event_free(loop->wake);
+  if (loop->wake_fd >= 0) close(loop->wake_fd);
+  if (loop->base != NULL) event_base_free(loop->base);
+  pthread_mutex_destroy(&loop->lock);
+  bq_free(loop);
+}
+
+struct event_base *bq_loop_base(bq_loop *loop) {
+  return loop->base;
+}
+
+int bq_loop_run(bq_loop *loop, bq_error *err) {
+  if (event_base_dispatch(loop->base) < 0) return bq_fail(err, BQ_EIO, "the event loop failed");
+  return 0;
+}
+
+void bq_loop_stop(bq_loop *loop) {
+  (void)event_base_loopexit(loop->base, NULL);
+}
+
+void bq_loop_post(bq_loop *loop, bq_post *post) {
+  post->next = NULL;
+  pthread_mutex_lock(&loop->lock);
+  int was_empty = loop->first == NULL;
+  if (was_empty) loop->first = post;
+  else loop->last->next = post;
+  loop->last = post;
+  pthread_mutex_unlock(&loop->lock);
+  uint64_t one = 1;
+  // Can only fail when the counter is full, and then the loop is awake already.
+  if (was_empty && write(loop->wake_fd, &one, sizeof one) < 0) { /* see above */ }
+}
+
+static void run_timer(evutil_socket_t fd, short what, void *arg) {
+  (void)fd;
+  (void)what;
+  bq_timer *timer = arg;
+  timer->fn(timer->arg);
+}
+
+int bq_timer_new(bq_timer **out, bq_loop *loop, bq_timer_fn fn, void *arg, bq_error *err) {
+  *out = NULL;
+  bq_timer *timer = bq_alloc(sizeof *timer);
+  if (timer == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a timer");
+  timer->fn = fn;
+  timer->arg = arg;
+  timer->event = event_new(loop->base, -1, 0, run_timer, timer);
+  if (timer->event == NULL) {
+    bq_free(timer);
+    return bq_fail(err, BQ_ENOMEM, "out of memory for a timer");
+  }
+  *out = timer;
+  return 0;
+}
+
+void bq_timer_set(bq_timer *timer, int64_t delay_ms) {
+  if (delay_ms < 0) delay_ms = 0;
+  struct timeval delay = {.tv_sec = delay_ms / 1000, .tv_usec = delay_ms % 1000 * 1000};
+  (void)event_add(timer->event, &delay); // fails only without memory; the janitor does not depend on one timer
+}
+
+void bq_timer_clear(bq_timer *timer) {
+  (void)event_del(timer->event);
+}
+
+void bq_timer_free(bq_timer *timer) {
+  if (timer == NULL) return;
+  event_free(timer->event);
+  bq_free(timer);
+}

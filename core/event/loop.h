@@ -1,0 +1,40 @@
+// The event loop: one libevent base, run by the main thread. Nothing that runs on it may block or compute for long.
+//
+// Thread rule: everything here belongs to the loop's thread, except bq_loop_post.
+#ifndef BQ_EVENT_LOOP_H
+#define BQ_EVENT_LOOP_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct event_base;
+typedef struct bq_loop bq_loop;
+
+int bq_loop_new(bq_loop **out, bq_error *err) BQ_MUSTCHECK;
+void bq_loop_free(bq_loop *loop); // after bq_loop_run has returned and every pool is freed
+struct event_base *bq_loop_base(bq_loop *loop);
+
+// Runs until bq_loop_stop. Items posted before the stop are still run.
+int bq_loop_run(bq_loop *loop, bq_error *err) BQ_MUSTCHECK;
+void bq_loop_stop(bq_loop *loop);
+
+// A piece of work handed to the loop. Embed it in your own struct: posting allocates nothing and can't fail.
+// It must stay alive until `run` is called and must not be posted twice meanwhile.
+typedef struct bq_post {
+  void (*run)(struct bq_post *post); // on the loop's thread
+  struct bq_post *next;              // the loop's own while posted
+} bq_post;
+
+// Any thread. Items run in the order they were posted, on a later turn of the loop (never inside this call).
+void bq_loop_post(bq_loop *loop, bq_post *post);
+
+// A one-shot timer; set it again to repeat.
+typedef struct bq_timer bq_timer;
+typedef void (*bq_timer_fn)(void *arg);
+int bq_timer_new(bq_timer **out, bq_loop *loop, bq_timer_fn fn, void *arg, bq_error *err) BQ_MUSTCHECK;
+void bq_timer_set(bq_timer *timer, int64_t delay_ms); // replaces an earlier setting
+void bq_timer_clear(bq_timer *timer);
+void bq_timer_free(bq_timer *timer); // NULL is fine; also from inside its own function
+
+#endif

@@ -1,0 +1,19 @@
+// Named SQL statements, read once at start from sql/queries/*.sql.
+//
+// A file holds statements, each below a line `-- name: the_name` and the comment that says what it protects.
+#ifndef BQ_IO_STATEMENTS_H
+#define BQ_IO_STATEMENTS_H
+
+#include "base/error.h"
+#include "io/pg.h"
+
+typedef struct bq_statements bq_statements;
+
+// Reads every *.sql file of `directory`. Two statements of one name are BQ_EINVAL.
+int bq_statements_load(bq_statements **out, const char *directory, bq_error *err) BQ_MUSTCHECK;
+void bq_statements_free(bq_statements *statements);
+
+// Borrowed, as long as `statements`. NULL when there is none of that name.
+const bq_statement *bq_statements_find(const bq_statements *statements, const char *name);
+
+#endif
