@@ -1,0 +1,33 @@
+// A generation: an immutable snapshot of all scripts and templates, compiled once and named by its contents.
+//
+// Counted: whoever keeps a pointer holds a reference. Retain, release and all reads are thread-safe.
+#ifndef BQ_LUA_GENERATION_H
+#define BQ_LUA_GENERATION_H
+
+#include <lua.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "lua/sources.h"
+
+typedef struct bq_generation bq_generation;
+
+// Compiles every script to bytecode. Takes ownership of `sources` in every case. All files that don't compile are
+// named in `err`, a line each. CPU-bound: compute pool. The new generation has one reference.
+int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *err) BQ_MUSTCHECK;
+
+bq_generation *bq_generation_retain(bq_generation *generation); // returns its argument
+void bq_generation_release(bq_generation *generation);          // NULL is fine; the last one frees it
+
+const char *bq_generation_hash(const bq_generation *generation); // 64 hexadecimal digits
+const bq_sources *bq_generation_sources(const bq_generation *generation);
+
+// Pushes the compiled chunk of "scripts/…" as a function with no upvalue set but _ENV = the table at `env_index`.
+// On failure pushes nothing.
+int bq_generation_push_chunk(const bq_generation *generation, lua_State *L, const char *path, int env_index,
+                             bq_error *err) BQ_MUSTCHECK;
+
+// Generations alive in this process (current, and those that running builds or requests hold).
+unsigned bq_generation_live(void);
+
+#endif
