@@ -1,0 +1,586 @@
+---@meta buildq
+
+-- The Lua API, as `require "buildq"` gives it. This file is never run: it is the contract between the scripts and the
+-- C bindings (core/lua), in LuaCATS annotations, which editors read as well. The manual with examples is
+-- scripts/README.md.
+--
+-- Where a function can be called is in brackets: [build] in pipelines, [route] in route handlers, [any] everywhere.
+-- A function marked "waits" suspends the calling coroutine only; nothing else stands still.
+--
+-- Errors. What is the caller's business to handle comes back as `nil, Failure`. Everything else is raised, as an
+-- ErrorValue where it comes from a binding. A wrong argument raises a plain "bad argument #1 to …" string.
+-- `kind` and `code` use one vocabulary, that of core/base/error.h:
+--   invalid not_found conflict limit timeout unavailable outcome_unknown canceled io database script out_of_memory
+-- A handler that lets `unavailable` or `outcome_unknown` pass is answered 503 with Retry-After; any other error, 500.
+--
+-- JSON across the border. null is json.null, whose type() is "userdata". A decoded array has a metatable with
+-- `__jsontype = "array"` (also an empty one; it is what json.array gives), a decoded object has none. Encoding: a
+-- table with that mark, or with keys 1..n and n > 0, is an array; any other table, the empty one too, is an object.
+-- Integers of 64 bits stay integers. Refused with a message: NaN, infinities, NUL and bad UTF-8 in strings, more than
+-- 64 levels, keys that aren't strings, functions and the like. Keys are written in sorted order.
+
+---@alias Json nil|boolean|integer|number|string|table|lightuserdata
+
+---@class Failure
+---@field code "invalid"|"not_found"|"conflict"|"limit"|"unavailable"
+---@field message string one sentence for a person
+
+---@class ErrorValue has __tostring, which gives the message
+---@field kind string a word of the vocabulary above
+---@field message string
+---@field sqlstate? string five characters, for kind "database"
+
+---@class buildq
+---@field db buildq.db
+---@field http buildq.http
+---@field json buildq.json
+---@field fs buildq.fs
+---@field archive buildq.archive
+---@field queue buildq.queue
+---@field log buildq.log
+---@field clock buildq.clock
+---@field response buildq.response
+---@field config buildq.config
+local buildq = {}
+
+---[any] SHA-256 of a string, in 64 lower-case hexadecimal digits.
+---@param text string
+---@return string
+function buildq.sha256(text) end
+
+---[any] Waits. In a route at most 60.
+---@param seconds number 0 to 86400; fractions count to the millisecond
+function buildq.sleep(seconds) end
+
+---[any] A new UUID, version 7, lower-case.
+---@return string
+function buildq.uuid() end
+
+---Read-only: the options that scripts may see, under their names in the configuration. Nothing secret is here.
+---@class buildq.config
+---@field AllowInlineCommands boolean
+---@field BuildTimeoutMinutes integer
+---@field DownloadBaseUrl string "" when not set
+---@field EnableHealthChecks boolean
+---@field MaxConcurrentBuilds integer
+---@field MaxRetryAttempts integer
+---@field RetryDelayMinutes integer
+---@field ServerUrl string "http://127.0.0.1:8080", the address really bound
+
+-- json -----------------------------------------------------------------------------------------------------------
+
+---@class buildq.json [any]
+---@field null lightuserdata
+local json = {}
+
+---@param value Json
+---@param options? {indent: integer} spaces a level, 0 (default) to 8; 0 is one line
+---@return string text raises `invalid` for what JSON can't hold
+function json.encode(value, options) end
+
+---@param text string at most 8 MiB
+---@return Json? value nil when it can't be read (a JSON null is json.null)
+---@return string? message "line 3, column 7: …"
+function json.decode(text) end
+
+---Marks a table as an array, so that an empty one is written [].
+---@param list? table a new one when absent
+---@return table list the same table
+function json.array(list) end
+
+---@return boolean # true for a table with the array mark, or with keys 1..n and n > 0
+function json.is_array(value) end
+
+-- clock, log -----------------------------------------------------------------------------------------------------
+
+---@class buildq.clock [any]
+local clock = {}
+
+---@param unix? number seconds since 1970; now when absent
+---@return string # RFC 3339 in UTC with microseconds: "2026-01-31T12:00:00.123456Z"
+function clock.now(unix) end
+
+---@return number # seconds since 1970, with fractions
+function clock.unix() end
+
+---@return number # seconds from an arbitrary start, never going back
+function clock.monotonic() end
+
+---The server's log, with the build's or the request's id. `fields`: string keys, scalar values; at most 16.
+---@class buildq.log [any]
+local log = {}
+---@param message string cut at 8 KiB
+---@param fields? table<string, string|number|boolean>
+function log.debug(message, fields) end
+---@param message string
+---@param fields? table<string, string|number|boolean>
+function log.info(message, fields) end
+---@param message string
+---@param fields? table<string, string|number|boolean>
+function log.warn(message, fields) end
+---@param message string
+---@param fields? table<string, string|number|boolean>
+function log.error(message, fields) end
+
+-- db, http -------------------------------------------------------------------------------------------------------
+
+---@class buildq.db [any]
+local db = {}
+
+---One statement on the scripts' own connections (with a statement_timeout). Waits. Parameters: $1, $2, … from strings,
+---numbers, booleans, nil or json.null; a table is sent as JSON text. Columns come back as boolean, integer, number
+---(float4/8), decoded value (json/jsonb), json.null, everything else (numeric, timestamps, uuid) as string.
+---Raises `database` (with sqlstate), `unavailable`, `outcome_unknown`, `timeout`, `limit` (over 10 000 rows or 8 MiB).
+---@param sql string
+---@param ... Json
+---@return table<string, Json>[] rows column → value
+---@return integer affected rows inserted, updated or deleted, else the count of rows
+function db.query(sql, ...) end
+
+---@class HttpRequest
+---@field url string http or https; other schemes are `invalid`
+---@field method? string "GET"
+---@field headers? table<string, string>
+---@field body? string at most 8 MiB
+---@field timeout? number seconds in all, 30; at most 600
+---@field max_bytes? integer of the answer's body, 1 MiB; at most 64 MiB
+
+---@class HttpAnswer
+---@field status integer any status is an answer, not an error
+---@field headers table<string, string> names in lower case; repeated ones joined with ", "
+---@field body string
+
+---@class buildq.http [any]
+local http = {}
+
+---Waits. Follows no redirect. Raises `unavailable` (no connection), `timeout`, `limit` (over max_bytes), `invalid`.
+---@param request HttpRequest
+---@return HttpAnswer
+function http.request(request) end
+
+-- fs, archive ----------------------------------------------------------------------------------------------------
+
+---Files of the workspace. Paths are relative to it (or absolute below it); none leads out of it, by ".." or by a link:
+---that is `invalid`. Everything waits (blocking pool) and raises `not_found`, `io`, `limit`.
+---@class buildq.fs [build]
+local fs = {}
+
+---@param path string
+---@param max_bytes? integer 1 MiB; at most 64 MiB; a larger file raises `limit`
+---@return string
+function fs.read(path, max_bytes) end
+
+---Replaces the file (temporary name, then rename).
+---@param path string
+---@param text string at most 64 MiB
+---@param options? {mode: integer} 0x1a4 (0644)
+function fs.write(path, text, options) end
+
+---@param path string made when missing
+---@param text string
+function fs.append(path, text) end
+
+---@return boolean
+function fs.exists(path) end
+
+---@class FileStat
+---@field type "file"|"directory"|"link"|"other" links aren't followed
+---@field size integer bytes
+---@field mode integer permission bits
+---@field mtime number seconds since 1970
+
+---@return FileStat? # nil when there is nothing
+function fs.stat(path) end
+
+---Names in a directory, sorted, without "." and ".."; at most 10 000.
+---@return string[]
+function fs.list(path) end
+
+---Also the missing parents; an existing directory is fine.
+function fs.mkdir(path) end
+
+---A file, or a directory with all in it; follows no link. Nothing there is fine.
+function fs.remove(path) end
+
+---A file, or a directory with all in it (links are copied as links). Parents of `to` are made.
+function fs.copy(from, to) end
+
+---Parents of `to` are made; an existing file is replaced, an existing directory is `conflict`.
+function fs.move(from, to) end
+
+---Paths that match, sorted, relative to the workspace; * and ? within a segment, ** over segments; at most 10 000.
+---@param pattern string "out/**/*.so"
+---@return string[]
+function fs.glob(pattern) end
+
+---@param path string
+---@return string # SHA-256 of the file, 64 lower-case hexadecimal digits
+function fs.sha256(path) end
+
+---@class PackOptions
+---@field dir string what to pack: the directory's contents
+---@field to string the archive to write
+---@field format? "tar.zst"|"tar.gz" by the name of `to` when absent
+---@field prefix? string a directory name put before every entry
+---@field mtime? integer seconds since 1970 that every entry gets; 0
+
+---@class PackResult
+---@field path string `to`
+---@field size integer bytes
+---@field sha256 string
+---@field files integer entries that aren't directories
+
+---@class buildq.archive [build]
+local archive = {}
+
+---The same input gives the same bytes: names sorted, fixed times, owner 0. Waits. Raises like fs.
+---@param options PackOptions
+---@return PackResult
+function archive.pack(options) end
+
+---Entries that would leave `to` (absolute, "..", through a link) make it fail before anything is written there. Waits.
+---@param options {from: string, to: string, strip?: integer, max_bytes?: integer} strip: leading directories to drop, 0; max_bytes: unpacked, 4 GiB
+---@return {files: integer, bytes: integer}
+function archive.unpack(options) end
+
+-- queue ----------------------------------------------------------------------------------------------------------
+
+---What POST /builds has made of a request, checked by scripts/lib. Lengths and shapes are checked again by the table.
+---@class EnqueueFields
+---@field id string a UUID from buildq.uuid()
+---@field customerId string
+---@field customerName string
+---@field customerEmail string
+---@field configurationName string
+---@field manifestPath string a path below ManifestDirectory, or "inline:" and the manifest's SHA-256
+---@field manifest table the normalised manifest: the copy that is kept
+---@field trusted boolean whether the manifest may hold commands and local paths (kept with the copy)
+---@field tier string
+---@field architecture string
+---@field cloudProvider string
+---@field priority integer 0 to 3
+---@field pipeline string
+---@field metadata? table an object; {} when absent
+---@field requestId? string
+---@field idempotency? {key: string, hash: string} hash: of everything that must be the same when the key comes again
+---@field answer table the body of the 202; kept with the idempotency key
+
+---@class EnqueueResult
+---@field id string
+---@field answer table this request's answer, or the first one's when it is a replay
+---@field replayed boolean true: the same key and hash were accepted before; nothing was written
+
+---@class BuildView as GET /builds/{id} gives it; times RFC 3339, json.null for what isn't known
+---@field id string
+---@field status "pending"|"building"|"success"|"failed"|"cancelled"|"timedout"
+---@field progressPercent integer
+---@field currentStep string
+---@field outputPath string
+---@field imageUrl string
+---@field downloadUrl string
+---@field errorMessage string
+---@field enqueuedAt string
+---@field startedAt string
+---@field completedAt string
+---@field buildDurationSeconds number
+---@field retryCount integer
+---@field priority integer
+---@field attempt integer 0: never claimed
+---@field pipeline string
+---@field generation string
+---@field nextAttemptAt string when a retry is due
+---@field metadata table
+---@field customerId string
+---@field customerName string
+---@field configurationName string
+---@field tier string
+---@field architecture string
+---@field cloudProvider string
+
+---Every call waits: it runs one named statement of sql/queries. `id` may be any string: one that is no UUID is
+---not_found. All raise `unavailable` while the database is away.
+---@class buildq.queue [route]
+local queue = {}
+
+---One transaction: the row, the manifest's copy, the event, the idempotency key.
+---@param fields EnqueueFields
+---@return EnqueueResult? result
+---@return Failure? failure conflict: the key was used for another request; invalid: the table refused a field
+function queue.enqueue(fields) end
+
+---@param id string
+---@return BuildView?
+---@return Failure? # not_found
+function queue.get(id) end
+
+---The same as text, straight from SQL, for `{body = …}`.
+---@param id string
+---@return string? text
+---@return Failure? # not_found
+function queue.get_json(id) end
+
+---Newest first.
+---@param options {status?: string, customerId?: string, limit?: integer, cursor?: string, metadata?: table} limit: 1 to 500, 50; metadata: an object that the build's must contain
+---@return {builds: BuildView[], nextCursor: string}? # nextCursor: opaque; json.null at the end
+---@return Failure? # invalid: the cursor can't be read
+function queue.list(options) end
+
+---@param id string
+---@param priority integer 0 to 3
+---@return BuildView?
+---@return Failure? # not_found; conflict: not pending
+function queue.set_priority(id, priority) end
+
+---@param id string
+---@param reason? string at most 1000 bytes
+---@return {id: string, status: "cancelled"|"building"}? # building: it is being stopped and will be cancelled
+---@return Failure? # not_found; conflict: ended already
+function queue.cancel(id, reason) end
+
+---@param id string
+---@return {id: string, status: "pending"}?
+---@return Failure? # not_found; conflict: not ended
+function queue.retry(id) end
+
+---@param options {status: "failed"|"cancelled"|"timedout", since?: string, limit?: integer} since: RFC 3339, ended at or after it; limit: 1 to 10000, 1000
+---@return {count: integer}
+function queue.bulk_retry(options) end
+
+---@class QueueControl
+---@field paused boolean
+---@field reason string json.null when not paused
+---@field since string when it was paused; json.null when not
+
+---For the cluster, durable. Builds that run go on. Pausing a paused queue replaces the reason.
+---@param reason string 1 to 1000 bytes
+---@return QueueControl
+function queue.pause(reason) end
+
+---@return QueueControl
+function queue.resume() end
+
+---@return QueueControl
+function queue.control() end
+
+---The body of GET /builds/statistics, at most 2 s old.
+---@return table
+function queue.statistics() end
+
+---@class ArtifactView
+---@field name string a plain file name
+---@field kind string "archive", "checksums", "manifest", "provenance" or a pipeline's own word
+---@field size integer bytes
+---@field sha256 string
+
+---The artifacts of the committed attempt; none before there is one.
+---@param id string
+---@return {attempt: integer, artifacts: ArtifactView[]}? # attempt: json.null while there is none
+---@return Failure? # not_found: no such build
+function queue.artifacts(id) end
+
+---@param id string
+---@return table[]? # oldest first: {attempt, startedAt, endedAt, outcome, errorMessage, node, generation, currentStep, progressPercent}
+---@return Failure? # not_found
+function queue.attempts(id) end
+
+---@param id string
+---@param after? integer only events with a larger number; 0
+---@param limit? integer 1 to 1000, 100
+---@return table[]? # oldest first: {seq, type, at, attempt, data}
+---@return Failure? # not_found
+function queue.events(id, after, limit) end
+
+---The text of a file below ManifestDirectory, at most 1 MiB. No "..", no link that leads out of it.
+---@param path string relative to it, or absolute below it
+---@return string? text
+---@return Failure? # invalid: not a path below it; not_found; limit: too large
+function queue.read_manifest(path) end
+
+---Names of the pipelines of this generation, sorted. Does not wait.
+---@return string[]
+function queue.pipelines() end
+
+---@class HealthCheck
+---@field name string "database", "scripts", "disk", "sandbox", "queue", …
+---@field status "ok"|"degraded"|"failing" one that fails makes the server not ready
+---@field message? string what to do about it
+---@field data? table
+
+---Never raises `unavailable`: the database is one of its checks.
+---@return {ready: boolean, status: "ok"|"degraded"|"failing", generation: string, checks: HealthCheck[]}
+function queue.health() end
+
+---The Prometheus text. Never raises `unavailable`.
+---@return string
+function queue.metrics() end
+
+-- routes ---------------------------------------------------------------------------------------------------------
+
+---What a file in scripts/routes returns: one of these or a list of them. Before a handler runs, the server has
+---refused a wrong Host or Origin, a write (anything but GET and HEAD) whose Content-Type isn't application/json (415),
+---a path without a route (404) and a wrong method (405 with Allow).
+---@class Route
+---@field method string "GET" (HEAD is answered by it), "POST", "PATCH", "PUT", "DELETE"
+---@field path string "/builds/{id}/log": a word wins over a parameter at the same place
+---@field handle fun(request: Request): Response
+---@field check? fun() self-check at a reload; raises when something is wrong
+
+---@class Request
+---@field method string
+---@field path string percent-decoded
+---@field params table<string, string> the path's parameters, percent-decoded
+---@field query table<string, string> percent-decoded, "+" is a space; of a repeated name the last; "" for a bare name
+---@field headers table<string, string> names in lower case; repeated ones joined with ", "
+---@field id string the request id: the client's X-Request-Id or a new one; echoed by the server
+---@field body string "" when there is none; bounded by the server (413)
+local Request = {}
+
+---The body as JSON.
+---@return Json? value nil when it can't be read (an empty body too)
+---@return string? message where and why
+function Request:json() end
+
+---What `handle` returns. One of json, body, or a response object of the functions below; none: an empty body.
+---The server adds Content-Length, Date, X-Request-Id, and Content-Type: application/json for `json`, text/plain in
+---UTF-8 for `body` when headers have none. Returning something else is a 500 and a line in the log.
+---@class Response
+---@field status? integer 200 to 599; 200
+---@field headers? table<string, string> no CR, LF or NUL in either
+---@field json? Json
+---@field body? string
+
+---Responses that C writes without Lua, so that a slow reader holds neither a handler nor a generation. Each returns an
+---opaque object: return it from `handle` as it is. `headers` are added.
+---@class buildq.response [route]
+local response = {}
+
+---An artifact of an attempt, with Range, If-Range, If-None-Match and a strong ETag. Answers 404 by itself when the
+---file is gone.
+---@param options {build: string, attempt: integer, name: string, type?: string, etag?: string, headers?: table<string, string>} type: Content-Type, application/octet-stream; etag: without quotes
+---@return Response
+function response.file(options) end
+
+---An attempt's log as text/plain from byte `offset` of what was written; a gap where it was cut is marked in a line of
+---its own. With follow it goes on until the attempt has ended. An attempt without a log gives an empty body.
+---@param options {build: string, attempt: integer, offset?: integer, follow?: boolean, headers?: table<string, string>}
+---@return Response
+function response.log_stream(options) end
+
+---Server-sent events with heartbeat comments, of one build (with ids: first what came after number `after`, then what
+---comes; it ends when the build has) or of one customer (first the present state of each unfinished build, then every
+---change; no ids).
+---@param options {build?: string, after?: integer, customer?: string, headers?: table<string, string>} exactly one of build and customer
+---@return Response
+function response.event_stream(options) end
+
+---A body made by a script, chunked. `producer` runs in a coroutine of its own; `write` waits while the peer is slow and
+---raises `canceled` when it is gone. An error in it cuts the connection.
+---@param producer fun(write: fun(text: string))
+---@param options? {status?: integer, headers?: table<string, string>}
+---@return Response
+function response.stream(producer, options) end
+
+-- pipelines ------------------------------------------------------------------------------------------------------
+
+---What a file in scripts/pipelines returns.
+---@class Pipeline
+---@field run fun(build: Build)
+---@field pin? "build" a retry stays on the generation of the first attempt; else it takes the newest
+---@field needs? {secrets?: string[]} the names that build:secret may ask for
+---@field check? fun() self-check at a reload; raises when something is wrong
+
+---@class Customer
+---@field id string
+---@field name string
+---@field email string
+
+---@class Build
+---@field id string
+---@field attempt integer from 1
+---@field customer Customer
+---@field tier string
+---@field architecture string
+---@field cloud string
+---@field configuration string the configuration's name
+---@field manifest table normalised by scripts/lib/manifest.lua
+---@field manifest_trusted boolean whether it came from ManifestDirectory, or AllowInlineCommands is set
+---@field metadata table
+---@field pipeline string its name
+---@field generation string SHA-256, 64 hexadecimal digits
+---@field workspace string absolute path of the one writable directory
+---@field config buildq.config
+local Build = {}
+
+---Runs `fn` as a named step: the name becomes currentStep, progress goes to where the step begins, and to its end
+---when fn returns. `at` says where it begins; steps with a weight share evenly by it what is left to 100. Steps don't
+---nest.
+---@param name string at most 255 bytes
+---@param options {weight?: number, at?: number} at: percent, 0 to 100
+---@param fn fun(): ...
+---@return ... # what fn returns
+---@overload fun(self: Build, name: string, fn: fun(): ...): ...
+function Build:step(name, options, fn) end
+
+---@class ExecOptions
+---@field argv? string[] the program and its arguments; the program is looked up in PATH
+---@field shell? string instead of argv: a line for /bin/sh -c
+---@field cwd? string relative to the workspace (its root)
+---@field env? table<string, string> added to the clean environment (PATH, HOME, TMPDIR, LANG, TZ)
+---@field timeout? number seconds; the build's own end comes anyway
+---@field stdin? string bytes for standard input; empty when absent
+---@field capture? boolean|integer standard output as `output`, masked; at most 1 MiB or that many bytes, then `limit`
+---@field check? boolean true: an exit code other than 0 raises
+
+---@class ExecResult
+---@field code integer exit code; 128 + signal when a signal ended it
+---@field signal? integer
+---@field duration number seconds
+---@field lines string[] the last lines of both streams, masked, at most 20
+---@field output? string with capture
+
+---Runs a program in the sandbox; its output goes to the attempt's log. Waits. Raises `script` ("make: exit code 2
+---after 3.1 s: …" with the last lines) when check isn't false, `timeout`, `invalid` (cwd outside the workspace), `io`.
+---@param options ExecOptions
+---@return ExecResult
+function Build:exec(options) end
+
+---Runs functions side by side. The first error ends the others and is raised. Waits.
+---@param fns (fun(): any)[]
+---@param options? {limit: integer} at a time; all when absent, 64 at most
+---@return any[] # the first result of each, at its place
+function Build:all(fns, options) end
+
+---@param percent number of the whole build, 0 to 100; less than what is reached changes nothing
+---@param text? string becomes currentStep's detail in the log and the events
+function Build:progress(percent, text) end
+
+---A line (or lines) in the attempt's log, masked.
+---@param text string
+function Build:log(text) end
+
+---Takes a file of the workspace into the attempt's artifacts. The file is copied; what was registered is published as a
+---whole, by a rename, when the build succeeds. Waits. Raises `not_found`, `conflict` (a name twice), `limit`.
+---@param path string
+---@param options? {name?: string, kind?: string} name: a plain file name of [A-Za-z0-9._+-], the path's last part; kind: "archive", "checksums", "manifest" or your own word, "file"
+---@return {name: string, size: integer, sha256: string}
+function Build:artifact(path, options) end
+
+---What the row and build.json get at success. Called again, fields are laid over the earlier ones.
+---@param fields {imageUrl?: string, provenance?: table} provenance: e.g. {source = {commit =}, tools = {gcc =}}; 64 KiB as JSON
+function Build:result(fields) end
+
+---Ends the build as failed. Does not return; no pcall catches it.
+---@param message string becomes errorMessage; masked
+---@param options? {retry: boolean} false: no retry; true when absent
+function Build:fail(message, options) end
+
+---Runs `fn` when the build ends, however it does (also after cancel and timeout), last one first, within 60 s in all.
+---@param fn fun()
+function Build:defer(fn) end
+
+---A secret from the configuration, if the pipeline's `needs.secrets` names it. Its value is masked in logs from now on.
+---@param name string
+---@return string # raises `invalid` (not in needs) or `not_found`
+function Build:secret(name) end
+
+return buildq
