@@ -32,7 +32,8 @@ typedef struct bq_process_limits { // setrlimit; 0 leaves a limit as it is
 
 typedef struct bq_process_spec {
   const char *const *argv;     // NULL-terminated; argv[0] is looked up in the child's PATH
-  const char *const *env;      // "NAME=value", NULL-terminated: the whole environment of the child
+  const char *const *env;      // "NAME=value", NULL-terminated: the whole environment of the child (and PWD); a name
+                               // with other characters than A-Z, a-z, 0-9 and _ is BQ_EINVAL
   const char *cwd;             // inside the workspace
   const char *workspace;       // the one writable directory besides /tmp
   const char *input;           // bytes for standard input, or NULL for /dev/null
@@ -46,7 +47,8 @@ typedef struct bq_process bq_process;
 
 typedef struct bq_process_exit {
   int code;            // exit code, or -1 when ended by a signal
-  int signal;          // the signal that ended it, or 0
+  int signal;          // the signal that ended it, or 0. A sandbox tells it as a shell does, 128 + signal: there a
+                       // command's own code 130 to 159 is taken for the signal it stands for, 128 and 129 are not
   int64_t duration_us;
   int64_t max_rss_kb;  // of the largest process of the tree
   int64_t cpu_us;      // user + system, of the tree
@@ -61,7 +63,7 @@ typedef struct bq_process_events {
   void *arg;
 } bq_process_events;
 
-// Starts the command. Everything in `spec` is copied. Fails with a sentence naming argv[0] when it can't be started
+// Starts the command. Everything in `spec` is copied; `input` is held in memory, so bound it. Fails with a sentence naming argv[0] when it can't be started
 // (an unknown program is an exit code 127 with a line on stream 2, as in a shell, when the sandbox finds it out).
 int bq_process_start(bq_process **out, bq_loop *loop, const bq_process_spec *spec, const bq_process_events *events,
                      bq_error *err) BQ_MUSTCHECK;
