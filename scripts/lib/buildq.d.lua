@@ -297,7 +297,7 @@ function archive.unpack(options) end
 ---@field architecture string
 ---@field cloudProvider string
 
----Every call waits: it runs one named statement of sql/queries. `id` may be any string: one that is no UUID is
+---Every call waits, and all but the last four run one named statement of sql/queries. `id` may be any string: one that is no UUID is
 ---not_found. All raise `unavailable` while the database is away.
 ---@class buildq.queue [route]
 local queue = {}
@@ -390,13 +390,13 @@ function queue.attempts(id) end
 ---@return Failure? # not_found
 function queue.events(id, after, limit) end
 
----The text of a file below ManifestDirectory, at most 1 MiB. No "..", no link that leads out of it.
+---[any] The text of a file below ManifestDirectory, at most 1 MiB. No "..", no link that leads out of it.
 ---@param path string relative to it, or absolute below it
 ---@return string? text
 ---@return Failure? # invalid: not a path below it; not_found; limit: too large
 function queue.read_manifest(path) end
 
----Names of the pipelines of this generation, sorted. Does not wait.
+---[any] Names of the pipelines of this generation, sorted. Does not wait.
 ---@return string[]
 function queue.pipelines() end
 
@@ -554,6 +554,14 @@ function Build:all(fns, options) end
 ---@param text? string becomes currentStep's detail in the log and the events
 function Build:progress(percent, text) end
 
+---Copies a file, or a directory with all in it, from below ManifestDirectory into the workspace, owned by the build's
+---user; links that lead out of what is copied are `invalid`. Only for trusted manifests (else `invalid`). Waits.
+---Raises `not_found`, `limit` (over 100 000 entries or 4 GiB), `io`.
+---@param from string relative to ManifestDirectory, or absolute below it
+---@param to string in the workspace; must not exist
+---@return "file"|"directory" # what it was
+function Build:import(from, to) end
+
 ---A line (or lines) in the attempt's log, masked.
 ---@param text string
 function Build:log(text) end
@@ -582,5 +590,25 @@ function Build:defer(fn) end
 ---@param name string
 ---@return string # raises `invalid` (not in needs) or `not_found`
 function Build:secret(name) end
+
+-- what the server itself asks of scripts/lib ---------------------------------------------------------------------
+
+-- A claimed row that nobody has checked (a plain INSERT: no kept manifest) is given to scripts/lib/intake.lua in the
+-- build's state, before its pipeline is chosen:
+--
+--   require("intake").adopt(row) → Adopted, or nil and a sentence: the build then fails, without a retry
+--
+-- The server keeps what it gives beside the row (manifest's copy, trusted, pipeline), as an enqueue would have done.
+
+---@class PlainRow
+---@field manifestPath string
+---@field tier string
+---@field architecture string
+---@field cloudProvider string
+
+---@class Adopted
+---@field manifest table normalised
+---@field trusted boolean
+---@field pipeline string
 
 return buildq
