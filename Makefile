@@ -1,39 +1,155 @@
 # buildq: `make run` and `make test` are the two commands; `make help` lists the rest.
 BUILD    ?= build
 CC       ?= gcc
-PKGS     := libevent libevent_pthreads libpq libcurl lua5.4 jansson libarchive libcrypto
-CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Icore $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+# SANITIZE=address,undefined (or thread) builds everything with these; give BUILD a directory of its own then.
+SANITIZE ?=
+FUZZ_SECONDS ?= 60
+JOBS     ?= 2
+
+LIBS     := libevent libevent_pthreads libpq libcurl lua5.4 jansson libarchive libcrypto
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
+CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DBQ_DATA_DIR='"$(PREFIX)/share/buildq"' -Icore \
+            $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+ifeq ($(SANITIZE),)
 CFLAGS   ?= -O2 -g
-CFLAGS   += -std=c11 -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -pthread
-LDLIBS   += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -ldl
+HARDEN   := -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
+LDFLAGS  += -pie -Wl,-z,relro,-z,now
+else
+CFLAGS   ?= -O1 -g
+HARDEN   := -fno-omit-frame-pointer -fsanitize=$(SANITIZE)
+LDFLAGS  += -fsanitize=$(patsubst fuzzer-no-link%,fuzzer%,$(SANITIZE))
+endif
+override CFLAGS += -std=c11 $(WARN) $(HARDEN) -pthread
 LDFLAGS  += -pthread
+LDLIBS   += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lm -ldl
 
-CORE     := $(filter-out core/main.c,$(wildcard core/*/*.c))
-OBJECTS  := $(CORE:%.c=$(BUILD)/%.o)
+SOURCES  := $(wildcard core/*/*.c)
+MAIN     := $(wildcard core/main.c)
+HEADERS  := $(wildcard core/*/*.h)
+OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+SPECS    := $(shell find spec -name '*_spec.lua' 2>/dev/null | sort)
 
-.PHONY: all clean unit
-all: $(BUILD)/buildq
+.PHONY: all run test unit spec lint asan tsan fuzz bench install clean help packages
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/buildq ## build the program at build/buildq
 
 $(BUILD)/buildq: $(BUILD)/core/main.o $(BUILD)/libbuildq.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -Wl,-E -o $@ $^ $(LDLIBS)
 
 $(BUILD)/libbuildq.a: $(OBJECTS)
 	@rm -f $@
-	ar rcs $@ $^
+	@ar rcs $@ $^
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/tests/%: tests/unit/%.c $(BUILD)/libbuildq.a
+$(BUILD)/tests/test_%: tests/unit/test_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS) -lcmocka
 
-unit: $(UNITS)
-	@set -e; for t in $(UNITS); do echo "== $$t"; $$t; done
+$(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libbuildq.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
 
-clean:
-	rm -rf $(BUILD)
+# --- the two commands ---------------------------------------------------------------------------------------------
 
--include $(OBJECTS:.o=.d) $(BUILD)/core/main.d
+run: packages-run ## start a server with its own PostgreSQL and do a demonstration build (STATE=DIR LISTEN=HOST:PORT)
+	@$(MAKE) --no-print-directory all
+	@STATE='$(STATE)' LISTEN='$(LISTEN)' sh core/cli/data/demonstrate.sh $(BUILD)/buildq
+
+# BUILD and the flags reach the sub-make, so that asan and tsan are this target with other flags.
+test: packages-test ## build and run all tests; ends in one line `N passed, N failed`
+	@$(MAKE) --no-print-directory -j$(JOBS) $(if $(MAIN),all) $(UNITS)
+	@$(RUNNER) $(UNITS) $(SPECS)
+
+RUNNER = BUILDQ_BUILD=$(BUILD) lua5.4 tests/run.lua -j $(JOBS)
+
+unit: $(UNITS) ## run the C unit tests only
+	@$(RUNNER) $(UNITS)
+
+spec: $(if $(MAIN),all) ## run the Lua specs only (SPECS=file picks)
+	@$(RUNNER) $(SPECS)
+
+asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(MAKE) --no-print-directory test BUILD=build/asan SANITIZE=address,undefined
+
+tsan: ## all tests under ThreadSanitizer
+	@TSAN_OPTIONS="halt_on_error=1 $$TSAN_OPTIONS" $(MAKE) --no-print-directory test BUILD=build/tsan SANITIZE=thread
+
+fuzz: packages-lint ## fuzz each parser, FUZZ_SECONDS (60) in all
+	@$(MAKE) --no-print-directory -j$(JOBS) fuzz-run BUILD=build/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined
+
+fuzz-run: $(FUZZERS)
+	@BUILD=$(BUILD) sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(JOBS) $(FUZZERS)
+
+# --- lint: each linter is a target of its own ---------------------------------------------------------------------
+
+LINTERS := gcc clang headers layers tidy cppcheck luacheck rockspec
+.PHONY: $(LINTERS:%=lint-%) fuzz-run
+lint: packages-lint $(LINTERS:%=lint-%) ## compilers' warnings, layers, clang-tidy, cppcheck, luacheck, luarocks lint
+	@echo "lint: clean"
+
+C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c)
+C_FLAGS  := $(CPPFLAGS) -std=c11 $(WARN)
+
+lint-gcc lint-clang: lint-%:
+	@printf '%s\n' $(C_ALL) | xargs -P$(JOBS) -n4 $* -O1 $(C_FLAGS) -Werror -fsyntax-only
+
+lint-headers:
+	@for h in $(HEADERS); do \
+	  echo "#include \"$${h#core/}\"" | clang $(C_FLAGS) -Werror -fsyntax-only -x c - || { echo "$$h does not compile by itself"; exit 1; }; done
+
+lint-layers:
+	@lua5.4 tests/layers.lua
+
+lint-tidy: $(patsubst %.c,build/lint/%.tidy,$(SOURCES) $(MAIN))
+
+build/lint/%.tidy: %.c $(HEADERS) .clang-tidy
+	@mkdir -p $(@D)
+	@clang-tidy --quiet --warnings-as-errors='*' $< -- $(C_FLAGS) 2>build/lint/$(notdir $*).err \
+	  || { cat build/lint/$(notdir $*).err; exit 1; }
+	@touch $@
+
+lint-cppcheck:
+	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	  --suppress=missingIncludeSystem --suppress=varFuncNullUB -j$(JOBS) -D_GNU_SOURCE -Icore $(SOURCES) $(MAIN)
+
+lint-luacheck:
+	@luacheck --quiet .
+
+lint-rockspec:
+	@luarocks --lua-version 5.4 lint honua-buildq-scm-1.rockspec
+
+# --- packages, installation, the rest -----------------------------------------------------------------------------
+
+packages: ## install what is missing from Debian's packages, for building, testing and linting
+	@sh .ci/packages run test lint
+
+packages-run packages-test packages-lint: packages-%:
+	@sh .ci/packages run $(filter-out run,$*)
+
+SHARE = $(DESTDIR)$(PREFIX)/share
+install: all ## install under PREFIX (/usr/local), below DESTDIR when given
+	install -D -m 0755 $(BUILD)/buildq $(DESTDIR)$(PREFIX)/bin/buildq
+	@for f in $$(find scripts templates sql -type f 2>/dev/null); do install -D -m 0644 $$f $(SHARE)/buildq/$$f || exit 1; done
+	install -D -m 0644 core/cli/data/alerts.yml $(SHARE)/buildq/alerts.yml
+	install -D -m 0644 core/cli/data/buildq.1 $(SHARE)/man/man1/buildq.1
+	@mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@PREFIX@|$(PREFIX)|g' core/cli/data/buildq.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/buildq.service
+
+clean: ## remove everything that was built
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+-include $(OBJECTS:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d)
