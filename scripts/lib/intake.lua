@@ -1,0 +1,130 @@
+-- Intake: from what somebody asked for to a row that can be built. The one place that decides what is accepted, for
+-- requests over HTTP and for rows that an old program inserted.
+
+local manifest = require "manifest"
+local problem = require "problem"
+local request = require "request"
+
+local intake = {}
+
+---@class IntakeWorld what intake needs of the server; the specs give their own
+---@field read_manifest fun(path: string): string?, Failure?
+---@field pipelines fun(): string[]
+---@field allow_inline_commands boolean
+---@field encode fun(value: any): string
+---@field decode fun(text: string): any, string?
+---@field sha256 fun(text: string): string
+
+--- The world as the running server gives it.
+---@return IntakeWorld
+function intake.world()
+  local buildq = require "buildq"
+  return {
+    read_manifest = buildq.queue.read_manifest,
+    pipelines = buildq.queue.pipelines,
+    allow_inline_commands = buildq.config.AllowInlineCommands,
+    encode = buildq.json.encode,
+    decode = buildq.json.decode,
+    sha256 = buildq.sha256,
+  }
+end
+
+local function contains(list, wanted)
+  for _, item in ipairs(list) do
+    if item == wanted then return true end
+  end
+  return false
+end
+
+-- The decoded manifest of a file below ManifestDirectory, or nil and a sentence.
+local function read(path, world)
+  local text, failure = world.read_manifest(path)
+  if not text then return nil, failure.message end
+  local decoded, message = world.decode(text)
+  if decoded == nil then return nil, ("the manifest %s is not JSON: %s"):format(path, message) end
+  return decoded
+end
+
+local function prefixed(faults, prefix)
+  for _, fault in ipairs(faults) do fault.path = fault.path:gsub("^%$", prefix, 1) end
+  return faults
+end
+
+---@class Accepted
+---@field fields EnqueueFields without id, answer, idempotency and requestId
+---@field warnings Fault[]
+
+--- Checks the decoded body of POST /builds.
+---@param body any
+---@param world IntakeWorld
+---@return Accepted? accepted
+---@return Response? refusal
+function intake.submission(body, world)
+  local asked, faults = request.submission(body, world.encode)
+  if not asked then return nil, problem.faults(faults, "The request") end
+  local decoded, message = asked.manifest, nil
+  if asked.manifestPath then
+    decoded, message = read(asked.manifestPath, world)
+    if decoded == nil then
+      faults[1] = { path = "$.manifestPath", value = asked.manifestPath, message = message }
+      return nil, problem.faults(faults, "The request")
+    end
+  end
+  local trusted = asked.manifestPath ~= nil or world.allow_inline_commands
+  local normal, manifest_faults, warnings = manifest.check(decoded, { trusted = trusted, pipeline = asked.pipeline })
+  if not normal then
+    if asked.manifest then prefixed(manifest_faults, "$.manifest") end
+    return nil, problem.faults(manifest_faults, "The manifest")
+  end
+  local chosen, choice_faults = manifest.choose(normal, asked)
+  if not chosen then return nil, problem.faults(choice_faults, "The request") end
+  local pipeline = asked.pipeline or normal.pipeline or manifest.default_pipeline
+  if not contains(world.pipelines(), pipeline) then
+    return nil, problem.new(422, ("There is no pipeline %q here; there are: %s."):format(pipeline,
+      table.concat(world.pipelines(), ", ")))
+  end
+  return {
+    warnings = asked.manifest and prefixed(warnings, "$.manifest") or warnings,
+    fields = {
+      customerId = asked.customerId,
+      customerName = asked.customerName,
+      customerEmail = asked.customerEmail,
+      configurationName = asked.configurationName,
+      manifestPath = asked.manifestPath or "inline:" .. world.sha256(world.encode(normal)),
+      manifest = normal,
+      trusted = trusted,
+      tier = chosen.tier,
+      architecture = chosen.architecture,
+      cloudProvider = chosen.cloudProvider,
+      priority = asked.priority,
+      pipeline = pipeline,
+      metadata = asked.metadata,
+    },
+  }
+end
+
+--- Checks a claimed row that a plain INSERT made (see buildq.d.lua).
+---@param row PlainRow
+---@param world? IntakeWorld the server's when absent
+---@return Adopted? adopted
+---@return string? message why it can't be built
+function intake.adopt(row, world)
+  world = world or intake.world()
+  local decoded, message = read(row.manifestPath, world)
+  if decoded == nil then return nil, message end
+  local normal, faults = manifest.check(decoded, { trusted = true })
+  local chosen
+  if normal then chosen, faults = manifest.choose(normal, row) end
+  if not chosen then
+    local lines = {}
+    for index, fault in ipairs(faults) do lines[index] = ("%s %s"):format(fault.path, fault.message) end
+    return nil, ("the manifest %s can't be built: %s"):format(row.manifestPath, table.concat(lines, "; "))
+  end
+  local pipeline = normal.pipeline or manifest.default_pipeline
+  if not contains(world.pipelines(), pipeline) then
+    return nil, ("the manifest %s names the pipeline %q, which does not exist here"):format(row.manifestPath, pipeline)
+  end
+  return { manifest = normal, trusted = true, pipeline = pipeline }
+end
+
+return intake
