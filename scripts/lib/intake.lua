@@ -62,8 +62,9 @@ end
 function intake.submission(body, world)
   local asked, faults = request.submission(body, world.encode)
   if not asked then return nil, problem.faults(faults, "The request") end
-  local decoded, message = asked.manifest, nil
+  local decoded = asked.manifest
   if asked.manifestPath then
+    local message
     decoded, message = read(asked.manifestPath, world)
     if decoded == nil then
       faults[1] = { path = "$.manifestPath", value = asked.manifestPath, message = message }
