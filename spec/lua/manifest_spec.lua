@@ -1,4 +1,4 @@
-local fake = require "fake_buildq"
+local fake = require "spec.support.fake_buildq"
 local manifest = require "manifest"
 
 local function read(text) return assert(fake.decode(text)) end
