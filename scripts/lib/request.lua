@@ -19,13 +19,6 @@ local NAMES <const> = {
 }
 local METADATA_BYTES <const> = 8192
 
---- Whether a string is a UUID in its usual form, in any case.
-function request.is_uuid(text)
-  local h = "%x%x%x%x"
-  return type(text) == "string"
-    and text:find("^" .. h .. h .. "%-" .. h .. "%-" .. h .. "%-" .. h .. "%-" .. h .. h .. h .. "$") ~= nil
-end
-
 --- Whether an address could be one: a local part, one @, a domain. Whether it exists only a mail can tell.
 function request.is_email(text)
   local name, domain = text:match("^([^%s@<>\",;:\\()%[%]]+)@([^%s@<>\",;:\\()%[%]_]+)$")
