@@ -10,6 +10,8 @@ DESTDIR  ?=
 SANITIZE ?=
 FUZZ_SECONDS ?= 60
 JOBS     ?= 2
+# V=1 shows the commands.
+SAY       = $(if $(V),,@echo "  $(1) $@";)
 
 LIBS     := libevent libevent_pthreads libpq libcurl lua5.4 jansson libarchive libcrypto
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
@@ -42,23 +44,23 @@ SPECS    := $(shell find spec -name '*_spec.lua' 2>/dev/null | sort)
 all: $(BUILD)/buildq ## build the program at build/buildq
 
 $(BUILD)/buildq: $(BUILD)/core/main.o $(BUILD)/libbuildq.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -Wl,-E -o $@ $^ $(LDLIBS)
+	$(call SAY,LD)$(CC) $(CFLAGS) $(LDFLAGS) -Wl,-E -o $@ $^ $(LDLIBS)
 
 $(BUILD)/libbuildq.a: $(OBJECTS)
 	@rm -f $@
-	@ar rcs $@ $^
+	$(call SAY,AR)ar rcs $@ $^
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(BUILD)/tests/test_%: tests/unit/test_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS) -lcmocka
+	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS) -lcmocka
 
 $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
+	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
 
 # --- the two commands ---------------------------------------------------------------------------------------------
 

@@ -38,6 +38,6 @@ void bq_sandbox_command_free(bq_sandbox_command *command); // back to zeroes; al
 int bq_sandbox_accounts(int *fd, int group, bq_error *err) BQ_MUSTCHECK;
 
 // A file in memory that holds `bytes`, at its beginning. Returns a descriptor, the caller's to close.
-int bq_sandbox_memory_file(int *fd, const char *name, const void *bytes, size_t length, bq_error *err) BQ_MUSTCHECK;
+int bq_sandbox_memory_file(int *out, const char *name, const void *bytes, size_t length, bq_error *err) BQ_MUSTCHECK;
 
 #endif
