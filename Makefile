@@ -145,6 +145,7 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR when given
 	@for f in $$(find scripts templates sql -type f 2>/dev/null); do install -D -m 0644 $$f $(SHARE)/buildq/$$f || exit 1; done
 	install -D -m 0644 core/cli/data/alerts.yml $(SHARE)/buildq/alerts.yml
 	install -D -m 0644 core/cli/data/buildq.1 $(SHARE)/man/man1/buildq.1
+	install -D -m 0644 core/cli/data/buildq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/buildq.conf
 	@mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|@PREFIX@|$(PREFIX)|g' core/cli/data/buildq.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/buildq.service
 
