@@ -157,10 +157,8 @@ static int make_cluster(const bq_cluster *cluster, bq_error *err) {
   bq_buf output = {0};
   result = bq_cluster_run(argv, &output, err);
   if (result == 0) result = sync_and_rename(cluster, err);
-  if (result < 0) {
-    bq_error second; // the first one is what matters
-    (void)bq_cluster_remove_tree(cluster->new_directory, &second);
-  }
+  bq_error second; // the first one is what the caller must hear
+  if (result < 0 && bq_cluster_remove_tree(cluster->new_directory, &second) < 0) bq_log_error("tidying up", &second);
   bq_buf_free(&output);
   bq_free(program);
   return result;
@@ -235,7 +233,7 @@ static int open_log(const bq_cluster *cluster, int *out, bq_error *err) {
 }
 
 static int spawn(bq_cluster *cluster, off_t *log_begin, bq_error *err) {
-  int log_fd;
+  int log_fd = -1;
   int result = open_log(cluster, &log_fd, err);
   if (result < 0) return result;
   *log_begin = lseek(log_fd, 0, SEEK_END);

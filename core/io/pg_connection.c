@@ -428,7 +428,9 @@ static int is_stale_plan(const bq_pg_request *request, const PGresult *result) {
 static void end_request(bq_pg_connection *connection) {
   bq_pg_request *request = pop_sent(connection);
   PGresult *result = request->rows;
-  int open_transaction = PQtransactionStatus(connection->pg) != PQTRANS_IDLE;
+  // With more behind it this says PQTRANS_ACTIVE, and the last one finds it out.
+  PGTransactionStatusType status = PQtransactionStatus(connection->pg);
+  int open_transaction = status == PQTRANS_INTRANS || status == PQTRANS_INERROR;
   switch (PQresultStatus(result)) {
   case PGRES_COMMAND_OK:
   case PGRES_TUPLES_OK:
