@@ -38,6 +38,7 @@ local function now() return uv.hrtime() / 1e9 end
 ---@field open integer ends still awaited: two streams and the exit
 ---@field code integer exit code
 ---@field signal integer signal that ended it, or 0
+---@field directory string TMPDIR of the file, removed with all that it left there
 local next_file, running, total = 1, {}, { passed = 0, failed = 0, skipped = 0 }
 
 local function take_line(job, line)
@@ -90,6 +91,7 @@ local function close_one(job)
   job.open = job.open - 1
   if job.open > 0 then return end
   running[job] = nil
+  os.execute("rm -rf " .. job.directory)
   report(job)
   start_more()
 end
@@ -110,9 +112,12 @@ local function follow(job, pipe)
   end)
 end
 
-local ENVIRONMENT = { "CMOCKA_MESSAGE_OUTPUT=TAP" }
-for name, value in pairs(uv.os_environ()) do
-  if name ~= "CMOCKA_MESSAGE_OUTPUT" then ENVIRONMENT[#ENVIRONMENT + 1] = name .. "=" .. value end
+local function environment(directory)
+  local all = uv.os_environ()
+  all.CMOCKA_MESSAGE_OUTPUT, all.TMPDIR = "TAP", directory
+  local list = {}
+  for name, value in pairs(all) do list[#list + 1] = name .. "=" .. value end
+  return list
 end
 
 local function start(file)
@@ -120,12 +125,14 @@ local function start(file)
   local ends = assert(uv.pipe({ nonblock = true }, {}))
   local pipe = uv.new_pipe(false)
   pipe:open(ends.read)
-  local job = { file = file, rest = "", lines = {}, began = now(), last = now(), passed = 0, failed = 0, skipped = 0,
-    killed = false, open = 2, code = 0, signal = 0 }
+  local directory = assert(uv.fs_mkdtemp "/tmp/bqt-XXXXXX")
+  assert(uv.fs_chmod(directory, tonumber("1777", 8))) -- tests that run as root do some of their work as somebody else
+  local job = { file = file, directory = directory, rest = "", lines = {}, began = now(), last = now(), passed = 0,
+    failed = 0, skipped = 0, killed = false, open = 2, code = 0, signal = 0 }
   local program, arguments = file, {}
   if file:find "%.lua$" then program, arguments = "lua5.4", { "/usr/bin/busted", "--output=TAP", file } end
-  local handle, pid = uv.spawn(program, { args = arguments, env = ENVIRONMENT, stdio = { nil, ends.write, ends.write },
-    detached = true }, function(code, signal)
+  local handle, pid = uv.spawn(program, { args = arguments, env = environment(directory),
+    stdio = { nil, ends.write, ends.write }, detached = true }, function(code, signal)
     job.code, job.signal = code, signal
     uv.kill(-job.pid, "sigkill") -- whatever it left in its process group must not outlive it
     close_one(job)
@@ -163,7 +170,10 @@ watchdog:unref()
 for _, name in ipairs { "sigint", "sigterm", "sighup" } do
   local handle = uv.new_signal()
   handle:start(name, function()
-    for job in pairs(running) do uv.kill(-job.pid, "sigkill") end
+    for job in pairs(running) do
+      uv.kill(-job.pid, "sigkill")
+      os.execute("rm -rf " .. job.directory)
+    end
     os.exit(130)
   end)
   handle:unref()

@@ -1,0 +1,77 @@
+-- One private PostgreSQL for a spec file, started on first use, with a database for each who asks.
+local process = require "spec.support.process"
+
+local postgres = {}
+
+local BIN <const> = "/usr/lib/postgresql/15/bin/"
+local cluster ---@type {directory: string, child: Child, databases: integer}|nil
+
+local function start()
+  local directory = process.directory()
+  local user = process.ordinary_user()
+  if user then process.check { "chown", user.name, directory } end
+  local env = { PATH = os.getenv "PATH", LC_ALL = "C.UTF-8", HOME = directory }
+  process.check({ BIN .. "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8",
+    "--locale=C.UTF-8", "-D", directory .. "/data" }, { user = user, env = env, cwd = directory })
+  local argv = { BIN .. "postgres", "-D", directory .. "/data", "-k", directory, "-c", "listen_addresses=",
+    "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
+    "-c", "shared_buffers=32MB", "-c", "autovacuum_naptime=5s" }
+  local child = process.spawn(argv, { user = user, env = env, cwd = directory, to = directory .. "/log" })
+  cluster = { directory = directory, child = child, databases = 0, argv = argv, env = env, user = user }
+  process.at_end(function()
+    child = cluster.child
+    cluster = nil
+    child:kill "sigint" -- fast shutdown
+    child:wait(20)
+  end)
+  postgres.wait_ready()
+end
+
+--- Waits until it takes connections.
+function postgres.wait_ready()
+  process.wait_for(function()
+    assert(cluster.child:alive(), "PostgreSQL ended: " .. process.read(cluster.directory .. "/log"))
+    return process.run({ BIN .. "pg_isready", "-q", "-h", cluster.directory }).code == 0
+  end, 30, "PostgreSQL")
+end
+
+--- Ends the whole cluster at once, as a crash would; `restart` brings it back with its data.
+---@param signal? string default "sigquit"; "sigint" is an orderly, fast stop
+function postgres.stop(signal)
+  cluster.child:kill(signal or "sigquit")
+  cluster.child:wait(20)
+end
+
+function postgres.restart()
+  cluster.child = process.spawn(cluster.argv, { user = cluster.user, env = cluster.env, cwd = cluster.directory,
+    to = cluster.directory .. "/log" })
+  postgres.wait_ready()
+end
+
+--- What libpq is told to reach a database of the cluster.
+---@param database string
+---@return string
+function postgres.connection_string(database)
+  return ("host=%s port=5432 user=postgres dbname=%s"):format(cluster.directory, database)
+end
+
+--- Makes an empty database; returns its name.
+---@return string
+function postgres.create()
+  if not cluster then start() end
+  cluster.databases = cluster.databases + 1
+  local name = "spec" .. cluster.databases
+  postgres.sql("postgres", "create database " .. name .. " template template0")
+  return name
+end
+
+--- Runs SQL through psql; rows as lines, columns joined by "|". Errors are raised with PostgreSQL's message.
+---@param database string
+---@param text string
+---@return string
+function postgres.sql(database, text)
+  local argv = { "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", postgres.connection_string(database), "-f", "-" }
+  return process.check(argv, { stdin = text .. "\n" })
+end
+
+return postgres
