@@ -44,8 +44,8 @@ end
 local function collect(work)
   local argv = {
     "find", ".", "-name", ".git", "-prune", "-o", "-type", "f", "-newer", work.build.workspace .. "/" .. MARK,
-    "!", "-name", "*.o", "!", "-name", "*.d", "!", "-name", "CMake*", "!", "-path", "*/CMakeFiles/*", "!", "-name", "install_manifest.txt",
-    "-print0",
+    "!", "-name", "*.o", "!", "-name", "*.d", "!", "-name", "CMake*", "!", "-path", "*/CMakeFiles/*",
+    "!", "-name", "install_manifest.txt", "-print0",
   }
   local found = work.build:exec { argv = argv, cwd = work.source.dir, capture = true }
   local count = 0
