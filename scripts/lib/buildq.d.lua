@@ -555,8 +555,9 @@ function Build:all(fns, options) end
 function Build:progress(percent, text) end
 
 ---Copies a file, or a directory with all in it, from below ManifestDirectory into the workspace, owned by the build's
----user; links that lead out of what is copied are `invalid`. Only for trusted manifests (else `invalid`). Waits.
----Raises `not_found`, `limit` (over 100 000 entries or 4 GiB), `io`.
+---user; a path not below it, and links that lead out of what is copied, are `invalid`. Whether a manifest may name such
+---a path is for scripts to decide: scripts/lib/manifest.lua lets trusted ones. Waits. Raises `not_found`, `limit` (over
+---100 000 entries or 4 GiB), `io`.
 ---@param from string relative to ManifestDirectory, or absolute below it
 ---@param to string in the workspace; must not exist
 ---@return "file"|"directory" # what it was

@@ -51,14 +51,6 @@ local function fetch(build, url, ref, shallow)
     { retry = false })
 end
 
-local function import(build, path)
-  if not build.manifest_trusted then
-    build:fail(("the source %s is on the server's disk, which this manifest may not name"):format(path),
-      { retry = false })
-  end
-  return build:import(path, IMPORT)
-end
-
 local function read_git(build, cwd)
   local function line(...)
     return (git(build, { ... }, { cwd = cwd, capture = true }).output:gsub("%s+$", ""))
@@ -79,7 +71,8 @@ end
 ---@field ref? string
 ---@field path? string
 
---- Checks out what a manifest's source names. Ends the build when it can't be what was meant.
+--- Checks out what a manifest's source names; the manifest is checked already, and so allowed to name it. Ends the build
+--- when it can't be what was meant.
 ---@param build Build
 ---@param wanted {repository?: string, ref?: string, path?: string}
 ---@return CheckedOut
@@ -89,7 +82,7 @@ function source.checkout(build, wanted)
     fetch(build, wanted.repository, wanted.ref, true)
   else
     local from = wanted.repository and manifest.local_path(wanted.repository) or wanted.path
-    local kind = import(build, from)
+    local kind = build:import(from, IMPORT)
     if kind == "file" or (wanted.repository and is_repository()) then -- a file can only be a bundle: git tells
       fetch(build, build.workspace .. "/" .. IMPORT, wanted.ref, false)
       fs.remove(IMPORT)

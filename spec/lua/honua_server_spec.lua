@@ -188,11 +188,11 @@ describe("the pipeline honua-server", function()
 
   it("takes the product's source and build when the manifest names none", function()
     local product = require "product"
-    product.source, product.build = { repository = "https://git.example.org/p.git" }, { system = "make" }
-    finally(function() product.source, product.build = nil, nil end)
-    local build = new_build {}
+    product.source, product.build = { path = "product" }, { system = "command", commands = { "./make-it" } }
+    local build = new_build({}, { manifest_trusted = false }) -- it is the team's own word that counts here
     assert.is_true(build:go(pipeline))
-    assert.equal("https://git.example.org/p.git", build.results[1].provenance.source.repository)
+    assert.same({ "product" }, build.imports)
+    assert.is_table(build:command("./make-it"))
   end)
 
   it("passes a failing compiler on as an error, which is tried again", function()
