@@ -71,8 +71,8 @@ end
 ---@field ref? string
 ---@field path? string
 
---- Checks out what a manifest's source names; the manifest is checked already, and so allowed to name it. Ends the build
---- when it can't be what was meant.
+--- Checks out what a manifest's source names; the manifest is checked already, and so allowed to name it. Ends the
+--- build when it can't be what was meant.
 ---@param build Build
 ---@param wanted {repository?: string, ref?: string, path?: string}
 ---@return CheckedOut
