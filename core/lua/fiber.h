@@ -28,7 +28,8 @@ struct bq_op {
   // Loop thread: the fiber is being ended (cancel, timeout, shutdown). Must still lead to bq_op_complete, soon.
   // NULL: it can't be cut short.
   void (*cancel)(bq_op *op);
-  // Slice thread: push the results and return their count, or push one error value and return -1 to raise it.
+  // Slice thread: push the results and return their count, or push one error value and return -1 to raise it. The
+  // stack begins with what the lua_CFunction had on its own when it yielded. May raise.
   int (*push)(bq_op *op, lua_State *L);
   // Any thread: release the op and all it owns. Called exactly once, whether or not push was.
   void (*release)(bq_op *op);
@@ -44,6 +45,10 @@ int bq_op_yield(lua_State *L, bq_op *op);
 // Loop thread: the operation has ended; its fiber becomes runnable.
 void bq_op_complete(bq_op *op);
 
+// Loop thread, from `start` on: the vm whose fiber waits for it. NULL when that is being freed (a cancel then must not
+// touch the Lua state).
+bq_vm *bq_op_vm(const bq_op *op);
+
 typedef enum bq_end {
   BQ_END_RETURNED, // the function returned
   BQ_END_ERROR,    // it raised an error that nothing caught
@@ -54,30 +59,62 @@ typedef struct bq_vm_options {
   bq_loop *loop;
   bq_pool *pool;           // NULL: slices run on the loop
   size_t memory_bytes;     // growth allowed over the size at bq_vm_lend
-  int64_t slice_us;        // a slice is ended after about this long (10 000)
-  int64_t cpu_us;          // all slices of the fibers together; reaching it kills the vm
+  int64_t slice_us;        // pool: a slice is ended after about this long (10 000). Loop: a fiber that computes this
+                           // long between two waits is killed: handlers on the loop are small
+  int64_t cpu_us;          // all slices of the fibers together; reaching it kills the vm; 0: no bound
   void *owner;             // what bindings find with bq_vm_owner: the attempt, the exchange, …
 } bq_vm_options;
 
+// The state has the libraries of lua/stdlib.h and no globals. Nothing is bounded by memory_bytes before bq_vm_lend.
 int bq_vm_new(bq_vm **out, const bq_vm_options *options, bq_error *err) BQ_MUSTCHECK;
+
+// Collects garbage, takes the size that is left as the base of the memory cap, and starts all budgets afresh.
+void bq_vm_lend(bq_vm *vm);
+
 lua_State *bq_vm_state(bq_vm *vm);
 bq_vm *bq_vm_of(lua_State *L);
 void *bq_vm_owner(bq_vm *vm);
 void bq_vm_set_owner(bq_vm *vm, void *owner);
 bq_loop *bq_vm_loop(bq_vm *vm);
-void bq_vm_free(bq_vm *vm); // no fiber may be running in a slice; pending ops are released after their completion
+// Loop thread; also from inside on_end. Fibers that are left don't run again and their on_end is not called. Operations
+// under way are cancelled, and released after their completion. With a slice under way the memory is freed after it.
+void bq_vm_free(bq_vm *vm);
 
+// Runs the function and `nargs` arguments on top of L's stack now, on the calling thread, for what can't wait: loading
+// a module, a self-check. Only while no slice is under way. Bounded like any stretch that can't be interrupted.
+// On success `nresults` results are on the stack; on failure (BQ_ESCRIPT) nothing is, and `err` has the one line.
+int bq_vm_call(bq_vm *vm, lua_State *L, int nargs, int nresults, bq_error *err) BQ_MUSTCHECK;
+
+// Loop thread, while no slice of the vm is under way: before its first fiber, inside on_end, inside an op's start, and
+// for a loop vm at any time. The first slice runs on a later turn. A fiber is gone after its on_end has returned.
 // Starts a fiber on the function and `nargs` arguments on top of L's stack (popped). `on_end` is called on the loop,
 // once, with the fiber's stack still holding the results (count lua_gettop) or the error value; `L` is that stack.
 typedef void (*bq_fiber_end)(void *arg, bq_end end, lua_State *L);
 int bq_fiber_start(bq_fiber **out, bq_vm *vm, lua_State *L, int nargs, bq_fiber_end on_end, void *arg,
                    bq_error *err) BQ_MUSTCHECK;
 
+// Loop thread: like bq_vm_kill, for one fiber. A fiber it waits for (bq_lua_all) is ended as well.
+void bq_fiber_kill(bq_fiber *fiber, const char *reason);
+
+// For on_end, when the fiber did not return. Where it was, for people ("scripts/pipelines/x.lua:12", "" when it was in
+// no script), and the traceback for the log ("" when there was no memory for one).
+const char *bq_fiber_where(const bq_fiber *fiber);
+const char *bq_fiber_traceback(const bq_fiber *fiber);
+
 // Loop thread: ends every fiber of the vm with `reason`, which no script can catch; operations under way are
 // cancelled. on_end follows for each, on a later turn. Idempotent; the first reason stays.
 void bq_vm_kill(bq_vm *vm, const char *reason);
 const char *bq_vm_kill_reason(const bq_vm *vm); // NULL when it was not killed
-void bq_vm_unkill(bq_vm *vm);                   // so that deferred functions can run afterwards
+void bq_vm_unkill(bq_vm *vm); // so that deferred functions can run afterwards, with fresh budgets; no fiber is left
+
+// For a lua_CFunction that has computed for long, or is in a loop of its own: raises when the fiber is to be ended or
+// this stretch has lasted too long, and lets the slice end soon when it is over. Costs less than a microsecond.
+void bq_vm_tick(lua_State *L);
+
+// For a C function that catches errors of scripts: 1 when the error must go on, since the fiber is being ended. Then
+// return bq_vm_raise_kill(L).
+int bq_vm_is_killed(lua_State *L);
+int bq_vm_raise_kill(lua_State *L);
 
 typedef struct bq_vm_usage {
   size_t memory_bytes; // now

@@ -1,0 +1,134 @@
+// The count hook: what ends a slice, and what ends a script that may not go on.
+#include <lauxlib.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "lua/errors.h"
+#include "lua/vm_state.h"
+
+// The thread's own time: a busy machine must not make a script look as if it looped.
+int64_t bq_thread_cpu_us(void) {
+  struct timespec now;
+  (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+void bq_slice_begin(bq_vm *vm) {
+  vm->slice_began_us = bq_thread_cpu_us();
+  vm->killed_at_us = -1;
+  vm->raised_at_us = -1;
+  vm->yielded = BQ_YIELD_SCRIPT;
+  vm->pinned = 0;
+  vm->close_depth = 0;
+  vm->in_slice = 1;
+}
+
+void bq_slice_end(bq_vm *vm) {
+  vm->in_slice = 0;
+  atomic_fetch_add(&vm->cpu_us, bq_thread_cpu_us() - vm->slice_began_us);
+  atomic_fetch_add(&vm->slices, 1);
+}
+
+const char *bq_kill_reason_of(const bq_vm *vm) {
+  const char *reason = atomic_load(&vm->kill);
+  if (reason == NULL && vm->running != NULL) reason = atomic_load(&vm->running->kill);
+  return reason;
+}
+
+int bq_vm_is_killed(lua_State *L) {
+  return bq_kill_reason_of(bq_vm_of(L)) != NULL;
+}
+
+int bq_vm_raise_kill(lua_State *L) {
+  bq_vm *vm = bq_vm_of(L);
+  const char *reason = bq_kill_reason_of(vm);
+  int64_t used = bq_thread_cpu_us() - vm->slice_began_us;
+  if (vm->killed_at_us < 0) {
+    vm->killed_at_us = used;
+    if (vm->running != NULL) bq_fiber_note_place(vm->running, L);
+    else if (vm->call_where != NULL && vm->call_where[0] == '\0') bq_lua_where(L, vm->call_where, BQ_WHERE_SIZE);
+  }
+  vm->raised_at_us = used;
+  // Closing code sees the reason as its error. Without memory for it the raised error is another one: no matter.
+  lua_pushstring(L, reason != NULL ? reason : "ended");
+  return lua_error(L);
+}
+
+int bq_can_wait(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
+  return vm->running != NULL && vm->pinned == 0 && lua_isyieldable(L);
+}
+
+int bq_slice_is_over(bq_vm *vm) {
+  return bq_thread_cpu_us() - vm->slice_began_us >= vm->options.slice_us;
+}
+
+static const char *noun(const bq_vm *vm) {
+  return vm->options.pool != NULL ? "pipeline" : "handler";
+}
+
+// Sets the kill mark when a budget has run out. For a loop vm the share of a slice is the budget; for a pool vm there
+// is some more, as long as it can't be interrupted.
+static void check_budgets(bq_vm *vm, int64_t used) {
+  char reason[200];
+  const bq_vm_options *o = &vm->options;
+  if (atomic_load_explicit(&vm->cpu_us, memory_order_relaxed) + used >= vm->cpu_limit_us) {
+    (void)snprintf(reason, sizeof reason, "the %s used more than %lld s of Lua time", noun(vm),
+                   (long long)(o->cpu_us / 1000000));
+    if (o->cpu_us % 1000000 != 0) {
+      (void)snprintf(reason, sizeof reason, "the %s used more than %lld ms of Lua time", noun(vm),
+                     (long long)(o->cpu_us / 1000));
+    }
+    (void)bq_kill_set(&vm->kill, reason);
+  } else if (o->pool == NULL && vm->running != NULL) {
+    if (used < o->slice_us) return;
+    (void)snprintf(reason, sizeof reason, "the handler computed for more than %lld ms without a pause",
+                   (long long)(o->slice_us / 1000));
+    (void)bq_kill_set(&vm->running->kill, reason);
+  } else if (used >= o->slice_us + BQ_STRETCH_US) {
+    (void)snprintf(reason, sizeof reason,
+                   "the %s ran for more than %d ms where it can't be interrupted (inside a sort, a gsub, an error "
+                   "handler, a module's chunk, …)", noun(vm), BQ_STRETCH_US / 1000);
+    (void)bq_kill_set(&vm->kill, reason);
+  }
+}
+
+// Whether closing code of a killed fiber may go on for a while.
+static int may_unwind(const bq_vm *vm, int64_t used) {
+  return vm->killed_at_us >= 0 && used - vm->raised_at_us < BQ_UNWIND_STEP_US &&
+         used - vm->killed_at_us < BQ_UNWIND_ALL_US;
+}
+
+static void hook(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  bq_vm *vm = bq_vm_of(L);
+  if (!vm->in_slice) return; // lua_gc and lua_close of the vm's owner
+  if (lua_gethookcount(L) != BQ_HOOK_COUNT) lua_sethook(L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // after bq_vm_tick
+  int64_t used = bq_thread_cpu_us() - vm->slice_began_us;
+  if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
+  if (bq_kill_reason_of(vm) != NULL) {
+    if (may_unwind(vm, used)) return;
+    // A script may nest very many pieces of closing code: once the time for all is over each gets one instruction.
+    if (vm->killed_at_us >= 0 && used - vm->killed_at_us >= BQ_UNWIND_ALL_US) lua_sethook(L, hook, LUA_MASKCOUNT, 1);
+    (void)bq_vm_raise_kill(L);
+  } else if (used >= vm->options.slice_us && bq_can_wait(L)) {
+    vm->yielded = BQ_YIELD_SLICE;
+    (void)lua_yield(L, 0);
+  }
+}
+
+void bq_hook_install(bq_vm *vm) {
+  lua_sethook(vm->L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // coroutines inherit it
+}
+
+void bq_vm_tick(lua_State *L) {
+  bq_vm *vm = bq_vm_of(L);
+  if (!vm->in_slice) return;
+  int64_t used = bq_thread_cpu_us() - vm->slice_began_us;
+  if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
+  if (bq_kill_reason_of(vm) != NULL) {
+    if (!may_unwind(vm, used)) (void)bq_vm_raise_kill(L);
+  } else if (used >= vm->options.slice_us) {
+    lua_sethook(L, hook, LUA_MASKCOUNT, 1); // the slice ends at the next instruction
+  }
+}

@@ -1,0 +1,153 @@
+// Table functions that loop in C: the same as Lua's own, but counts are bounded and a kill ends them.
+#include <lauxlib.h>
+
+#include "lua/stdlib_parts.h"
+#include "lua/fiber.h"
+
+enum {
+  MAX_COUNT = 10 * 1000 * 1000, // elements in one call
+  MAX_SORT = 1000 * 1000,
+  LOOK_EVERY = 4096             // elements between two looks at the clock
+};
+
+static void look(lua_State *L, lua_Integer i) {
+  if (i % LOOK_EVERY == 0) bq_vm_tick(L);
+}
+
+// The length, which an author's __len may say to be anything.
+static lua_Integer check_length(lua_State *L, int index) {
+  luaL_checktype(L, index, LUA_TTABLE);
+  lua_Integer n = luaL_len(L, index);
+  if (n > MAX_COUNT) (void)luaL_argerror(L, index, "a table of more than 10 million elements");
+  return n;
+}
+
+static int table_insert(lua_State *L) {
+  lua_Integer end = check_length(L, 1) + 1;
+  if (lua_gettop(L) == 2) {
+    lua_seti(L, 1, end);
+    return 0;
+  }
+  if (lua_gettop(L) != 3) return luaL_error(L, "wrong number of arguments to 'insert'");
+  lua_Integer position = luaL_checkinteger(L, 2);
+  luaL_argcheck(L, position >= 1 && position <= end, 2, "position out of bounds");
+  for (lua_Integer i = end; i > position; i--) {
+    look(L, i);
+    lua_geti(L, 1, i - 1);
+    lua_seti(L, 1, i);
+  }
+  lua_seti(L, 1, position);
+  return 0;
+}
+
+static int table_remove(lua_State *L) {
+  lua_Integer size = check_length(L, 1);
+  lua_Integer position = luaL_optinteger(L, 2, size);
+  if (!lua_isnoneornil(L, 2)) luaL_argcheck(L, position >= 1 && position <= size + 1, 2, "position out of bounds");
+  lua_settop(L, 2);
+  lua_geti(L, 1, position);
+  for (; position < size; position++) {
+    look(L, position);
+    lua_geti(L, 1, position + 1);
+    lua_seti(L, 1, position);
+  }
+  lua_pushnil(L);
+  lua_seti(L, 1, position);
+  return 1;
+}
+
+static void check_range(lua_State *L, lua_Integer first, lua_Integer last, int argument) {
+  if (last >= first && (lua_Unsigned)last - (lua_Unsigned)first >= MAX_COUNT) {
+    (void)luaL_argerror(L, argument, "a range of more than 10 million elements");
+  }
+}
+
+static int table_move(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_Integer first = luaL_checkinteger(L, 2);
+  lua_Integer last = luaL_checkinteger(L, 3);
+  lua_Integer to = luaL_checkinteger(L, 4);
+  int target = lua_isnoneornil(L, 5) ? 1 : 5;
+  luaL_checktype(L, target, LUA_TTABLE);
+  lua_settop(L, 5);
+  check_range(L, first, last, 3);
+  if (last >= first) {
+    luaL_argcheck(L, to <= LUA_MAXINTEGER - (last - first), 4, "destination wrap around");
+    int same = target == 1 || lua_compare(L, 1, 5, LUA_OPEQ);
+    int downwards = same && to > first && to <= last; // the ranges overlap: copy from the end
+    for (lua_Integer i = 0; i <= last - first; i++) {
+      lua_Integer at = downwards ? last - first - i : i;
+      look(L, i);
+      lua_geti(L, 1, first + at);
+      lua_seti(L, target, to + at);
+    }
+  }
+  lua_pushvalue(L, target);
+  return 1;
+}
+
+static int table_concat(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  size_t length;
+  const char *separator = luaL_optlstring(L, 2, "", &length);
+  lua_Integer first = luaL_optinteger(L, 3, 1);
+  lua_Integer last = lua_isnoneornil(L, 4) ? check_length(L, 1) : luaL_checkinteger(L, 4);
+  check_range(L, first, last, 4);
+  lua_settop(L, 4);
+  luaL_Buffer text;
+  luaL_buffinit(L, &text);
+  for (lua_Integer i = first; i <= last; i++) {
+    look(L, i);
+    lua_geti(L, 1, i);
+    if (!lua_isstring(L, -1)) {
+      return luaL_error(L, "invalid value (at index %I) in table for 'concat'", (LUAI_UACINT)i);
+    }
+    luaL_addvalue(&text);
+    if (i < last) luaL_addlstring(&text, separator, length);
+    else break; // last may be the largest integer
+  }
+  luaL_pushresult(&text);
+  return 1;
+}
+
+static int table_unpack(lua_State *L) {
+  lua_Integer first = luaL_optinteger(L, 2, 1);
+  lua_Integer last = lua_isnoneornil(L, 3) ? luaL_len(L, 1) : luaL_checkinteger(L, 3);
+  if (first > last) return 0;
+  lua_Unsigned count = (lua_Unsigned)last - (lua_Unsigned)first;
+  if (count >= MAX_COUNT || !lua_checkstack(L, (int)++count)) return luaL_error(L, "too many results to unpack");
+  for (lua_Unsigned i = 0; i < count; i++) {
+    look(L, (lua_Integer)i);
+    lua_geti(L, 1, first + (lua_Integer)i);
+  }
+  return (int)count;
+}
+
+// Lua's own sort (the upvalue), after its input was found to be of a size that it gets done with.
+static int table_sort(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  if (luaL_getmetafield(L, 1, "__len") != LUA_TNIL) return luaL_argerror(L, 1, "can't sort a table with __len");
+  if (lua_rawlen(L, 1) > MAX_SORT) return luaL_argerror(L, 1, "can't sort more than a million elements");
+  int count = lua_gettop(L);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, count, 0);
+  bq_vm_tick(L);
+  return 0;
+}
+
+static const luaL_Reg functions[] = {
+  {"concat", table_concat},
+  {"insert", table_insert},
+  {"move", table_move},
+  {"remove", table_remove},
+  {"unpack", table_unpack},
+  {NULL, NULL}
+};
+
+void bq_lib_table_set(lua_State *L) {
+  luaL_setfuncs(L, functions, 0);
+  lua_getfield(L, -1, "sort");
+  lua_pushcclosure(L, table_sort, 1);
+  lua_setfield(L, -2, "sort");
+}
