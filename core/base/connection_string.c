@@ -160,18 +160,24 @@ static int net_next(const char *start, const char **at, bq_buf *key, bq_buf *val
   return code < 0 ? code : 1;
 }
 
-// 1 when `text` is meant as libpq keywords: it parses so, libpq knows all keys, and no .NET pair hides in a value.
-static int is_keywords(const char *text) {
+// 1 when `text` is meant as libpq keywords: it parses so, libpq knows all keys, and no .NET pair hides in a value. 0 when
+// it is .NET's. Without any ; only the first key tells the two apart, and what follows may be broken (BQ_EINVAL).
+static int is_keywords(const char *text, bq_error *err) {
   bq_buf key = {0};
   bq_buf value = {0};
   const char *at = text;
-  bq_error ignored;
   int pairs = 0;
   int code;
-  while ((code = bq_libpq_next(&at, &key, &value, &ignored)) > 0 && bq_libpq_knows(key.data)) pairs++;
+  while ((code = bq_libpq_next(&at, &key, &value, err)) > 0 && bq_libpq_knows(key.data)) pairs++;
   bq_buf_free(&key);
   bq_buf_free(&value);
-  if (code != 0) return 0;
+  if (code == BQ_ENOMEM) return code;
+  if (code != 0 && (pairs == 0 || strchr(text, ';') != NULL)) return 0;
+  if (code > 0) {
+    return bq_fail(err, BQ_EINVAL, "keyword %d of the connection string is none of libpq's (a value with a blank must "
+                   "stand in single quotes)", pairs + 1);
+  }
+  if (code < 0) return code;
   for (const char *c = strchr(text, ';'); c != NULL; c = strchr(c + 1, ';')) {
     const char *name = c + 1;
     while (is_space(*name)) name++;
@@ -241,6 +247,10 @@ static int keep_hosts(translation *t, const net_key *key, const char *value, bq_
     memcpy(host, at, length);
     host[length] = '\0';
     char *name = host + strspn(host, " ");
+    if (strpbrk(name, " =") != NULL) {
+      code = fail_value(key, "a host name or address without blanks (pairs are separated by ;)", err);
+      goto cleanup;
+    }
     char *colon = *name != '/' ? strrchr(name, ':') : NULL;
     char *bracket = strrchr(name, ']');
     // One colon, or one behind the bracket of an IPv6 address, is a port's.
@@ -405,12 +415,10 @@ int bq_connection_string_translate(const char *text, const bq_secret_source *sec
   if (strlen(text) > BQ_CONNECTION_STRING_MAX) {
     return bq_fail(err, BQ_ELIMIT, "the connection string is longer than %d bytes", BQ_CONNECTION_STRING_MAX);
   }
-  if (bq_libpq_is_uri(text)) {
-    int code = bq_libpq_check_uri(text, err);
-    if (code < 0) return code;
-  } else if (!is_keywords(text)) {
-    return from_net(text, secrets, out, notes, err);
-  }
+  int is_uri = bq_libpq_is_uri(text);
+  int code = is_uri ? bq_libpq_check_uri(text, err) : is_keywords(text, err);
+  if (code < 0) return code;
+  if (code == 0 && !is_uri) return from_net(text, secrets, out, notes, err);
   *out = bq_strdup(text);
   return *out != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory for a connection string");
 }
