@@ -194,7 +194,12 @@ static void convert_secret(const conversion *c, const char **origin) {
   // A connection string is no secret as a whole: libpq_form hides its passwords. Beyond the log's 256 secrets a value
   // could show: better no start than that.
   bool is_connection = c->option->offset == offsetof(bq_config, connection_string);
-  if (!is_connection && bq_log_hide(value) < 0) {
+  int hidden = is_connection ? 0 : bq_log_hide(value);
+  if (hidden == BQ_ENOMEM) {
+    c->input->no_memory = true;
+    goto cleanup;
+  }
+  if (hidden < 0) {
     fault(c, "can't be hidden from the log: too many secrets are known already");
     goto cleanup;
   }

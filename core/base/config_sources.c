@@ -147,6 +147,7 @@ static void put(bq_config_input *input, const char *path, bq_raw_kind kind, cons
     return;
   }
   if (p.name == NULL) {
+    if (kind == BQ_RAW_NONE) return;
     bq_config_fault_add(input, false, p.section, sounds_secret(text) ? "***" : text, where,
                         "must be an object with options in it");
     return;
