@@ -23,6 +23,7 @@ typedef struct packing {
   uint64_t contents;       // bytes of files packed
   uint64_t files;          // entries that aren't directories
   char *buffer;            // owned; READ_BYTES
+  int given_up;            // 1: nothing more is written
   bq_error *err;           // the caller's, for the writing callback
 } packing;
 
@@ -43,6 +44,7 @@ int bq_archive_format_of(const char *name, bq_archive_format *out, bq_error *err
 
 static la_ssize_t write_bytes(struct archive *archive, void *arg, const void *bytes, size_t length) {
   packing *p = arg;
+  if (p->given_up) return -1;
   ssize_t n = write(p->fd, bytes, length);
   while (n < 0 && errno == EINTR) n = write(p->fd, bytes, length);
   if (n < 0) {
@@ -231,7 +233,8 @@ int bq_archive_pack_tree(const bq_archive_pack *pack, bq_archive_packed *out, bq
   out->files = p.files;
 cleanup:
   if (p.archive != NULL) {
-    if (result < 0) (void)archive_write_fail(p.archive); // nothing more is written to it
+    // archive_write_fail would leak; closing pads what is open, which ends at once when nothing can be written.
+    p.given_up = result < 0;
     (void)archive_write_free(p.archive);
   }
   if (p.fd >= 0) {

@@ -248,7 +248,7 @@ static void hostile_archives_write_nothing(void **state) {
       {"link out", {{.name = "d/l", .type = AE_IFLNK, .target = "../../x"}}, 1},
       {"link out behind a name", {{.name = "d/l", .type = AE_IFLNK, .target = "n/../../../x"}}, 1},
       {"two links out",
-       {{.name = "a/b/up", .type = AE_IFLNK, .target = ".."}, {.name = "l", .type = AE_IFLNK, .target = "a/b/up/../.."}},
+       {{.name = "a/b/up", .type = AE_IFLNK, .target = "../.."}, {.name = "a/b/l", .type = AE_IFLNK, .target = "up/../.."}},
        2},
       {"through a link",
        {{.name = "l", .type = AE_IFLNK, .target = "d"}, {.name = "l-x", .type = AE_IFREG}, {.name = "l/f", .type = AE_IFREG}},

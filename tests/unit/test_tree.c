@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -151,8 +152,15 @@ static void removal_reaches_all_and_nothing_outside(void **state) {
   assert_int_equal(chmod(in(root, "w/locked/inner"), 0), 0);
   assert_int_equal(chmod(in(root, "w/locked"), 0555), 0);
   int fd = open(in(root, "w"), O_RDONLY | O_DIRECTORY);
-  deep(fd, 3000); // more than descriptors, and longer than PATH_MAX
-  if (bq_tree_remove(root, "w", &err) < 0) fail_msg("%s", err.message);
+  deep(fd, 3000); // longer than PATH_MAX, and deeper than there are descriptors
+  struct rlimit before, few;
+  assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+  few = before;
+  few.rlim_cur = 256;
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+  int result = bq_tree_remove(root, "w", &err);
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+  if (result < 0) fail_msg("%s", err.message);
   assert_false(exists(in(root, "w")));
   assert_true(exists(in(other, "precious")));
 }
