@@ -127,7 +127,7 @@ build/lint/%.tidy: %.c $(HEADERS) .clang-tidy
 
 lint-cppcheck:
 	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-	  --suppress=missingIncludeSystem --suppress=varFuncNullUB -j$(JOBS) -D_GNU_SOURCE -Icore $(SOURCES) $(MAIN)
+	  --suppress=missingIncludeSystem --suppress=varFuncNullUB -j$(JOBS) -D_GNU_SOURCE -D__clang_analyzer__ -Icore $(SOURCES) $(MAIN)
 
 lint-luacheck:
 	@luacheck --quiet .

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-int bq_fail(bq_error *err, int code, const char *fmt, ...) {
+int (bq_fail)(bq_error *err, int code, const char *fmt, ...) {
   if (err == NULL) return code;
   va_list args;
   va_start(args, fmt);
@@ -16,7 +16,7 @@ int bq_fail(bq_error *err, int code, const char *fmt, ...) {
   return code;
 }
 
-int bq_fail_errno(bq_error *err, int errnum, const char *fmt, ...) {
+int (bq_fail_errno)(bq_error *err, int errnum, const char *fmt, ...) {
   if (err == NULL) return BQ_EIO;
   va_list args;
   va_start(args, fmt);
@@ -29,7 +29,7 @@ int bq_fail_errno(bq_error *err, int errnum, const char *fmt, ...) {
   return bq_fail(err, BQ_EIO, "%s: %s", text, words);
 }
 
-int bq_fail_in(bq_error *err, const char *fmt, ...) {
+int (bq_fail_in)(bq_error *err, const char *fmt, ...) {
   if (err == NULL) return BQ_EINVAL;
   va_list args;
   va_start(args, fmt);

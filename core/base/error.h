@@ -39,6 +39,14 @@ int bq_fail_errno(bq_error *err, int errnum, const char *fmt, ...) BQ_PRINTF(3, 
 // Puts "context: " before the message that `err` holds already. Returns err's code.
 int bq_fail_in(bq_error *err, const char *fmt, ...) BQ_PRINTF(2, 3);
 
+#ifdef __clang_analyzer__
+// Linters see one file at a time and can't know that these never return 0; without it each output argument of a failed
+// call looks used before it is set. The definitions in error.c are in parentheses for this.
+#define bq_fail(err, code, ...) ((void)(bq_fail)(err, code, __VA_ARGS__), (code))
+#define bq_fail_errno(err, errnum, ...) ((void)(bq_fail_errno)(err, errnum, __VA_ARGS__), (int)BQ_EIO)
+#define bq_fail_in(err, ...) ((void)(bq_fail_in)(err, __VA_ARGS__), (int)BQ_EIO)
+#endif
+
 // The short stable word for a code ("invalid", "unavailable", …), for logs and metrics.
 const char *bq_err_name(int code);
 
