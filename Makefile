@@ -36,7 +36,7 @@ HEADERS  := $(wildcard core/*/*.h)
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
-SPECS    := $(shell find spec -name '*_spec.lua' 2>/dev/null | sort)
+SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
 .PHONY: all run test unit spec lint asan tsan fuzz bench install clean help packages
 .DELETE_ON_ERROR:

@@ -308,6 +308,7 @@ static void check_together(bq_config_input *input, const bq_config *config) {
   for (size_t i = 0; i < bq_config_option_count; i++) {
     if (bq_config_options[i].offset == offsetof(bq_config, connection_string)) connection = &input->slots[i];
   }
+  if (connection == NULL) return; // the table has that row; linters can't know
   bool given = connection->by_name.kind != BQ_RAW_NONE && *connection->by_name.text != '\0';
   if (input->connection_strings_where != NULL && !given && *config->connection_string == '\0') {
     bq_config_fault_add(input, false, "ConnectionStrings", "***", input->connection_strings_where,

@@ -121,7 +121,7 @@ static int read_data_major(const bq_cluster *cluster, int *out, bq_error *err) {
 }
 
 static int find_programs(bq_cluster *cluster, const char *wanted, int data_major, bq_error *err) {
-  int bin_major;
+  int bin_major = 0;
   int result = bq_cluster_find_bin(wanted, data_major, &cluster->bin_directory, err);
   if (result == 0) result = bq_cluster_bin_major(cluster->bin_directory, &bin_major, err);
   if (result < 0 || data_major == 0 || data_major == bin_major) return result;
@@ -319,7 +319,7 @@ int bq_cluster_start(bq_cluster **out, const bq_cluster_options *options, bq_err
   bq_cluster *cluster = bq_alloc(sizeof *cluster);
   if (cluster == NULL) return no_memory(err);
   cluster->pidfd = -1;
-  int data_major;
+  int data_major = 0;
   off_t log_begin = 0;
   int result = name_paths(cluster, options->state_directory, err);
   if (result == 0) result = read_data_major(cluster, &data_major, err);

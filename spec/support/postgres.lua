@@ -30,7 +30,9 @@ end
 --- Waits until it takes connections.
 function postgres.wait_ready()
   process.wait_for(function()
-    assert(cluster.child:alive(), "PostgreSQL ended: " .. process.read(cluster.directory .. "/log"))
+    if not cluster.child:alive() then
+      process.give_up("PostgreSQL ended: " .. process.read(cluster.directory .. "/log"))
+    end
     return process.run({ BIN .. "pg_isready", "-q", "-h", cluster.directory }).code == 0
   end, 30, "PostgreSQL")
 end

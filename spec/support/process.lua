@@ -22,6 +22,10 @@ function process.pump(milliseconds)
   uv.run("nowait")
 end
 
+--- Called by a condition of wait_for that can't come true any more: ends the waiting with this error.
+---@param message string
+function process.give_up(message) error({ give_up = message }, 0) end
+
 --- Calls `condition` every few milliseconds until it returns something true, which is returned.
 --- After `seconds` (default 10) it is an error that names `what`, and shows what `condition` raised the last time.
 ---@generic T
@@ -34,6 +38,7 @@ function process.wait_for(condition, seconds, what)
   while true do
     local ok, result = pcall(condition)
     if ok and result then return result end
+    if type(result) == "table" and result.give_up then error(result.give_up, 2) end
     if uv.hrtime() > limit then
       local text = type(what) == "function" and what() or what or "the condition"
       error(("waited %g seconds in vain for %s%s"):format(seconds or 10, text,

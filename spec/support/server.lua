@@ -146,12 +146,11 @@ function Server:launch()
   servers[#servers + 1] = self
   self.address = process.wait_for(function()
     local text = process.read(log):sub(from + 1)
-    if not self.child:alive() then return "ended" end
+    if not self.child:alive() then
+      process.give_up(("the server ended with %d while starting:\n%s"):format(self.child.code, self:log(40)))
+    end
     return text:match 'listening[^\n]-address"?[=:]"?([%w%.:%[%]]+)'
   end, 30, function() return "the server to listen:\n" .. self:log(40) end)
-  if self.address == "ended" then
-    error(("the server ended with %d while starting:\n%s"):format(self.child.code, self:log(40)), 2)
-  end
   self.port = tonumber(self.address:match ":(%d+)$")
   if self.options.ready ~= false and self.config.BuildQueue.EnableHealthChecks ~= false then
     self:wait_for(function() return self:get("/readyz").status == 200 end, 30, "/readyz")
