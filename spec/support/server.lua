@@ -36,6 +36,7 @@ local postgres = require "spec.support.postgres"
 ---@field address string "127.0.0.1:34567"
 ---@field port integer
 ---@field child Child
+---@field listed boolean its log is shown when a test fails
 local Server = {}
 Server.__index = Server
 
@@ -143,7 +144,10 @@ function Server:launch()
   local log = self:log_path()
   local from = #process.read(log)
   self.child = process.spawn(argv, { env = self:environment(), cwd = self.directory, to = log })
-  servers[#servers + 1] = self
+  if not self.listed then
+    servers[#servers + 1] = self
+    self.listed = true
+  end
   self.address = process.wait_for(function()
     local text = process.read(log):sub(from + 1)
     if not self.child:alive() then
@@ -303,7 +307,9 @@ busted.subscribe({ "test", "end" }, function(_, _, status)
     for _, server in ipairs(servers) do
       local text = server:log():sub((began[server] or 0) + 1)
       if #text > 20000 then text = "[…]" .. text:sub(-20000) end
-      print(("# log of the server in %s:\n# %s"):format(server.directory, (text:gsub("\n", "\n# "))))
+      if text ~= "" then
+        print(("# log of the server in %s:\n# %s"):format(server.directory, (text:gsub("\n(.)", "\n# %1"))))
+      end
     end
   end
   return nil, true
