@@ -196,7 +196,7 @@ int bq_archive_pack_tree(const bq_archive_pack *pack, bq_archive_packed *out, bq
   packing p = {.pack = pack, .fd = -1, .err = err};
   bq_tree_listing list = {0};
   int dir_fd = -1;
-  const char *name = NULL;
+  const char *name = "";
   char *partial = NULL; // the name while it is not whole; NULL: there is no such file
   struct stat old = {0};
   int result = pack->prefix == NULL ? 0 : bq_tree_check(pack->prefix, err);

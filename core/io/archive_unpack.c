@@ -260,6 +260,7 @@ static int handle_entry(unpacking *u, struct archive *archive, struct archive_en
     return bq_fail(u->err, BQ_ELIMIT, "%s has more than %zu entries", u->unpack->from, u->unpack->max_entries);
   }
   char path[PATH_MAX];
+  path[0] = '\0';
   const char *name = name_of(entry);
   if (name == NULL) return refuse(u, "?", "has a name that can't be read");
   int result = clean(u, name, path);

@@ -170,7 +170,7 @@ int bq_tree_open_parent(const char *root, const char *relative, int make, const 
 }
 
 int bq_tree_make(const char *root, const char *relative, bq_error *err) {
-  int fd;
+  int fd = -1;
   int result = bq_tree_check(relative, err);
   if (result == 0) result = walk(root, relative, strlen(relative), 1, &fd, err);
   if (result == 0) close(fd);

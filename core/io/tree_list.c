@@ -84,7 +84,7 @@ static int by_path(const void *a, const void *b) {
 int bq_tree_list(bq_tree_listing *out, const char *root, const char *relative, size_t max_entries, bq_error *err) {
   memset(out, 0, sizeof *out);
   gathering g = {.list = out, .max_entries = max_entries, .root = root};
-  int fd;
+  int fd = -1;
   int result = open_below(root, relative, NULL, &fd, err);
   if (result == 0) result = read_directory(&g, fd, NULL, err);
   for (size_t i = 0; result == 0 && i < out->count; i++) {

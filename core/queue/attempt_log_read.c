@@ -82,7 +82,7 @@ int bq_attempt_log_read(const char *path, uint64_t offset, char *buffer, size_t 
   *length = 0;
   *next = offset;
   if (size < BQ_LOG_READ_BYTES) return bq_fail(err, BQ_EINVAL, "a buffer of %zu bytes is too small for a log", size);
-  part parts[PARTS];
+  part parts[PARTS] = {{0}};
   int result = open_parts(parts, path, err);
   if (result < 0) goto cleanup;
   const part *after = NULL; // the first part behind a gap
@@ -115,7 +115,7 @@ cleanup:
 
 int bq_attempt_log_end(const char *path, uint64_t *end, bq_error *err) {
   *end = 0;
-  part parts[PARTS];
+  part parts[PARTS] = {{0}};
   int result = open_parts(parts, path, err);
   for (int i = 0; result == 0 && i < PARTS; i++) {
     if (parts[i].fd >= 0 && parts[i].end > *end) *end = parts[i].end;

@@ -355,6 +355,32 @@ static void daemons_end_with_the_command(void **state) {
   check_daemon_dies(BQ_SANDBOX_NONE, "exec sleep 1000", kill_it);
 }
 
+// The server is killed: on_exit is never called, nobody cleans up, and still nothing runs on.
+static void all_ends_with_the_server(void **state) {
+  (void)state;
+  char beat[128];
+  (void)snprintf(beat, sizeof beat, "%s/beat", base);
+  static char script[600];
+  (void)snprintf(script, sizeof script, "%s exec sleep 1000", daemon_script);
+  pid_t server = fork();
+  assert_true(server >= 0);
+  if (server == 0) {
+    run r;
+    bq_error err;
+    shell(&r, BQ_SANDBOX_BWRAP, script);
+    if (start(&r, &err) < 0) _exit(1);
+    _exit(bq_loop_run(r.loop, &err) == 0 ? 2 : 3); // neither: it is killed
+  }
+  int64_t until_us = bq_clock_mono_us() + GUARD_MS * 1000;
+  while (!grows(beat) && bq_clock_mono_us() < until_us) usleep(10000);
+  assert_true(grows(beat));
+  assert_int_equal(kill(server, SIGKILL), 0);
+  assert_int_equal(waitpid(server, NULL, 0), server);
+  while (grows(beat) && bq_clock_mono_us() < until_us) {}
+  assert_false(grows(beat));
+  assert_int_equal(unlink(beat), 0);
+}
+
 static void group_members_end_without_a_sandbox(void **state) {
   (void)state;
   char beat[128];
@@ -540,6 +566,7 @@ int main(void) {
       cmocka_unit_test(environment_and_descriptors_are_clean),
       cmocka_unit_test(odd_environment_names_are_refused),
       cmocka_unit_test(daemons_end_with_the_command),
+      cmocka_unit_test(all_ends_with_the_server),
       cmocka_unit_test(group_members_end_without_a_sandbox),
       cmocka_unit_test(stop_goes_to_the_command),
       cmocka_unit_test(stop_is_followed_by_kill),
