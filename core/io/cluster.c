@@ -192,7 +192,7 @@ static int clear_leftovers(const bq_cluster *cluster, bq_error *err) {
   if (result == 0) {
     const char *const paths[] = {lock, socket_path, socket_lock};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0] && result == 0; i++) {
-      if (unlink(paths[i]) < 0 && errno != ENOENT) result = bq_fail_errno(err, errno, "can't remove %s", paths[i]);
+      if (paths[i] != NULL && unlink(paths[i]) < 0 && errno != ENOENT) result = bq_fail_errno(err, errno, "can't remove %s", paths[i]);
     }
   }
   bq_free(lock);

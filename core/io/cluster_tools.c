@@ -151,6 +151,9 @@ int bq_cluster_run(const char *const *argv, bq_buf *output, bq_error *err) {
     if (errno != EINTR) return bq_fail_errno(err, errno, "can't wait for %s", argv[0]);
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return bq_buf_check(output, err);
+  for (char *c = output->data; c != NULL && *c != '\0'; c++) {
+    if (*c == '\n' || *c == '\t') *c = ' ';
+  }
   // The end says what went wrong.
   size_t skip = output->length > 600 ? output->length - 600 : 0;
   return bq_fail(err, BQ_EIO, "%s failed (%s %d): %s", argv[0], WIFEXITED(status) ? "exit code" : "signal",

@@ -30,7 +30,7 @@ typedef struct bq_pg_options {
   int64_t wait_ms;              // how long a query waits for a connection while the database is away
   int64_t statement_timeout_ms; // set on each connection; 0: none
   const char *session_sql;      // statements run on each new connection, or NULL; copied
-  bq_pool *blocking;            // where bq_pg_cancel does its work (libpq's PQcancel blocks); borrowed, outlives the
+  bq_pool *blocking;            // where bq_pg_cancel does its work (libpq's PQcancel blocks); borrowed, outlives this
                                 // pool. NULL: a canceled query that is under way runs to its own end
 } bq_pg_options;
 
@@ -43,9 +43,9 @@ typedef struct bq_pg_result {
 
 typedef void (*bq_pg_done)(void *arg, const bq_pg_result *result);
 
-// Reads conninfo (BQ_EINVAL when it is malformed; what it holds is never repeated) and opens nothing yet. What it leaves
-// open is set: TCP keepalives (30 s idle, 3 probes 10 s apart), tcp_user_timeout 30 s, 5 s for connecting, UTF-8,
-// no GSS encryption. A connection is opened on the loop, which looks up a host name there: use an address, a socket
+// Reads conninfo (BQ_EINVAL when it is malformed; what it holds is never repeated) and opens nothing yet. What it
+// leaves open is set: TCP keepalives (30 s idle, 3 probes 10 s apart), tcp_user_timeout 30 s, 5 s for connecting,
+// UTF-8, no GSS encryption. A connection is opened on the loop, which looks up a host name there: use an address, a socket
 // directory or `hostaddr=` where the resolver may hang.
 int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error *err) BQ_MUSTCHECK;
 
@@ -54,8 +54,8 @@ int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error
 void bq_pg_free(bq_pg *pg);
 
 // Runs a named statement. `statement` is borrowed until `done`. `params` are text (NULL is SQL NULL) and are copied. `done` is called exactly once, on a
-// later turn of the loop. Each query is its own transaction. Queries may overtake each other. Up to 64 are in flight on
-// one connection. When this returns an error (BQ_ELIMIT, BQ_EINVAL, BQ_ENOMEM, BQ_ECANCELED) `done` is not called.
+// later turn of the loop. Each query is its own transaction. Queries may overtake each other. Up to 64 are in flight
+// on one connection. When this returns an error (BQ_ELIMIT, BQ_EINVAL, BQ_ENOMEM, BQ_ECANCELED) `done` is not called.
 int bq_pg_query(bq_pg *pg, const bq_statement *statement, int param_count, const char *const *params, bq_pg_done done,
                 void *arg, bq_error *err) BQ_MUSTCHECK;
 

@@ -1,18 +1,12 @@
 #include "io/pg_connection.h"
 
 #include <event2/event.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/log.h"
 #include "base/memory.h"
-
-typedef struct prepared {
-  uint32_t hash;
-  char *name; // owned
-} prepared;
+#include "io/pg_names.h"
 
 struct bq_pg_connection {
   bq_loop *loop;                         // borrowed
@@ -33,38 +27,10 @@ struct bq_pg_connection {
   PGresult *prepare_result;   // owned; what came of that
   unsigned load;              // length of the list, and 1 for `preparing`
   int stale;                  // takes no more requests and is renewed when the last is settled
-  prepared *prepared;         // owned; statements that this session knows
-  size_t prepared_count;
-  size_t prepared_capacity;
+  bq_pg_names prepared;       // owned; statements that this session knows
   int depth;                  // callbacks of the loop under way: freeing waits for their end
   int freed;
 };
-
-static bq_error out_of_memory = {.code = BQ_ENOMEM, .message = "out of memory for a database query"};
-
-void bq_pg_request_fail(bq_pg_request *request, int code, const char *fmt, ...) {
-  if (request->error == NULL) request->error = bq_alloc(sizeof *request->error);
-  if (request->error == NULL) {
-    request->error = &out_of_memory;
-    return;
-  }
-  if (request->error == &out_of_memory) return;
-  va_list args;
-  va_start(args, fmt);
-  char text[sizeof request->error->message];
-  (void)vsnprintf(text, sizeof text, fmt, args);
-  va_end(args);
-  (void)bq_fail(request->error, code, "%s", text);
-}
-
-void bq_pg_request_clear_error(bq_pg_request *request) {
-  if (request->error != &out_of_memory) bq_free(request->error);
-  request->error = NULL;
-}
-
-static const char *name_of(const bq_pg_request *request) {
-  return request->statement != NULL ? request->statement->name : "SQL statement";
-}
 
 // libpq ends its messages with a newline and may use several lines.
 static void one_line(char *text) {
@@ -79,19 +45,6 @@ static int fail_libpq(bq_error *err, int code, const char *what, const PGconn *p
   (void)bq_fail(err, code, "%s: %s", what, PQerrorMessage(pg));
   one_line(err->message);
   return code;
-}
-
-static const char *field(const PGresult *result, int code) {
-  const char *value = PQresultErrorField(result, code);
-  return value != NULL ? value : "";
-}
-
-static void describe(bq_pg_request *request, const PGresult *result) {
-  const char *detail = field(result, PG_DIAG_MESSAGE_DETAIL);
-  const char *sqlstate = field(result, PG_DIAG_SQLSTATE);
-  (void)snprintf(request->sqlstate, sizeof request->sqlstate, "%s", sqlstate);
-  bq_pg_request_fail(request, BQ_EDATABASE, "%s: %s%s%s (SQLSTATE %s)", name_of(request),
-                     field(result, PG_DIAG_MESSAGE_PRIMARY), *detail != '\0' ? "; " : "", detail, sqlstate);
 }
 
 static void on_notice(void *arg, const PGresult *result) {
@@ -124,41 +77,6 @@ static int watch(bq_pg_connection *connection, short what) {
   connection->fd = fd;
   connection->watching = what;
   return 0;
-}
-
-// --- prepared statements of this session ---
-
-static uint32_t hash_name(const char *name) {
-  uint32_t hash = 2166136261u; // FNV-1a
-  for (; *name != '\0'; name++) hash = (hash ^ (unsigned char)*name) * 16777619u;
-  return hash;
-}
-
-static int is_prepared(const bq_pg_connection *connection, const char *name) {
-  uint32_t hash = hash_name(name);
-  for (size_t i = 0; i < connection->prepared_count; i++) {
-    if (connection->prepared[i].hash == hash && strcmp(connection->prepared[i].name, name) == 0) return 1;
-  }
-  return 0;
-}
-
-static int remember_prepared(bq_pg_connection *connection, const char *name) {
-  if (connection->prepared_count == connection->prepared_capacity) {
-    size_t capacity = connection->prepared_capacity > 0 ? 2 * connection->prepared_capacity : 32;
-    prepared *grown = bq_realloc(connection->prepared, capacity * sizeof *grown);
-    if (grown == NULL) return -1;
-    connection->prepared = grown;
-    connection->prepared_capacity = capacity;
-  }
-  char *copy = bq_strdup(name);
-  if (copy == NULL) return -1;
-  connection->prepared[connection->prepared_count++] = (prepared){.hash = hash_name(name), .name = copy};
-  return 0;
-}
-
-static void forget_prepared(bq_pg_connection *connection) {
-  for (size_t i = 0; i < connection->prepared_count; i++) bq_free(connection->prepared[i].name);
-  connection->prepared_count = 0;
 }
 
 // --- losing a session ---
@@ -201,17 +119,17 @@ static void close_session(bq_pg_connection *connection, bq_pg_connection_state n
   bq_timer_clear(connection->timer);
   connection->state = next;
   connection->stale = 0;
-  forget_prepared(connection);
+  bq_pg_names_clear(&connection->prepared);
   PQfinish(connection->pg);
   connection->pg = NULL;
   while (connection->first != NULL) {
     bq_pg_request *request = pop_sent(connection);
     // The server's last word to this request says more than the broken socket.
-    const char *last = request->rows != NULL ? field(request->rows, PG_DIAG_MESSAGE_PRIMARY) : "";
-    if (code == BQ_ECANCELED) bq_pg_request_fail(request, code, "%s: canceled: %s", name_of(request), why);
+    const char *last = request->rows != NULL ? bq_pg_field(request->rows, PG_DIAG_MESSAGE_PRIMARY) : "";
+    if (code == BQ_ECANCELED || request->canceled) bq_pg_request_fail(request, BQ_ECANCELED, "%s: canceled: %s", bq_pg_request_name(request), why);
     else {
       bq_pg_request_fail(request, code, "%s: the database connection was lost after sending, it may or may not have "
-                                        "happened: %s", name_of(request), *last != '\0' ? last : why);
+                                        "happened: %s", bq_pg_request_name(request), *last != '\0' ? last : why);
     }
     PQclear(request->rows);
     request->rows = NULL;
@@ -220,7 +138,7 @@ static void close_session(bq_pg_connection *connection, bq_pg_connection_state n
   if (connection->preparing == NULL) return;
   bq_pg_request *request = pop_preparing(connection);
   if (code == BQ_ECANCELED) {
-    bq_pg_request_fail(request, code, "%s: canceled: %s", name_of(request), why);
+    bq_pg_request_fail(request, code, "%s: canceled: %s", bq_pg_request_name(request), why);
     settle(connection, request);
   } else {
     give_back(connection, request);
@@ -303,7 +221,7 @@ static void step_setup(bq_pg_connection *connection) {
     bq_error err = {0};
     if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK && status != PGRES_EMPTY_QUERY) {
       (void)bq_fail(&err, BQ_EUNAVAIL, "can't set up a database session: %s (SQLSTATE %s)",
-                    field(result, PG_DIAG_MESSAGE_PRIMARY), field(result, PG_DIAG_SQLSTATE));
+                    bq_pg_field(result, PG_DIAG_MESSAGE_PRIMARY), bq_pg_field(result, PG_DIAG_SQLSTATE));
     }
     PQclear(result);
     if (err.code != 0) {
@@ -373,7 +291,7 @@ static void append_and_send(bq_pg_connection *connection, bq_pg_request *request
 }
 
 void bq_pg_connection_send(bq_pg_connection *connection, bq_pg_request *request) {
-  if (request->statement == NULL || is_prepared(connection, request->statement->name)) {
+  if (request->statement == NULL || bq_pg_names_has(&connection->prepared, request->statement->name)) {
     append_and_send(connection, request);
     return;
   }
@@ -392,10 +310,10 @@ static void end_preparation(bq_pg_connection *connection) {
   connection->prepare_result = NULL;
   bq_pg_request *request = pop_preparing(connection);
   if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-    describe(request, result);
+    bq_pg_request_fail_result(request, result);
     settle(connection, request);
-  } else if (remember_prepared(connection, request->statement->name) < 0) {
-    bq_pg_request_fail(request, BQ_ENOMEM, "%s: out of memory", name_of(request));
+  } else if (bq_pg_names_add(&connection->prepared, request->statement->name) < 0) {
+    bq_pg_request_fail(request, BQ_ENOMEM, "%s: out of memory", bq_pg_request_name(request));
     connection->stale = 1; // the session knows the statement, we don't: it could never be prepared again
     settle(connection, request);
   } else {
@@ -418,11 +336,11 @@ static int changes_session(const PGresult *result) {
 // A prepared statement can outlive its use: 26000 it is gone (DISCARD, a proxy), 0A000 a migration has changed its
 // result columns. Nothing was done; a new session prepares it anew.
 static int is_stale_plan(const bq_pg_request *request, const PGresult *result) {
-  if (request->statement == NULL || request->renewed) return 0;
-  const char *sqlstate = field(result, PG_DIAG_SQLSTATE);
+  if (request->statement == NULL || request->renewals >= BQ_PG_MAX_RENEWALS) return 0;
+  const char *sqlstate = bq_pg_field(result, PG_DIAG_SQLSTATE);
   if (strcmp(sqlstate, "26000") == 0) return 1;
   // 0A000 is any unsupported feature; the place in the server says which, in every language.
-  return strcmp(sqlstate, "0A000") == 0 && strcmp(field(result, PG_DIAG_SOURCE_FUNCTION), "RevalidateCachedQuery") == 0;
+  return strcmp(sqlstate, "0A000") == 0 && strcmp(bq_pg_field(result, PG_DIAG_SOURCE_FUNCTION), "RevalidateCachedQuery") == 0;
 }
 
 static void end_request(bq_pg_connection *connection) {
@@ -436,26 +354,26 @@ static void end_request(bq_pg_connection *connection) {
   case PGRES_TUPLES_OK:
     if (open_transaction) {
       bq_pg_request_fail(request, BQ_EINVAL, "%s: it left a transaction open, which was rolled back: a query is one "
-                                             "statement and its own transaction", name_of(request));
+                                             "statement and its own transaction", bq_pg_request_name(request));
     } else if (request->text != NULL && changes_session(result)) {
       connection->stale = 1;
     }
     break;
-  case PGRES_EMPTY_QUERY: bq_pg_request_fail(request, BQ_EINVAL, "%s: it is empty", name_of(request)); break;
+  case PGRES_EMPTY_QUERY: bq_pg_request_fail(request, BQ_EINVAL, "%s: it is empty", bq_pg_request_name(request)); break;
   default: // an error; also a result that no statement of ours can have
     if (is_stale_plan(request, result)) {
       connection->stale = 1;
-      request->renewed = 1;
+      request->renewals++;
       give_back(connection, request);
       return;
     }
-    describe(request, result);
+    bq_pg_request_fail_result(request, result);
     break;
   }
   if (request->canceled) {
     // PQcancel may still be on its way, and must not hit whoever comes next on this session.
     connection->stale = 1;
-    bq_pg_request_fail(request, BQ_ECANCELED, "%s: canceled", name_of(request));
+    bq_pg_request_fail(request, BQ_ECANCELED, "%s: canceled", bq_pg_request_name(request));
     request->sqlstate[0] = '\0';
   }
   if (request->error != NULL) {
@@ -472,7 +390,7 @@ static void refuse_copy(bq_pg_connection *connection) {
     (void)pop_sent(connection);
     PQclear(request->rows);
     request->rows = NULL;
-    bq_pg_request_fail(request, BQ_EINVAL, "%s: COPY from or to the client is not possible here", name_of(request));
+    bq_pg_request_fail(request, BQ_EINVAL, "%s: COPY from or to the client is not possible here", bq_pg_request_name(request));
     settle(connection, request);
   }
   renew(connection, "a statement before it began a COPY");
@@ -540,7 +458,7 @@ static void step_ready(bq_pg_connection *connection) {
 static void release(bq_pg_connection *connection) {
   if (connection->event != NULL) event_free(connection->event);
   bq_timer_free(connection->timer);
-  bq_free(connection->prepared);
+  bq_pg_names_clear(&connection->prepared);
   bq_free(connection);
 }
 
@@ -635,5 +553,6 @@ int bq_pg_connection_accepts(const bq_pg_connection *connection, const bq_pg_req
 }
 
 PGcancel *bq_pg_connection_cancel_key(const bq_pg_connection *connection) {
-  return connection->pg != NULL ? PQgetCancel(connection->pg) : NULL;
+  int canceled = connection->first != NULL && connection->first->canceled;
+  return canceled ? PQgetCancel(connection->pg) : NULL;
 }

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "event/loop.h"
 #include "io/pg.h"
+#include "io/pg_request.h"
 
 enum {
   BQ_PG_PIPELINE_DEPTH = 64,   // requests in flight on one connection
@@ -36,34 +37,6 @@ typedef struct bq_pg_target {
 int bq_pg_target_init(bq_pg_target *target, const char *conninfo, const char *application_name, const char *role,
                       const char *setup_sql, bq_error *err) BQ_MUSTCHECK;
 void bq_pg_target_clear(bq_pg_target *target);
-
-typedef enum bq_pg_request_state {
-  BQ_PG_WAITING,   // in the pool's queue
-  BQ_PG_PREPARING, // its statement is being prepared on a connection; nothing of its own was sent
-  BQ_PG_SENT,      // under way
-  BQ_PG_SETTLED    // has its outcome, waits for its `done` to be called
-} bq_pg_request_state;
-
-// One query from bq_pg_query to its `done`. Owned by the pool; lent to a connection while PREPARING or SENT.
-// Allocated in one piece: the struct, then the parameter pointers, then their bytes and the text.
-struct bq_pg_request {
-  struct bq_pg_request *next;    // in whichever list it is
-  bq_pg *pool;                   // borrowed
-  struct bq_pg_connection *connection; // borrowed; set while PREPARING or SENT
-  bq_pg_request_state state;
-  const bq_statement *statement; // borrowed until `done`; NULL for text
-  const char *text;              // in this block; NULL for a named statement
-  const char *const *params;     // in this block
-  int param_count;
-  int canceled;                  // bq_pg_cancel was called
-  int renewed;                   // given back once already because the connection's prepared statement was stale
-  int64_t enqueued_us;           // bq_clock_mono_us
-  bq_pg_done done;
-  void *arg;
-  PGresult *rows;                // owned; the outcome, or the last thing heard of it
-  bq_error *error;               // owned (or the static out-of-memory error); NULL on success
-  char sqlstate[6];
-};
 
 typedef struct bq_pg_connection bq_pg_connection;
 
@@ -108,11 +81,7 @@ int bq_pg_connection_accepts(const bq_pg_connection *connection, const bq_pg_req
 // Takes the request; its end is reported by on_settled or on_unsent (also inside this call).
 void bq_pg_connection_send(bq_pg_connection *connection, bq_pg_request *request);
 
-// A key for PQcancel on another thread; NULL when there is no session. Free with PQfreeCancel.
+// A key for PQcancel on another thread when the request under way was canceled; else NULL. Free with PQfreeCancel.
 PGcancel *bq_pg_connection_cancel_key(const bq_pg_connection *connection);
-
-// Sets the outcome of a request to a failure; never fails itself (without memory, the failure is BQ_ENOMEM).
-void bq_pg_request_fail(bq_pg_request *request, int code, const char *fmt, ...) BQ_PRINTF(3, 4);
-void bq_pg_request_clear_error(bq_pg_request *request);
 
 #endif

@@ -11,7 +11,10 @@
 #include "io/pg.h"
 #include "io/pg_connection.h"
 
-enum { MAX_PARAMS = 65535, MAX_CONNECTIONS = 1000 };
+enum {
+  MAX_CONNECTIONS = 1000,
+  CANCEL_AGAIN_MS = 1000 // a cancel that finds the server before the query did is lost: it is sent again
+};
 
 typedef struct list {
   bq_pg_request *first;
@@ -28,6 +31,7 @@ struct bq_pg {
   unsigned size;
   struct event *turn;     // owned; made active when there is something to do
   bq_timer *wait_timer;   // owned; the oldest waiting request's patience, while no connection is ready
+  bq_timer *cancel_timer; // owned; set while a canceled request is under way
   list waiting;           // oldest first; owned
   size_t waiting_count;
   list settled;           // have their outcome; owned
@@ -136,9 +140,7 @@ static void deliver(bq_pg_request *request) {
     memcpy(result.sqlstate, request->sqlstate, sizeof result.sqlstate);
   }
   request->done(request->arg, &result);
-  PQclear(request->rows);
-  bq_pg_request_clear_error(request);
-  bq_free(request);
+  bq_pg_request_free(request);
 }
 
 static void expire(bq_pg *pg) {
@@ -195,6 +197,7 @@ static void release(bq_pg *pg) {
   bq_free(pg->connections);
   if (pg->turn != NULL) event_free(pg->turn);
   bq_timer_free(pg->wait_timer);
+  bq_timer_free(pg->cancel_timer);
   bq_pg_target_clear(&pg->target);
   bq_free(pg);
 }
@@ -221,6 +224,56 @@ static void on_turn(evutil_socket_t fd, short what, void *arg) {
 
 static void on_wait_over(void *arg) {
   turn(arg);
+}
+
+// --- canceling on the server ---
+
+// PQcancel on a worker thread. Nothing of the pool is touched there, so it may outlive the pool.
+typedef struct cancel_task {
+  bq_task task;
+  PGcancel *key;  // owned
+  char why[256];  // filled by PQcancel on failure
+  int failed;
+} cancel_task;
+
+static void cancel_work(bq_task *task) {
+  cancel_task *cancel = (cancel_task *)task;
+  cancel->failed = PQcancel(cancel->key, cancel->why, (int)sizeof cancel->why) != 1;
+}
+
+static void cancel_done(bq_task *task) {
+  cancel_task *cancel = (cancel_task *)task;
+  // Most often the session has just ended by itself.
+  if (cancel->failed) bq_log(BQ_INFO, "a database query could not be canceled", "error", cancel->why, NULL);
+  PQfreeCancel(cancel->key);
+  bq_free(cancel);
+}
+
+static void cancel_on_server(const bq_pg *pg, PGcancel *key) {
+  bq_error err;
+  cancel_task *cancel = bq_alloc(sizeof *cancel);
+  if (cancel == NULL) {
+    (void)bq_fail(&err, BQ_ENOMEM, "out of memory");
+    goto cleanup;
+  }
+  cancel->task = (bq_task){.work = cancel_work, .done = cancel_done};
+  cancel->key = key;
+  if (bq_pool_submit(pg->blocking, &cancel->task, &err) == 0) return;
+cleanup:
+  bq_log_error("a database query could not be canceled yet", &err);
+  PQfreeCancel(key);
+  bq_free(cancel);
+}
+
+// Sends a cancel for each canceled request that is under way, now and every CANCEL_AGAIN_MS until they have ended.
+static void on_cancel_again(void *arg) {
+  bq_pg *pg = arg;
+  for (unsigned i = 0; i < pg->size; i++) {
+    PGcancel *key = bq_pg_connection_cancel_key(pg->connections[i]);
+    if (key == NULL) continue;
+    cancel_on_server(pg, key);
+    bq_timer_set(pg->cancel_timer, CANCEL_AGAIN_MS);
+  }
 }
 
 // --- the interface ---
@@ -253,8 +306,10 @@ int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error
   if (result < 0) goto cleanup;
   result = bq_timer_new(&pg->wait_timer, loop, on_wait_over, pg, err);
   if (result < 0) goto cleanup;
+  result = bq_timer_new(&pg->cancel_timer, loop, on_cancel_again, pg, err);
+  if (result < 0) goto cleanup;
   pg->turn = event_new(bq_loop_base(loop), -1, 0, on_turn, pg);
-  pg->connections = bq_alloc_array(options->size, sizeof pg->connections[0]);
+  pg->connections = bq_alloc_array(options->size, sizeof(bq_pg_connection *));
   if (pg->turn == NULL || pg->connections == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for the database connections");
     goto cleanup;
@@ -288,37 +343,17 @@ void bq_pg_free(bq_pg *pg) {
   if (!pg->turning) release(pg);
 }
 
-// One block: the request, the parameter pointers, their bytes, the text.
-static bq_pg_request *make_request(const char *text, int param_count, const char *const *params) {
-  size_t count = (size_t)param_count, bytes = text != NULL ? strlen(text) + 1 : 0;
-  for (size_t i = 0; i < count; i++) bytes += params[i] != NULL ? strlen(params[i]) + 1 : 0;
-  bq_pg_request *request = bq_alloc(sizeof *request + count * sizeof(char *) + bytes);
-  if (request == NULL) return NULL;
-  const char **pointers = (const char **)(request + 1);
-  char *at = (char *)(pointers + count);
-  for (size_t i = 0; i < count; i++) {
-    if (params[i] == NULL) continue;
-    size_t length = strlen(params[i]) + 1;
-    pointers[i] = memcpy(at, params[i], length);
-    at += length;
-  }
-  if (text != NULL) request->text = memcpy(at, text, strlen(text) + 1);
-  request->params = pointers;
-  request->param_count = param_count;
-  return request;
-}
-
 static int enqueue(bq_pg *pg, const bq_statement *statement, const char *text, int param_count,
                    const char *const *params, bq_pg_done done, void *arg, bq_pg_request **out, bq_error *err) {
   if (out != NULL) *out = NULL;
   if (pg->freed) return bq_fail(err, BQ_ECANCELED, "the database pool is being closed");
-  if (param_count < 0 || param_count > MAX_PARAMS) {
-    return bq_fail(err, BQ_EINVAL, "a query has at most %d parameters", MAX_PARAMS);
+  if (param_count < 0 || param_count > BQ_PG_MAX_PARAMS) {
+    return bq_fail(err, BQ_EINVAL, "a query has at most %d parameters", BQ_PG_MAX_PARAMS);
   }
   if (pg->waiting_count >= pg->max_waiting) {
     return bq_fail(err, BQ_ELIMIT, "%zu queries wait for a database connection already", pg->waiting_count);
   }
-  bq_pg_request *request = make_request(text, param_count, params);
+  bq_pg_request *request = bq_pg_request_new(text, param_count, params);
   if (request == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a database query");
   request->pool = pg;
   request->statement = statement;
@@ -343,52 +378,12 @@ int bq_pg_query_text(bq_pg *pg, const char *text, int param_count, const char *c
   return enqueue(pg, NULL, text, param_count, params, done, arg, out, err);
 }
 
-// PQcancel on a worker thread. Nothing of the pool is touched there, so it may outlive the pool.
-typedef struct cancel_task {
-  bq_task task;
-  PGcancel *key;  // owned
-  char why[256];  // filled by PQcancel on failure
-  int failed;
-} cancel_task;
-
-static void cancel_work(bq_task *task) {
-  cancel_task *cancel = (cancel_task *)task;
-  cancel->failed = PQcancel(cancel->key, cancel->why, (int)sizeof cancel->why) != 1;
-}
-
-static void cancel_done(bq_task *task) {
-  cancel_task *cancel = (cancel_task *)task;
-  // Most often the session has just ended by itself.
-  if (cancel->failed) bq_log(BQ_INFO, "a database query could not be canceled", "error", cancel->why, NULL);
-  PQfreeCancel(cancel->key);
-  bq_free(cancel);
-}
-
-static void cancel_on_server(const bq_pg *pg, const bq_pg_request *request) {
-  if (pg->blocking == NULL) return;
-  bq_error err;
-  cancel_task *cancel = bq_alloc(sizeof *cancel);
-  PGcancel *key = bq_pg_connection_cancel_key(request->connection);
-  if (cancel == NULL || key == NULL) {
-    (void)bq_fail(&err, BQ_ENOMEM, "out of memory");
-    goto cleanup;
-  }
-  cancel->task = (bq_task){.work = cancel_work, .done = cancel_done};
-  cancel->key = key;
-  if (bq_pool_submit(pg->blocking, &cancel->task, &err) == 0) return;
-cleanup:
-  // The query runs to its own end or its statement_timeout.
-  bq_log_error("a database query could not be canceled", &err);
-  PQfreeCancel(key);
-  bq_free(cancel);
-}
-
 void bq_pg_cancel(bq_pg_request *request) {
   bq_pg *pg = request->pool;
   if (request->canceled || request->state == BQ_PG_SETTLED) return;
   request->canceled = 1;
   if (request->state != BQ_PG_WAITING) {
-    cancel_on_server(pg, request);
+    if (pg->blocking != NULL) bq_timer_set(pg->cancel_timer, 0);
     return;
   }
   take_out(&pg->waiting, request);

@@ -360,6 +360,40 @@ static void cancels_what_runs_and_what_waits(void **state) {
   bq_pg_free(control);
 }
 
+static int is_busy(void *arg) {
+  bq_pg_state s;
+  bq_pg_get_state(arg, &s);
+  return s.busy == 1;
+}
+static int has_task(void *arg) {
+  return bq_pool_pending(arg) > 0;
+}
+static int has_no_task(void *arg) {
+  return bq_pool_pending(arg) == 0;
+}
+
+// The server hears of the cancel while its process has not even read the query: it is stopped meanwhile.
+static void a_cancel_that_came_too_early_is_sent_again(void **state) {
+  fixture *f = *state;
+  bq_pg *pg = open_pool(f, 1, 5000, 0, NULL, "early");
+  answer a = {0};
+  ask_text(f, pg, "select pg_backend_pid()", &a);
+  pid_t backend = atoi(a.value);
+  assert_int_equal(kill(backend, SIGSTOP), 0);
+  a = (answer){0};
+  bq_pg_request *request;
+  bq_error err;
+  assert_int_equal(bq_pg_query_text(pg, "select pg_sleep(60)", 0, NULL, take, &a, &request, &err), 0);
+  assert_true(support_run_until(f->loop, is_busy, pg, LIMIT_MS));
+  bq_pg_cancel(request);
+  assert_true(support_run_until(f->loop, has_task, f->blocking, LIMIT_MS));
+  assert_true(support_run_until(f->loop, has_no_task, f->blocking, LIMIT_MS));
+  assert_int_equal(kill(backend, SIGCONT), 0);
+  wait_for(f, &a);
+  assert_int_equal(a.code, BQ_ECANCELED);
+  bq_pg_free(pg);
+}
+
 // --- scripts' text ---
 
 static void text_leaves_nothing_behind(void **state) {
@@ -392,11 +426,22 @@ static void text_leaves_nothing_behind(void **state) {
 static void a_changed_table_is_prepared_anew(void **state) {
   fixture *f = *state;
   static const bq_statement all = {"all_of_it", "select * from changing"};
-  bq_pg *pg = open_pool(f, 1, 5000, 0, NULL, "changing");
-  answer a = {0};
+  bq_pg *pg = open_pool(f, 3, 5000, 0, NULL, "changing");
+  answer a = {0}, b[3] = {{0}};
   ask_text(f, pg, "create table changing as select 1 as b", &a);
-  ask(f, pg, &all, NULL, &a);
-  assert_string_equal(a.value, "1");
+  bq_error err;
+  for (int i = 0; i < 3; i++) { // opens all three connections
+    assert_int_equal(bq_pg_query_text(pg, "select pg_sleep(0.1)", 0, NULL, take, &b[i], NULL, &err), 0);
+  }
+  for (int i = 0; i < 3; i++) wait_for(f, &b[i]);
+  bq_pg_state s;
+  bq_pg_get_state(pg, &s);
+  assert_int_equal(s.open, 3);
+  for (int i = 0; i < 3; i++) begin(pg, &all, NULL, &b[i]); // each prepares it
+  for (int i = 0; i < 3; i++) {
+    wait_for(f, &b[i]);
+    assert_string_equal(b[i].value, "1");
+  }
   ask_text(f, pg, "alter table changing add column c int", &a);
   ask(f, pg, &all, NULL, &a);
   assert_int_equal(a.code, 0);
@@ -597,6 +642,7 @@ int main(void) {
       WITH_LOOP(never_repeats_a_bad_conninfo),
       WITH_LOOP(applies_statement_timeout_and_session_sql),
       WITH_LOOP(cancels_what_runs_and_what_waits),
+      WITH_LOOP(a_cancel_that_came_too_early_is_sent_again),
       WITH_LOOP(text_leaves_nothing_behind),
       WITH_LOOP(a_changed_table_is_prepared_anew),
       WITH_LOOP(large_parameters_get_through),
