@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "io/cluster_tools.h"
+#include "io/tree.h"
 
 enum {
   START_LIMIT_MS = 60000,
@@ -31,6 +32,7 @@ enum {
 };
 
 struct bq_cluster {
+  char *state_directory;  // owned, absolute
   char *data_directory;   // owned: <state>/postgres
   char *new_directory;    // owned: <state>/postgres.new, while initdb works
   char *socket_directory; // owned: <state>/pg
@@ -69,8 +71,11 @@ static char *make_conninfo(const bq_cluster *cluster, const char *database) {
 }
 
 static int name_paths(bq_cluster *cluster, const char *state_directory, bq_error *err) {
-  char *state = realpath(state_directory, NULL);
-  if (state == NULL) return bq_fail_errno(err, errno, "the state directory %s", state_directory);
+  char *resolved = realpath(state_directory, NULL);
+  if (resolved == NULL) return bq_fail_errno(err, errno, "the state directory %s", state_directory);
+  const char *state = cluster->state_directory = bq_strdup(resolved);
+  free(resolved);
+  if (state == NULL) return no_memory(err);
   int result = 0;
   struct passwd *user = getpwuid(geteuid());
   cluster->data_directory = bq_format("%s/postgres", state);
@@ -94,7 +99,6 @@ static int name_paths(bq_cluster *cluster, const char *state_directory, bq_error
              (cluster->admin_conninfo = make_conninfo(cluster, "postgres")) == NULL) {
     result = no_memory(err);
   }
-  free(state);
   return result;
 }
 
@@ -146,8 +150,10 @@ static int sync_and_rename(const bq_cluster *cluster, bq_error *err) {
   return bq_fail_errno(err, errno, "can't rename %s", cluster->new_directory);
 }
 
+static const char new_name[] = "postgres.new";
+
 static int make_cluster(const bq_cluster *cluster, bq_error *err) {
-  int result = bq_cluster_remove_tree(cluster->new_directory, err); // of an initdb that was killed
+  int result = bq_tree_remove(cluster->state_directory, new_name, err); // of an initdb that was killed
   if (result < 0) return result;
   char *program = bq_format("%s/initdb", cluster->bin_directory);
   if (program == NULL) return no_memory(err);
@@ -158,7 +164,9 @@ static int make_cluster(const bq_cluster *cluster, bq_error *err) {
   result = bq_cluster_run(argv, &output, err);
   if (result == 0) result = sync_and_rename(cluster, err);
   bq_error second; // the first one is what the caller must hear
-  if (result < 0 && bq_cluster_remove_tree(cluster->new_directory, &second) < 0) bq_log_error("tidying up", &second);
+  if (result < 0 && bq_tree_remove(cluster->state_directory, new_name, &second) < 0) {
+    bq_log_error("an unfinished cluster stays behind", &second);
+  }
   bq_buf_free(&output);
   bq_free(program);
   return result;
@@ -192,7 +200,8 @@ static int clear_leftovers(const bq_cluster *cluster, bq_error *err) {
   if (result == 0) {
     const char *const paths[] = {lock, socket_path, socket_lock};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0] && result == 0; i++) {
-      if (paths[i] != NULL && unlink(paths[i]) < 0 && errno != ENOENT) result = bq_fail_errno(err, errno, "can't remove %s", paths[i]);
+      if (paths[i] == NULL || unlink(paths[i]) == 0 || errno == ENOENT) continue;
+      result = bq_fail_errno(err, errno, "can't remove %s", paths[i]);
     }
   }
   bq_free(lock);
@@ -367,6 +376,7 @@ void bq_cluster_stop(bq_cluster *cluster) {
     end(cluster);
     close(cluster->pidfd);
   }
+  bq_free(cluster->state_directory);
   bq_free(cluster->data_directory);
   bq_free(cluster->new_directory);
   bq_free(cluster->socket_directory);

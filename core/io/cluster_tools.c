@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -243,16 +242,4 @@ int bq_cluster_end_leftovers(const char *data_directory, pid_t postmaster, bq_er
   if (count == 0) return 0;
   return bq_fail(err, BQ_ECONFLICT, "%d PostgreSQL processes of an earlier server still run in %s and can't be ended",
                  count, data_directory);
-}
-
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *at) {
-  (void)info;
-  (void)kind;
-  (void)at;
-  return remove(path);
-}
-
-int bq_cluster_remove_tree(const char *path, bq_error *err) {
-  if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 || errno == ENOENT) return 0;
-  return bq_fail_errno(err, errno, "can't remove %s", path);
 }

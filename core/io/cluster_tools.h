@@ -32,7 +32,4 @@ int bq_cluster_wait_end(int pidfd, int64_t timeout_ms);
 // shutdown is asked for.
 int bq_cluster_end_leftovers(const char *data_directory, pid_t postmaster, bq_error *err) BQ_MUSTCHECK;
 
-// Removes a directory tree without following links. Nothing there is fine.
-int bq_cluster_remove_tree(const char *path, bq_error *err) BQ_MUSTCHECK;
-
 #endif

@@ -45,17 +45,18 @@ typedef void (*bq_pg_done)(void *arg, const bq_pg_result *result);
 
 // Reads conninfo (BQ_EINVAL when it is malformed; what it holds is never repeated) and opens nothing yet. What it
 // leaves open is set: TCP keepalives (30 s idle, 3 probes 10 s apart), tcp_user_timeout 30 s, 5 s for connecting,
-// UTF-8, no GSS encryption. A connection is opened on the loop, which looks up a host name there: use an address, a socket
-// directory or `hostaddr=` where the resolver may hang.
+// UTF-8, no GSS encryption. A connection is opened on the loop, which looks up a host name there, blocking: use an
+// address, a socket directory or `hostaddr=` where the resolver may hang.
 int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error *err) BQ_MUSTCHECK;
 
 // Fails what waits or is under way with BQ_ECANCELED (callbacks run inside; new queries are refused), closes the
 // connections. What was under way may still happen in the database. Allowed inside a callback.
 void bq_pg_free(bq_pg *pg);
 
-// Runs a named statement. `statement` is borrowed until `done`. `params` are text (NULL is SQL NULL) and are copied. `done` is called exactly once, on a
-// later turn of the loop. Each query is its own transaction. Queries may overtake each other. Up to 64 are in flight
-// on one connection. When this returns an error (BQ_ELIMIT, BQ_EINVAL, BQ_ENOMEM, BQ_ECANCELED) `done` is not called.
+// Runs a named statement. `statement` is borrowed until `done`. `params` are text (NULL is SQL NULL) and are copied.
+// `done` is called exactly once, on a later turn of the loop. Each query is its own transaction. Queries may overtake
+// each other. Up to 64 are in flight on one connection. When this returns an error (BQ_ELIMIT, BQ_EINVAL, BQ_ENOMEM,
+// BQ_ECANCELED) `done` is not called.
 int bq_pg_query(bq_pg *pg, const bq_statement *statement, int param_count, const char *const *params, bq_pg_done done,
                 void *arg, bq_error *err) BQ_MUSTCHECK;
 
@@ -80,8 +81,9 @@ typedef struct bq_pg_state {
 } bq_pg_state;
 void bq_pg_get_state(const bq_pg *pg, bq_pg_state *out);
 
-// One LISTEN connection of its own, opened at once and again whenever it is lost. `channels` are copied. `notify` is called for each notification, and once with payload NULL after every
-// (re)connection: whatever was missed meanwhile must be looked up.
+// One LISTEN connection of its own, opened at once and again whenever it is lost. `channels` (64 at most) are copied.
+// `notify` is called for each notification, and once with channel and payload NULL after every (re)connection: whatever
+// was missed meanwhile must be looked up. It may free the listener.
 typedef struct bq_pg_listener bq_pg_listener;
 typedef void (*bq_pg_notify)(void *arg, const char *channel, const char *payload);
 int bq_pg_listen(bq_pg_listener **out, bq_loop *loop, const char *conninfo, const char *const *channels,

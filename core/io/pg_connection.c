@@ -126,8 +126,9 @@ static void close_session(bq_pg_connection *connection, bq_pg_connection_state n
     bq_pg_request *request = pop_sent(connection);
     // The server's last word to this request says more than the broken socket.
     const char *last = request->rows != NULL ? bq_pg_field(request->rows, PG_DIAG_MESSAGE_PRIMARY) : "";
-    if (code == BQ_ECANCELED || request->canceled) bq_pg_request_fail(request, BQ_ECANCELED, "%s: canceled: %s", bq_pg_request_name(request), why);
-    else {
+    if (code == BQ_ECANCELED || request->canceled) {
+      bq_pg_request_fail(request, BQ_ECANCELED, "%s: canceled: %s", bq_pg_request_name(request), why);
+    } else {
       bq_pg_request_fail(request, code, "%s: the database connection was lost after sending, it may or may not have "
                                         "happened: %s", bq_pg_request_name(request), *last != '\0' ? last : why);
     }
@@ -340,7 +341,8 @@ static int is_stale_plan(const bq_pg_request *request, const PGresult *result) {
   const char *sqlstate = bq_pg_field(result, PG_DIAG_SQLSTATE);
   if (strcmp(sqlstate, "26000") == 0) return 1;
   // 0A000 is any unsupported feature; the place in the server says which, in every language.
-  return strcmp(sqlstate, "0A000") == 0 && strcmp(bq_pg_field(result, PG_DIAG_SOURCE_FUNCTION), "RevalidateCachedQuery") == 0;
+  const char *place = bq_pg_field(result, PG_DIAG_SOURCE_FUNCTION);
+  return strcmp(sqlstate, "0A000") == 0 && strcmp(place, "RevalidateCachedQuery") == 0;
 }
 
 static void end_request(bq_pg_connection *connection) {
@@ -390,7 +392,8 @@ static void refuse_copy(bq_pg_connection *connection) {
     (void)pop_sent(connection);
     PQclear(request->rows);
     request->rows = NULL;
-    bq_pg_request_fail(request, BQ_EINVAL, "%s: COPY from or to the client is not possible here", bq_pg_request_name(request));
+    bq_pg_request_fail(request, BQ_EINVAL, "%s: COPY from or to the client is not possible here",
+                       bq_pg_request_name(request));
     settle(connection, request);
   }
   renew(connection, "a statement before it began a COPY");

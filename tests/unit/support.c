@@ -1,16 +1,17 @@
 #include "support.h"
 
 #include <event2/event.h>
-#include <ftw.h>
 #include <grp.h>
 #include <poll.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "io/tree.h"
 
 static void give_up(const char *what) {
   perror(what);
@@ -23,16 +24,12 @@ char *support_make_directory(void) {
   return path;
 }
 
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *at) {
-  (void)info;
-  (void)kind;
-  (void)at;
-  return remove(path);
-}
-
 void support_remove_directory(char *path) {
-  if (path == NULL) return;
-  (void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+  bq_error err;
+  if (path != NULL && bq_tree_remove("/tmp", path + strlen("/tmp/"), &err) < 0) {
+    (void)fprintf(stderr, "%s\n", err.message);
+    exit(1);
+  }
   bq_free(path);
 }
 
