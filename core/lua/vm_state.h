@@ -111,7 +111,7 @@ void bq_thread_set_busy(lua_State *L, int busy);
 
 // fiber.c
 void bq_fiber_sweep(bq_vm *vm);    // loop: after a kill
-void bq_fiber_retry(void *vm);     // loop: the pool was full a moment ago
+void bq_fiber_retry(void *arg);    // the bq_vm; loop: the pool was full a moment ago
 void bq_fiber_free_all(bq_vm *vm); // loop: for bq_vm_free
 void bq_fiber_note_place(bq_fiber *fiber, lua_State *L); // fills where and traceback, once
 void bq_vm_destroy(bq_vm *vm);    // vm.c: the second half of bq_vm_free
