@@ -44,6 +44,17 @@ int bq_tree_make_path(const char *path, bq_error *err) BQ_MUSTCHECK; // of a con
 // depth. Stays on the root's file system. Nothing there is fine. Goes on after a failure and reports the first.
 int bq_tree_remove(const char *root, const char *relative, bq_error *err) BQ_MUSTCHECK;
 
+// Copies a file's bytes (permissions 0640, or 0750 when its owner may execute it) from below one root to below another.
+// The target's directory is made when missing; an older file is BQ_ECONFLICT. `*size` is what was copied.
+int bq_tree_copy_file(const char *from_root, const char *from, const char *to_root, const char *to, uint64_t *size,
+                      bq_error *err) BQ_MUSTCHECK;
+
+// A file, or a directory with all in it. Links inside are copied as links (they can't lead anywhere from inside a
+// sandbox); fifos, sockets and devices are left out. At most BQ_TREE_MAX_COPY entries (BQ_ELIMIT).
+enum { BQ_TREE_MAX_COPY = 1000 * 1000 };
+int bq_tree_copy(const char *from_root, const char *from, const char *to_root, const char *to, int *is_directory,
+                 bq_error *err) BQ_MUSTCHECK;
+
 // Bytes in files and number of entries below `path`; links and other file systems are not followed.
 int bq_tree_size(const char *path, uint64_t *bytes, uint64_t *entries, bq_error *err) BQ_MUSTCHECK;
 

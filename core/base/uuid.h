@@ -1,0 +1,15 @@
+// UUIDs (RFC 9562): version 7 for what we make, any version for what we read.
+#ifndef BQ_BASE_UUID_H
+#define BQ_BASE_UUID_H
+
+#define BQ_UUID_SIZE 37 // 36 characters and a NUL
+
+#include "base/error.h"
+
+// A new version 7 UUID (section 5.7: milliseconds, then random bits), lower-case. Thread-safe.
+int bq_uuid_new(char out[BQ_UUID_SIZE], bq_error *err) BQ_MUSTCHECK;
+
+// 1 when `text` has the form 8-4-4-4-12 of hexadecimal digits, any case, and nothing else.
+int bq_uuid_is(const char *text);
+
+#endif
