@@ -21,7 +21,7 @@ static size_t count_values(const char *text, size_t length) {
 
 static int too_deep(const json_t *json, int depth) {
   if (!json_is_array(json) && !json_is_object(json)) return 0;
-  if (depth >= BQ_JSON_MAX_DEPTH) return 1;
+  if (depth >= BQ_LUA_JSON_MAX_DEPTH) return 1;
   size_t i;
   const char *key;
   json_t *value;
@@ -37,13 +37,13 @@ static int too_deep(const json_t *json, int depth) {
   return 0;
 }
 
-int bq_json_parse(json_t **out, const char *text, size_t length, bq_error *err) {
+int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) {
   *out = NULL;
-  if (length > BQ_JSON_MAX_BYTES) {
-    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text is larger than %d MiB", BQ_JSON_MAX_BYTES / 1024 / 1024);
+  if (length > BQ_LUA_JSON_MAX_BYTES) {
+    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text is larger than %d MiB", BQ_LUA_JSON_MAX_BYTES / 1024 / 1024);
   }
-  if (count_values(text, length) > BQ_JSON_MAX_VALUES) {
-    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text has more than %d values", BQ_JSON_MAX_VALUES);
+  if (count_values(text, length) > BQ_LUA_JSON_MAX_VALUES) {
+    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text has more than %d values", BQ_LUA_JSON_MAX_VALUES);
   }
   json_error_t fault;
   *out = json_loadb(text, length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &fault);
@@ -51,7 +51,7 @@ int bq_json_parse(json_t **out, const char *text, size_t length, bq_error *err) 
   if (!too_deep(*out, 0)) return 0;
   json_decref(*out);
   *out = NULL;
-  return bq_fail(err, BQ_EINVAL, "line 1, column 1: nested more than %d levels deep", BQ_JSON_MAX_DEPTH);
+  return bq_fail(err, BQ_EINVAL, "line 1, column 1: nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
 }
 
 // ---- json_t → Lua
@@ -97,7 +97,7 @@ static void push_object(lua_State *L, json_t *json, int depth) {
 }
 
 static void push_value(lua_State *L, const json_t *json, int depth) {
-  if (depth > BQ_JSON_MAX_DEPTH) (void)luaL_error(L, "JSON is nested more than %d levels deep", BQ_JSON_MAX_DEPTH);
+  if (depth > BQ_LUA_JSON_MAX_DEPTH) (void)luaL_error(L, "JSON is nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
   luaL_checkstack(L, 4, "for JSON");
   switch (json_typeof(json)) {
   case JSON_OBJECT: push_object(L, (json_t *)(uintptr_t)json, depth); break;
@@ -121,7 +121,7 @@ void bq_lua_push_json(lua_State *L, const json_t *json) {
 // whenever Lua raises.
 typedef struct conversion {
   json_t *root;
-  const void *path[BQ_JSON_MAX_DEPTH + 1]; // the tables we are inside of
+  const void *path[BQ_LUA_JSON_MAX_DEPTH + 1]; // the tables we are inside of
   size_t values; // converted so far: a table may be in many places, so memory does not bound the text
   size_t bytes;  // of strings
   bq_error *err;
@@ -154,7 +154,7 @@ static int refuse(conversion *c, const char *what) {
 static int put_string(conversion *c, const place *p, const char *text, size_t length) {
   if (memchr(text, '\0', length) != NULL) return refuse(c, "a string with a NUL byte");
   c->bytes += length;
-  if (c->bytes > BQ_JSON_MAX_TEXT) return refuse(c, "more than 64 MiB of strings");
+  if (c->bytes > BQ_LUA_JSON_MAX_TEXT) return refuse(c, "more than 64 MiB of strings");
   json_t *value = json_stringn(text, length);
   if (value == NULL) return refuse(c, "a string that is not UTF-8");
   return put(c, p, value);
@@ -229,7 +229,7 @@ static int convert_object(conversion *c, lua_State *L, int index, json_t *object
 }
 
 static int convert_table(conversion *c, lua_State *L, int index, const place *p, int depth) {
-  if (depth >= BQ_JSON_MAX_DEPTH) return refuse(c, "a table nested more than 64 levels deep");
+  if (depth >= BQ_LUA_JSON_MAX_DEPTH) return refuse(c, "a table nested more than 64 levels deep");
   c->path[depth] = lua_topointer(L, index);
   for (int i = 0; i < depth; i++) {
     if (c->path[i] == c->path[depth]) return refuse(c, "a table that contains itself");
@@ -247,7 +247,7 @@ static int convert_table(conversion *c, lua_State *L, int index, const place *p,
 static int convert(conversion *c, lua_State *L, int index, const place *p, int depth) {
   luaL_checkstack(L, 6, "for JSON");
   size_t length;
-  if (++c->values > BQ_JSON_MAX_VALUES) return refuse(c, "more than 500000 values");
+  if (++c->values > BQ_LUA_JSON_MAX_VALUES) return refuse(c, "more than 500000 values");
   switch (lua_type(L, index)) {
   case LUA_TNIL: return put(c, p, json_null());
   case LUA_TBOOLEAN: return put(c, p, json_boolean(lua_toboolean(L, index)));
@@ -355,7 +355,7 @@ static int json_decode(lua_State *L) {
   const char *text = luaL_checklstring(L, 1, &length);
   bq_error err;
   json_t *json;
-  if (bq_json_parse(&json, text, length, &err) < 0) {
+  if (bq_lua_parse_json(&json, text, length, &err) < 0) {
     lua_pushnil(L);
     lua_pushstring(L, err.message);
     return 2;

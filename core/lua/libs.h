@@ -18,14 +18,14 @@ int bq_lua_all(lua_State *L);
 int bq_lua_open_json(lua_State *L);
 
 enum {
-  BQ_JSON_MAX_DEPTH = 64,
-  BQ_JSON_MAX_VALUES = 500 * 1000,      // in one text, either way
-  BQ_JSON_MAX_BYTES = 8 * 1024 * 1024,  // of a text that is decoded
-  BQ_JSON_MAX_TEXT = 64 * 1024 * 1024   // of all strings of a value that is encoded
+  BQ_LUA_JSON_MAX_DEPTH = 64,
+  BQ_LUA_JSON_MAX_VALUES = 500 * 1000,      // in one text, either way
+  BQ_LUA_JSON_MAX_BYTES = 8 * 1024 * 1024,  // of a text that is decoded
+  BQ_LUA_JSON_MAX_TEXT = 64 * 1024 * 1024   // of all strings of a value that is encoded
 };
 
 // The one place where JSON crosses. Null is a NULL light userdata, arrays carry a mark, 64-bit integers stay exact.
-// Pushes the value, borrowing `json`; raises for want of memory or beyond BQ_JSON_MAX_DEPTH levels.
+// Pushes the value, borrowing `json`; raises for want of memory or beyond BQ_LUA_JSON_MAX_DEPTH levels.
 void bq_lua_push_json(lua_State *L, const json_t *json);
 
 // The value at `index` as JSON, *out owned by the caller. BQ_EINVAL, with a sentence that names the place ("a.b[2]"),
@@ -33,6 +33,6 @@ void bq_lua_push_json(lua_State *L, const json_t *json);
 int bq_lua_to_json(lua_State *L, int index, json_t **out, bq_error *err) BQ_MUSTCHECK;
 
 // Parses text with the limits above. BQ_EINVAL "line 3, column 7: …".
-int bq_json_parse(json_t **out, const char *text, size_t length, bq_error *err) BQ_MUSTCHECK;
+int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) BQ_MUSTCHECK;
 
 #endif

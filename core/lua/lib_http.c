@@ -1,0 +1,232 @@
+#include "lua/lib_http.h"
+
+#include <ctype.h>
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/memory.h"
+#include "lua/modules.h"
+#include "lua/errors.h"
+
+enum {
+  MAX_BODY_BYTES = 8 * 1024 * 1024,      // sent
+  ANSWER_BYTES = 1024 * 1024,            // received, unless max_bytes says otherwise
+  MAX_ANSWER_BYTES = 64 * 1024 * 1024,
+  MAX_ANSWER_HEADER_BYTES = 256 * 1024,
+  MAX_HEADERS = 100,
+  TIMEOUT_S = 30,
+  MAX_TIMEOUT_S = 600
+};
+
+typedef struct http_op {
+  bq_op op;
+  bq_curl *curl;             // borrowed
+  CURL *easy;                // owned
+  struct curl_slist *headers; // owned
+  char *body;                // owned or NULL
+  bq_buf answer;             // the answer's body
+  size_t max_bytes;          // of it
+  int over;                  // max_bytes was reached
+  bq_buf answer_headers;     // "name: value\n" lines, names in lower case, of the last response
+  CURLcode code;
+  char curl_error[CURL_ERROR_SIZE];
+  bq_error error;            // it could not be started
+} http_op;
+
+static size_t on_body(char *bytes, size_t size, size_t count, void *arg) {
+  http_op *http = arg;
+  size_t length = size * count;
+  if (http->answer.length + length > http->max_bytes) {
+    http->over = 1;
+    return 0; // libcurl ends the transfer
+  }
+  bq_buf_add(&http->answer, bytes, length);
+  return http->answer.failed ? 0 : length;
+}
+
+static size_t on_header(char *bytes, size_t size, size_t count, void *arg) {
+  http_op *http = arg;
+  size_t length = size * count;
+  if (length >= 5 && memcmp(bytes, "HTTP/", 5) == 0) bq_buf_clear(&http->answer_headers); // after a 100 or a proxy's
+  const char *colon = memchr(bytes, ':', length);
+  if (colon == NULL || http->answer_headers.length + length > MAX_ANSWER_HEADER_BYTES) return length;
+  for (const char *c = bytes; c < colon; c++) bq_buf_addc(&http->answer_headers, (char)tolower((unsigned char)*c));
+  while (length > 0 && (bytes[length - 1] == '\r' || bytes[length - 1] == '\n')) length--;
+  bq_buf_add(&http->answer_headers, colon, (size_t)(bytes + length - colon));
+  bq_buf_addc(&http->answer_headers, '\n');
+  return size * count;
+}
+
+static void on_done(void *arg, CURL *easy, CURLcode code) {
+  (void)easy;
+  http_op *http = arg;
+  http->code = code;
+  bq_op_complete(&http->op);
+}
+
+static void http_start(bq_op *op) {
+  http_op *http = (http_op *)op;
+  if (bq_curl_start(http->curl, http->easy, on_done, http, &http->error) < 0) bq_op_complete(op);
+}
+
+static void http_cancel(bq_op *op) {
+  http_op *http = (http_op *)op;
+  bq_curl_cancel(http->curl, http->easy);
+}
+
+static void push_headers(lua_State *L, const char *lines) {
+  lua_newtable(L);
+  while (lines != NULL && *lines != '\0') {
+    size_t length = strcspn(lines, "\n");
+    const char *colon = memchr(lines, ':', length);
+    const char *value = colon + 1;
+    while (*value == ' ' || *value == '\t') value++;
+    lua_pushlstring(L, lines, (size_t)(colon - lines));
+    lua_pushlstring(L, value, (size_t)(lines + length - value));
+    lua_pushvalue(L, -2);
+    if (lua_rawget(L, -4) == LUA_TSTRING) { // a repeated field: one list (RFC 9110, section 5.2)
+      lua_pushliteral(L, ", ");
+      lua_rotate(L, -3, 2);
+      lua_concat(L, 3);
+    } else {
+      lua_pop(L, 1);
+    }
+    lua_rawset(L, -3);
+    lines += length + 1;
+  }
+}
+
+// The word for a libcurl failure in the scripts' vocabulary of errors.
+static int code_of(const http_op *http) {
+  if (http->over) return BQ_ELIMIT;
+  switch (http->code) {
+  case CURLE_OPERATION_TIMEDOUT: return BQ_ETIMEOUT;
+  case CURLE_ABORTED_BY_CALLBACK: return BQ_ECANCELED;
+  case CURLE_URL_MALFORMAT:
+  case CURLE_UNSUPPORTED_PROTOCOL: return BQ_EINVAL;
+  case CURLE_OUT_OF_MEMORY: return BQ_ENOMEM;
+  default: return BQ_EUNAVAIL;
+  }
+}
+
+static int http_push(bq_op *op, lua_State *L) {
+  http_op *http = (http_op *)op;
+  if (http->error.code != 0) {
+    bq_lua_push_error(L, &http->error);
+    return -1;
+  }
+  if (http->code != CURLE_OK) {
+    if (http->over) {
+      (void)bq_fail(&http->error, BQ_ELIMIT, "http.request: the answer is larger than %zu bytes (max_bytes)",
+                    http->max_bytes);
+    } else {
+      (void)bq_fail(&http->error, code_of(http), "http.request: %s",
+                    http->curl_error[0] != '\0' ? http->curl_error : curl_easy_strerror(http->code));
+    }
+    bq_lua_push_error(L, &http->error);
+    return -1;
+  }
+  long status = 0;
+  (void)curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
+  lua_createtable(L, 0, 3);
+  lua_pushinteger(L, status);
+  lua_setfield(L, -2, "status");
+  push_headers(L, http->answer_headers.data);
+  lua_setfield(L, -2, "headers");
+  lua_pushlstring(L, http->answer.data != NULL ? http->answer.data : "", http->answer.length);
+  lua_setfield(L, -2, "body");
+  return 1;
+}
+
+static void http_release(bq_op *op) {
+  http_op *http = (http_op *)op;
+  if (http->easy != NULL) curl_easy_cleanup(http->easy);
+  curl_slist_free_all(http->headers);
+  bq_free(http->body);
+  bq_buf_free(&http->answer);
+  bq_buf_free(&http->answer_headers);
+  bq_free(http);
+}
+
+static int add_headers(lua_State *L, int table, http_op *http) {
+  int count = 0;
+  lua_pushnil(L);
+  while (lua_next(L, table) != 0) {
+    const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : NULL;
+    const char *value = lua_tostring(L, -1);
+    if (name == NULL || value == NULL || strpbrk(name, "\r\n:") != NULL || strpbrk(value, "\r\n") != NULL) return 0;
+    char *line = value[0] != '\0' ? bq_format("%s: %s", name, value) : bq_format("%s;", name);
+    struct curl_slist *grown = line != NULL ? curl_slist_append(http->headers, line) : NULL;
+    bq_free(line);
+    if (grown == NULL || ++count > MAX_HEADERS) return 0;
+    http->headers = grown;
+    lua_pop(L, 1);
+  }
+  return 1;
+}
+
+// Sets up everything that can't fail for reasons of the arguments.
+static void set_options(http_op *http, const char *url, const char *method, size_t body_length, double timeout_s) {
+  CURL *easy = http->easy;
+  (void)curl_easy_setopt(easy, CURLOPT_URL, url);
+  (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+  (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+  (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)(timeout_s * 1000));
+  (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, http->headers);
+  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, http->curl_error);
+  (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+  (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, http);
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, http);
+  if (http->body != NULL) {
+    (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_length);
+    (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDS, http->body);
+  }
+  if (strcmp(method, "HEAD") == 0) (void)curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+  else (void)curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
+}
+
+static int http_request(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  size_t body_length = 0;
+  lua_getfield(L, 1, "url");
+  const char *url = luaL_checkstring(L, 2);
+  lua_getfield(L, 1, "method");
+  const char *method = luaL_optstring(L, 3, "GET");
+  lua_getfield(L, 1, "body");
+  const char *body = luaL_optlstring(L, 4, NULL, &body_length);
+  lua_getfield(L, 1, "timeout");
+  double timeout_s = luaL_optnumber(L, 5, TIMEOUT_S);
+  lua_getfield(L, 1, "max_bytes");
+  lua_Integer max_bytes = luaL_optinteger(L, 6, ANSWER_BYTES);
+  lua_getfield(L, 1, "headers");
+  if (!(timeout_s > 0 && timeout_s <= MAX_TIMEOUT_S)) return luaL_error(L, "http.request: timeout is at most 600 s");
+  if (max_bytes < 0 || max_bytes > MAX_ANSWER_BYTES) return luaL_error(L, "http.request: max_bytes is at most 64 MiB");
+  if (body_length > MAX_BODY_BYTES) return luaL_error(L, "http.request: body is at most 8 MiB");
+  if (strspn(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != strlen(method)) {
+    return luaL_error(L, "http.request: method is a word in capitals");
+  }
+  http_op *http = bq_alloc(sizeof *http);
+  if (http == NULL) return luaL_error(L, "out of memory");
+  http->op = (bq_op){.start = http_start, .cancel = http_cancel, .push = http_push, .release = http_release};
+  http->curl = bq_script_services(L)->http;
+  http->max_bytes = (size_t)max_bytes;
+  http->easy = curl_easy_init();
+  if (body != NULL) http->body = bq_strndup(body, body_length);
+  int fits = http->easy != NULL && (body == NULL || http->body != NULL);
+  if (fits && lua_istable(L, 7)) fits = add_headers(L, 7, http);
+  if (!fits) {
+    http_release(&http->op);
+    return luaL_error(L, "http.request: headers are at most 100 pairs of strings without line breaks");
+  }
+  set_options(http, url, method, body_length, timeout_s);
+  return bq_op_yield(L, &http->op);
+}
+
+int bq_lua_open_http(lua_State *L) {
+  static const luaL_Reg functions[] = {{"request", http_request}, {NULL, NULL}};
+  luaL_newlib(L, functions);
+  return 1;
+}

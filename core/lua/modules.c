@@ -1,0 +1,178 @@
+#include "lua/modules.h"
+
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "lua/errors.h"
+#include "lua/stdlib.h"
+
+// What a script vm carries. A userdata in its registry, so that it lives exactly as long as the state.
+typedef struct script_vm {
+  bq_generation *generation;    // retained
+  const bq_lua_module *modules; // borrowed
+  bq_services *services;        // borrowed
+  int env;                      // registry reference: the globals that all scripts of the vm share
+  int loaded;                   // registry reference: module name → value
+} script_vm;
+
+// The address is the registry's key.
+static const char script_vm_key = 0;
+
+static script_vm *find(lua_State *L) {
+  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, &script_vm_key);
+  script_vm *script = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return script;
+}
+
+bq_services *bq_script_services(lua_State *L) {
+  return find(L)->services;
+}
+
+bq_generation *bq_script_generation(lua_State *L) {
+  return find(L)->generation;
+}
+
+void bq_script_push_env(lua_State *L) {
+  (void)lua_rawgeti(L, LUA_REGISTRYINDEX, find(L)->env);
+}
+
+static int free_script_vm(lua_State *L) {
+  script_vm *script = lua_touserdata(L, 1);
+  bq_generation_release(script->generation);
+  script->generation = NULL;
+  return 0;
+}
+
+static void push_chunk(lua_State *L, const char *path) {
+  bq_error err;
+  bq_script_push_env(L);
+  if (bq_generation_push_chunk(find(L)->generation, L, path, -1, &err) < 0) {
+    (void)bq_lua_raise(L, err.code, "%s", err.message);
+  }
+  lua_remove(L, -2);
+}
+
+// Stack: 1 the name, 2 the loaded table, top the module's value.
+static int keep_module(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  (void)context;
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_pushboolean(L, 1); // as stock require does for a module that returns nothing
+  }
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, -2);
+  lua_rawset(L, 2);
+  return 1;
+}
+
+static void push_buildq(lua_State *L) {
+  lua_newtable(L);
+  for (const bq_lua_module *module = find(L)->modules; module->name != NULL; module++) {
+    lua_pushcfunction(L, module->open);
+    lua_call(L, 0, 1);
+    if (lua_istable(L, -1) && !bq_lua_is_locked(L, -1)) bq_lua_lock(L, module->name);
+    lua_setfield(L, -2, module->name);
+  }
+  bq_lua_lock(L, "buildq");
+}
+
+static int is_module_name(const char *name) {
+  size_t length = strlen(name);
+  if (length == 0 || length > 100 || name[0] == '.' || name[length - 1] == '.' || strstr(name, "..") != NULL) return 0;
+  return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == length;
+}
+
+// require(name): "buildq", or scripts/lib/<name with / for .>.lua, once for each vm.
+static int script_require(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  lua_settop(L, 1);
+  (void)lua_rawgeti(L, LUA_REGISTRYINDEX, find(L)->loaded);
+  lua_pushvalue(L, 1);
+  if (lua_rawget(L, 2) != LUA_TNIL) {
+    if (lua_islightuserdata(L, -1)) return luaL_error(L, "the module %s requires itself", name);
+    return 1;
+  }
+  lua_settop(L, 2);
+  if (strcmp(name, "buildq") == 0) {
+    push_buildq(L);
+    return keep_module(L, LUA_OK, 0);
+  }
+  luaL_Buffer path;
+  if (!is_module_name(name)) return luaL_error(L, "%s is no name of a module", name);
+  luaL_buffinit(L, &path);
+  luaL_addstring(&path, "scripts/lib/");
+  for (const char *c = name; *c != '\0'; c++) luaL_addchar(&path, *c == '.' ? '/' : *c);
+  luaL_addstring(&path, ".lua");
+  luaL_pushresult(&path);
+  const char *file = lua_tostring(L, 3);
+  if (bq_sources_find(bq_generation_sources(find(L)->generation), file) == NULL) {
+    return luaL_error(L, "there is no module %s: neither buildq nor %s", name, file);
+  }
+  lua_pushvalue(L, 1);
+  lua_pushlightuserdata(L, find(L)); // the mark of a module being loaded
+  lua_rawset(L, 2);
+  push_chunk(L, file);
+  lua_pushvalue(L, 1);
+  lua_callk(L, 1, 1, 0, keep_module);
+  return keep_module(L, LUA_OK, 0);
+}
+
+static int return_all(lua_State *L, int status, lua_KContext context) {
+  (void)L;
+  (void)status;
+  (void)context;
+  return 1;
+}
+
+// load(path): runs a script anew and returns its value.
+static int load_script(lua_State *L) {
+  push_chunk(L, luaL_checkstring(L, 1));
+  lua_callk(L, 0, 1, 0, return_all);
+  return 1;
+}
+
+void bq_script_push_loader(lua_State *L) {
+  lua_pushcfunction(L, load_script);
+}
+
+// Runs inside bq_vm_call: everything here may raise. Argument: the script_vm to take over, a light userdata.
+static int set_up(lua_State *L) {
+  const script_vm *from = lua_touserdata(L, 1);
+  script_vm *script = lua_newuserdatauv(L, sizeof *script, 0);
+  *script = (script_vm){.modules = from->modules, .services = from->services};
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, free_script_vm);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  script->generation = bq_generation_retain(from->generation);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &script_vm_key);
+  bq_vm_new_env(L);
+  script->env = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_newtable(L);
+  script->loaded = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+int bq_script_vm_new(bq_vm **out, const bq_vm_options *options, bq_generation *generation,
+                     const bq_lua_module *modules, bq_services *services, bq_error *err) {
+  bq_vm *vm;
+  *out = NULL;
+  int result = bq_vm_new(&vm, options, err);
+  if (result < 0) return result;
+  bq_vm_set_require(vm, script_require);
+  script_vm script = {.generation = generation, .modules = modules, .services = services};
+  lua_State *L = bq_vm_state(vm);
+  lua_pushcfunction(L, set_up);
+  lua_pushlightuserdata(L, &script);
+  result = bq_vm_call(vm, L, 1, 0, err);
+  if (result < 0) {
+    bq_vm_free(vm);
+    return result;
+  }
+  bq_vm_lend(vm);
+  *out = vm;
+  return 0;
+}

@@ -1,0 +1,58 @@
+// The script host: which generation is running, and how the next one comes to be.
+//
+//   IDLE → READING (blocking pool) → COMPILING (compute pool) → CHECKING (a fiber on the compute pool) → swap → IDLE
+//
+// Nothing is swapped unless everything went well. A change that comes meanwhile starts the next round.
+// Thread rule: loop thread only.
+#ifndef BQ_LUA_SCRIPT_HOST_H
+#define BQ_LUA_SCRIPT_HOST_H
+
+#include <jansson.h>
+
+#include "lua/handlers.h"
+#include "lua/sources.h"
+
+typedef struct bq_script_host bq_script_host;
+
+typedef struct bq_script_host_options {
+  bq_loop *loop;
+  bq_pool *compute;
+  bq_pool *blocking;
+  bq_source_directories directories; // strings are borrowed
+  const bq_lua_module *build_modules;   // what pipelines may use
+  const bq_lua_module *handler_modules; // what routes may use
+  bq_services *services;
+  size_t memory_bytes;               // of the check, and of the handlers
+  int64_t handler_slice_us;          // see bq_handlers_options
+  // After each round: `swapped` 1 when a new generation runs, 0 when nothing changed or it failed (error not NULL).
+  void (*loaded)(void *arg, int swapped, const bq_error *error);
+  void *arg;
+} bq_script_host_options;
+
+int bq_script_host_new(bq_script_host **out, const bq_script_host_options *options, bq_error *err) BQ_MUSTCHECK;
+void bq_script_host_free(bq_script_host *host); // when no round is under way (see bq_script_host_busy)
+
+// Starts a round; `loaded` tells its end. While one is under way, another follows it.
+void bq_script_host_reload(bq_script_host *host);
+int bq_script_host_busy(const bq_script_host *host);
+
+bq_generation *bq_script_host_current(bq_script_host *host); // borrowed; NULL before the first round has ended well
+bq_handlers *bq_script_host_handlers(bq_script_host *host);  // borrowed; NULL likewise
+
+// A handler reached a budget: the vm may be in a strange state, so its routes are loaded anew for later requests.
+void bq_script_host_spoiled(bq_script_host *host, bq_handlers *handlers);
+
+// Why the last round failed, with file, line and reason; NULL when it went well.
+const char *bq_script_host_error(const bq_script_host *host);
+
+// {"honua-server": {"pin": false, "secrets": []}, …} of the current generation; borrowed.
+const json_t *bq_script_host_pipelines(const bq_script_host *host);
+
+typedef struct bq_script_host_stats {
+  uint64_t reloads;    // rounds that swapped, the first one included
+  uint64_t failures;   // rounds that failed
+  int64_t last_us;     // how long the last round took
+} bq_script_host_stats;
+void bq_script_host_get_stats(const bq_script_host *host, bq_script_host_stats *out);
+
+#endif
