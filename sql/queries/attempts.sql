@@ -1,0 +1,166 @@
+-- The life of an attempt: claim, progress, every end. Each write names (id, attempt, node) and expects 'building', so a
+-- stale attempt changes nothing. A repeated write (its first answer was lost) is told apart from a stale one by what
+-- build_attempts holds. All ends answer one word: recorded, repeated, stale.
+
+-- name: claim
+-- $1 node, $2 how many, $3 lowest claim key to look at. One JSON object a row: all that an attempt needs.
+-- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once.
+with due as (
+  select id from build_queue
+  where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
+    and not (select paused from queue_control)
+  order by claim_key
+  limit $2::integer
+  for update skip locked
+), started as (
+  update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
+    started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
+    current_step = null, error_message = null, output_path = null, image_url = null, download_url = null,
+    updated_at = buildq_now()
+  from due where b.id = due.id
+  returning b.*
+), noted as (
+  insert into build_attempts (build_id, attempt, node_id, generation, started_at)
+  select id, attempt, node_id, generation, started_at from started
+)
+select buildq_view(s) || jsonb_build_object(
+    'customerEmail', s.customer_email, 'manifestPath', s.manifest_path, 'manifest', m.content,
+    'trusted', s.manifest_trusted, 'cancelRequested', s.cancel_requested_at is not null,
+    'cancelReason', s.cancel_reason, 'claimKey', s.claim_key,
+    'waitSeconds', extract(epoch from s.started_at - s.enqueued_at)::double precision)
+from (select (b).* from (select started::build_queue as b from started) as row) as s
+left join build_manifests m on m.hash = s.manifest_hash
+order by s.claim_key;
+
+-- name: lowest_key
+-- The smallest claim key among pending builds: where the next claims begin to look (dead entries lie below it).
+select min(claim_key) from build_queue where status = 'pending';
+
+-- name: set_generation
+-- $1 id, $2 attempt, $3 node, $4 hash. The scripts that this attempt runs on, for status and takeover.
+with marked as (
+  update build_queue set generation = $4, updated_at = buildq_now()
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+  returning id
+)
+update build_attempts set generation = $4
+where build_id = $1::uuid and attempt = $2::integer and exists (select from marked);
+
+-- name: keep_manifest
+-- $1 id, $2 attempt, $3 node, $4 manifest. The copy for a row that came by plain SQL, taken at its first claim.
+with content as (
+  select $4::jsonb as content, encode(sha256(convert_to($4::jsonb::text, 'UTF8')), 'hex') as hash
+), kept as (
+  insert into build_manifests (hash, content) select hash, content from content on conflict (hash) do nothing
+)
+update build_queue set manifest_hash = (select hash from content), updated_at = buildq_now()
+where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building' and manifest_hash is null;
+
+-- name: progress
+-- $1 id, $2 attempt, $3 node, $4 percent, $5 step. Never falls within an attempt. Answers 1 row unless it is stale.
+update build_queue set progress_percent = greatest(progress_percent, $4::integer), current_step = $5,
+  updated_at = buildq_now()
+where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+returning 1;
+
+-- name: finish_success
+-- $1 id, $2 attempt, $3 node, $4 output path, $5 image URL, $6 download URL, $7 artifacts, $8 log tail.
+with ended as (
+  update build_queue set status = 'success', progress_percent = 100, current_step = 'Build complete',
+    output_path = $4, image_url = $5, download_url = $6, error_message = null, completed_at = buildq_now(),
+    build_duration_seconds = extract(epoch from buildq_now() - started_at), lost_nodes = 0,
+    cancel_requested_at = null, cancel_reason = null, node_id = null, updated_at = buildq_now()
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+  returning id
+), noted as (
+  update build_attempts set ended_at = buildq_now(), outcome = 'success', artifacts = $7::jsonb, log_tail = $8,
+    progress = 100
+  where build_id = $1::uuid and attempt = $2::integer and exists (select from ended)
+)
+select case
+  when exists (select from ended) then 'recorded'
+  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
+               and node_id = $3::uuid and outcome = 'success') then 'repeated'
+  else 'stale' end;
+
+-- name: finish_failure
+-- $1 id, $2 attempt, $3 node, $4 message, $5 kind, $6 retryable, $7 max retries, $8 delay in minutes,
+-- $9 exponential, $10 jitter 0 to 1, $11 log tail, $12 the retry stays on this generation.
+-- A charged failure. With retries left the build waits for its delay (doubled each time, at most 24 hours, spread by
+-- 10 percent); without, it has failed.
+with ended as (
+  update build_queue set
+    status = case when $6::boolean and retry_count < $7::integer then 'pending' else 'failed' end,
+    retry_count = retry_count + 1,
+    run_after = case when $6::boolean and retry_count < $7::integer then buildq_now() + make_interval(secs =>
+      least(86400, $8::double precision * 60 * case when $9::boolean then 2.0 ^ least(retry_count, 30) else 1 end
+            * (0.9 + 0.2 * $10::double precision))) end,
+    completed_at = case when $6::boolean and retry_count < $7::integer then null else buildq_now() end,
+    build_duration_seconds = case when $6::boolean and retry_count < $7::integer then null
+      else extract(epoch from buildq_now() - started_at) end,
+    error_message = $4, lost_nodes = 0, node_id = null,
+    generation = case when $6::boolean and retry_count < $7::integer and not $12::boolean then null
+      else generation end,
+    updated_at = buildq_now()
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+    and cancel_requested_at is null
+  returning status, progress_percent, current_step
+), cancelled as (
+  -- A cancel that was asked for while the attempt failed by itself: no retry.
+  update build_queue set status = 'cancelled', completed_at = buildq_now(), node_id = null,
+    error_message = coalesce(cancel_reason, 'cancelled'), updated_at = buildq_now(),
+    build_duration_seconds = extract(epoch from buildq_now() - started_at)
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+    and cancel_requested_at is not null
+  returning status, progress_percent, current_step
+), outcome as (
+  select * from ended union all select * from cancelled
+), noted as (
+  update build_attempts set ended_at = buildq_now(), outcome = 'failed', error_message = $4, error_kind = $5,
+    log_tail = $11, step = (select current_step from outcome), progress = (select progress_percent from outcome)
+  where build_id = $1::uuid and attempt = $2::integer and exists (select from outcome)
+)
+select case
+  when exists (select from outcome) then 'recorded'
+  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
+               and node_id = $3::uuid and outcome = 'failed') then 'repeated'
+  else 'stale' end, (select status from outcome);
+
+-- name: finish_end
+-- $1 id, $2 attempt, $3 node, $4 'timedout' or 'cancelled', $5 message, $6 kind, $7 log tail. Final, no retry.
+with ended as (
+  update build_queue set status = $4, error_message = $5, completed_at = buildq_now(), lost_nodes = 0, node_id = null,
+    build_duration_seconds = extract(epoch from buildq_now() - started_at), updated_at = buildq_now()
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+  returning progress_percent, current_step
+), noted as (
+  update build_attempts set ended_at = buildq_now(), outcome = $4, error_message = $5, error_kind = $6, log_tail = $7,
+    step = (select current_step from ended), progress = (select progress_percent from ended)
+  where build_id = $1::uuid and attempt = $2::integer and exists (select from ended)
+)
+select case
+  when exists (select from ended) then 'recorded'
+  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
+               and node_id = $3::uuid and outcome = $4) then 'repeated'
+  else 'stale' end;
+
+-- name: requeue
+-- $1 id, $2 attempt, $3 node, $4 why. Shutdown: back to pending at once, nothing is charged, the generation stays.
+with ended as (
+  update build_queue set status = case when cancel_requested_at is null then 'pending' else 'cancelled' end,
+    node_id = null, progress_percent = 0, current_step = null, started_at = null,
+    completed_at = case when cancel_requested_at is null then null else buildq_now() end,
+    error_message = case when cancel_requested_at is null then null else coalesce(cancel_reason, 'cancelled') end,
+    updated_at = buildq_now()
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+  returning id
+), noted as (
+  update build_attempts set ended_at = buildq_now(), outcome = 'requeued', error_message = $4,
+    error_kind = 'infrastructure'
+  where build_id = $1::uuid and attempt = $2::integer and exists (select from ended)
+)
+select case
+  when exists (select from ended) then 'recorded'
+  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
+               and node_id = $3::uuid and outcome = 'requeued') then 'repeated'
+  else 'stale' end;

@@ -1,0 +1,127 @@
+-- What the API asks and changes. Answers are one JSON value a row, in the API's own names.
+
+-- name: enqueue
+-- $1 the fields as JSON (scripts/lib/buildq.d.lua: EnqueueFields).
+select buildq_enqueue($1::jsonb);
+
+-- name: get_build
+-- $1 id.
+select buildq_view(b) from build_queue b where id = $1::uuid;
+
+-- name: list_builds
+-- $1 status, $2 customer, $3 limit, $4 cursor time, $5 cursor id, $6 metadata that must be contained. Newest first.
+-- One row more than the limit tells the caller that there is a next page.
+select buildq_view(b), extract(epoch from enqueued_at)::text, id from build_queue b
+where ($1::text is null or status = $1) and ($2::text is null or customer_id = $2)
+  and ($6::jsonb is null or metadata @> $6::jsonb)
+  and ($4::double precision is null or (enqueued_at, id) < (to_timestamp($4::double precision), $5::uuid))
+order by enqueued_at desc, id desc
+limit $3::integer + 1;
+
+-- name: set_priority
+-- $1 id, $2 priority. Only of a pending build; the trigger gives it its new place.
+with changed as (
+  update build_queue set priority = $2::integer, updated_at = buildq_now()
+  where id = $1::uuid and status = 'pending'
+  returning *
+)
+select jsonb_build_object('outcome', 'done', 'build', (select buildq_view(b) from
+    (select (c).* from (select changed::build_queue as c from changed) as row) as b))
+  where exists (select from changed)
+union all
+select jsonb_build_object('outcome', 'conflict', 'status', status) from build_queue
+  where id = $1::uuid and not exists (select from changed);
+
+-- name: cancel
+-- $1 id, $2 reason. A pending build ends at once; a running one is asked to, durably.
+with ended as (
+  update build_queue set status = 'cancelled', error_message = coalesce($2, 'cancelled'), completed_at = buildq_now(),
+    run_after = null, updated_at = buildq_now()
+  where id = $1::uuid and status = 'pending'
+  returning id
+), asked as (
+  update build_queue set cancel_requested_at = coalesce(cancel_requested_at, buildq_now()),
+    cancel_reason = coalesce(cancel_reason, $2), updated_at = buildq_now()
+  where id = $1::uuid and status = 'building'
+  returning id
+)
+select jsonb_build_object('outcome', case when exists (select from ended) then 'cancelled'
+    when exists (select from asked) then 'requested' else 'conflict' end, 'status', status)
+from build_queue where id = $1::uuid;
+
+-- name: retry
+-- $1 id. An ended build starts a new round; its place in the order stays.
+with again as (
+  update build_queue set status = 'pending', round = round + 1, retry_count = 0, lost_nodes = 0, run_after = null,
+    progress_percent = 0, current_step = null, error_message = null, output_path = null, image_url = null,
+    download_url = null, started_at = null, completed_at = null, build_duration_seconds = null, generation = null,
+    cancel_requested_at = null, cancel_reason = null, updated_at = buildq_now()
+  where id = $1::uuid and status in ('success', 'failed', 'cancelled', 'timedout')
+  returning id
+)
+select jsonb_build_object('outcome', case when exists (select from again) then 'done' else 'conflict' end,
+                          'status', status)
+from build_queue where id = $1::uuid;
+
+-- name: bulk_retry
+-- $1 status, $2 ended at or after, $3 how many.
+with chosen as (
+  select id from build_queue
+  where status = $1 and status in ('failed', 'cancelled', 'timedout')
+    and ($2::timestamptz is null or completed_at >= $2::timestamptz)
+  order by id limit $3::integer
+  for update skip locked
+), again as (
+  update build_queue b set status = 'pending', round = round + 1, retry_count = 0, lost_nodes = 0, run_after = null,
+    progress_percent = 0, current_step = null, error_message = null, output_path = null, image_url = null,
+    download_url = null, started_at = null, completed_at = null, build_duration_seconds = null, generation = null,
+    cancel_requested_at = null, cancel_reason = null, updated_at = buildq_now()
+  from chosen where b.id = chosen.id
+  returning b.id
+)
+select jsonb_build_object('count', (select count(*) from again));
+
+-- name: events_since
+-- $1 id, $2 after, $3 limit. No row of the outer kind: no such build, and no history of one.
+select jsonb_build_object(
+  'exists', exists (select from build_queue where id = $1::uuid) or exists
+    (select from build_events where build_id = $1::uuid),
+  'events', (select coalesce(jsonb_agg(jsonb_build_object('seq', seq, 'type', type, 'at', buildq_time(at),
+      'attempt', attempt, 'data', data) order by seq), '[]')
+    from (select * from build_events where build_id = $1::uuid and seq > $2::integer order by seq
+          limit $3::integer) as page));
+
+-- name: attempts
+-- $1 id. Oldest first.
+select coalesce((select jsonb_agg(jsonb_build_object('attempt', attempt, 'startedAt', buildq_time(started_at),
+    'endedAt', buildq_time(ended_at), 'outcome', outcome, 'errorMessage', error_message, 'errorKind', error_kind,
+    'node', node_id, 'generation', generation, 'currentStep', step, 'progressPercent', progress) order by attempt)
+  from build_attempts where build_id = $1::uuid), '[]')
+from build_queue where id = $1::uuid;
+
+-- name: artifacts
+-- $1 id. Those of the committed attempt only.
+select jsonb_build_object('attempt', a.attempt, 'artifacts', coalesce(a.artifacts, '[]'))
+from build_queue b
+left join build_attempts a on a.build_id = b.id and a.attempt = b.attempt and b.status = 'success'
+  and a.outcome = 'success'
+where b.id = $1::uuid;
+
+-- name: watch_builds
+-- $1 ids, $2 the last event seen of each. What streams of single builds are told: present state and new events.
+select b.id, jsonb_build_object('status', b.status, 'progressPercent', b.progress_percent, 'currentStep',
+    b.current_step, 'attempt', b.attempt),
+  (select coalesce(jsonb_agg(jsonb_build_object('seq', e.seq, 'type', e.type, 'at', buildq_time(e.at),
+      'attempt', e.attempt, 'data', e.data) order by e.seq), '[]')
+   from (select * from build_events e where e.build_id = wanted.id and e.seq > wanted.after
+         order by e.seq limit 200) as e)
+from unnest($1::uuid[], $2::integer[]) as wanted(id, after)
+left join build_queue b on b.id = wanted.id;
+
+-- name: watch_customer
+-- $1 customer, $2 changed since, or null for the present state of what is unfinished. Newest change last.
+select buildq_view(b), buildq_time(b.updated_at), updated_at::text from build_queue b
+where customer_id = $1 and case when $2::timestamptz is null then status in ('pending', 'building')
+  else updated_at > $2::timestamptz end
+order by updated_at
+limit 1000;

@@ -1,0 +1,121 @@
+-- The cluster's switches, figures and housekeeping.
+
+-- name: control
+select jsonb_build_object('paused', paused, 'reason', pause_reason, 'since', buildq_time(paused_at))
+from queue_control;
+
+-- name: pause
+-- $1 reason. Durable and for the whole cluster; the first moment stays when the reason is replaced.
+update queue_control set paused = true, pause_reason = $1, paused_at = coalesce(paused_at, buildq_now())
+returning jsonb_build_object('paused', paused, 'reason', pause_reason, 'since', buildq_time(paused_at));
+
+-- name: resume
+update queue_control set paused = false, pause_reason = null, paused_at = null
+returning jsonb_build_object('paused', paused, 'reason', pause_reason, 'since', buildq_time(paused_at));
+
+-- name: set_notifications
+-- $1 whether events owe mails. The server's configuration decides; plain SQL writers follow it.
+update queue_control set notifications = $1::boolean where notifications <> $1::boolean;
+
+-- name: announce
+-- $1 channel. Tells the other servers that there is something to look at.
+select pg_notify($1, '');
+
+-- name: statistics
+-- Cheap however many builds have ended: only indexes that are as small as the queue, today and the last 24 hours.
+with day as (
+  select status, build_duration_seconds, completed_at >= date_trunc('day', buildq_now() at time zone 'UTC')
+    at time zone 'UTC' as today
+  from build_queue where completed_at >= buildq_now() - interval '24 hours'
+)
+select jsonb_build_object(
+  'pendingCount', (select count(*) from build_queue where status = 'pending'),
+  'buildingCount', (select count(*) from build_queue where status = 'building'),
+  'completedToday', (select count(*) from day where today and status = 'success'),
+  'failedToday', (select count(*) from day where today and status in ('failed', 'timedout')),
+  'averageBuildTimeSeconds', (select coalesce(avg(build_duration_seconds), 0) from day where status = 'success'),
+  'successRate', (select coalesce(100.0 * count(*) filter (where status = 'success') / nullif(count(*), 0), 0)
+                  from day where status in ('success', 'failed', 'timedout')),
+  'oldestPendingBuild', (select buildq_time(min(enqueued_at)) from build_queue where status = 'pending'),
+  'activeBuilds', (select coalesce(jsonb_agg(jsonb_build_object('id', id, 'customerId', customer_id,
+      'configurationName', configuration_name, 'progressPercent', progress_percent, 'currentStep', current_step,
+      'startedAt', buildq_time(started_at), 'attempt', attempt) order by started_at), '[]')
+    from (select * from build_queue where status = 'building' order by started_at limit 100) as b),
+  'paused', (select paused from queue_control),
+  'pauseReason', (select pause_reason from queue_control),
+  'asOf', buildq_time(buildq_now()));
+
+-- name: metrics
+-- Gauges of the whole database for /metrics.
+select jsonb_build_object(
+  'pending', (select coalesce(jsonb_object_agg(priority, count), '{}') from
+    (select priority, count(*) from build_queue where status = 'pending' group by priority) as p),
+  'oldestPendingSeconds', (select coalesce(extract(epoch from buildq_now() - min(enqueued_at)), 0)
+                           from build_queue where status = 'pending'),
+  'active', (select count(*) from build_queue where status = 'building'),
+  'average', (select coalesce(avg(build_duration_seconds), 0) from build_queue
+              where status = 'success' and completed_at >= buildq_now() - interval '24 hours'),
+  'failed', (select count(*) from build_queue where status in ('failed', 'timedout')
+             and completed_at >= buildq_now() - interval '24 hours'),
+  'succeeded', (select count(*) from build_queue where status = 'success'
+                and completed_at >= buildq_now() - interval '24 hours'),
+  'outboxPending', (select count(*) from outbox where state = 'pending'));
+
+-- name: store_generation
+-- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once.
+with files as (
+  select * from jsonb_to_recordset($2::jsonb) as f(path text, hash text, content text)
+), sources as (
+  insert into script_sources (hash, content) select distinct on (hash) hash, content from files
+  on conflict (hash) do nothing
+), generation as (
+  insert into script_generations (hash) values ($1) on conflict (hash) do nothing
+)
+insert into script_generation_files (generation, path, source_hash) select $1, path, hash from files
+on conflict (generation, path) do nothing;
+
+-- name: load_generation
+-- $1 hash. Its files, for a takeover by a server that has other scripts on its disk.
+select jsonb_agg(jsonb_build_object('path', f.path, 'content', s.content) order by f.path)
+from script_generation_files f join script_sources s on s.hash = f.source_hash
+where f.generation = $1
+having count(*) > 0;
+
+-- name: retention
+-- $1 days, $2 how many. Removes builds that ended long ago, in small batches that stall no claim. Nothing on an adopted
+-- table before somebody has confirmed it.
+with old as (
+  select id from build_queue
+  where completed_at < buildq_now() - make_interval(days => $1::integer)
+    and status in ('success', 'failed', 'cancelled', 'timedout')
+    and (select retention_allowed from queue_control)
+  order by completed_at limit $2::integer
+  for update skip locked
+)
+delete from build_queue b using old where b.id = old.id returning b.id;
+
+-- name: retention_state
+-- $1 days. What `buildq retention` shows.
+select jsonb_build_object('allowed', retention_allowed, 'adoptedBuilds', adopted_builds,
+  'due', (select count(*) from build_queue where completed_at < buildq_now() - make_interval(days => $1::integer)
+          and status in ('success', 'failed', 'cancelled', 'timedout')))
+from queue_control;
+
+-- name: retention_confirm
+-- $1 the count that was shown. Answers a row only when it is still that.
+update queue_control set retention_allowed = true where adopted_builds = $1::bigint returning adopted_builds;
+
+-- name: purge_history
+-- $1 days, $2 how many. History outlives its builds, but not for ever.
+delete from build_events where ctid in (
+  select ctid from build_events where at < buildq_now() - make_interval(days => $1::integer) limit $2::integer);
+
+-- name: purge_keys
+-- $1 how many. Idempotency keys are kept for a day.
+delete from idempotency_keys where key in (
+  select key from idempotency_keys where created_at < buildq_now() - interval '24 hours' limit $1::integer);
+
+-- name: unknown_builds
+-- $1 ids. Which of them have no row any more: their files can go.
+select id from unnest($1::uuid[]) as wanted(id)
+where not exists (select from build_queue b where b.id = wanted.id);
