@@ -1,0 +1,328 @@
+#include "queue/api.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/uuid.h"
+#include "lua/errors.h"
+#include "queue/api_request.h"
+
+enum { REQUEST_ID_BYTES = 128 };
+
+struct bq_api {
+  bq_api_options options;
+  char *address; // owned; as bound
+  bq_api_stats stats;
+};
+
+// One request in a handler. Lives until the handler has ended, even when the peer is gone.
+typedef struct call {
+  bq_api *api;
+  bq_http_exchange *x;   // NULL once the peer is gone or the response was handed over
+  bq_handlers *handlers; // retained
+  bq_fiber *fiber;       // the handler's, while it runs
+  bq_route_match match;
+  char *path;            // owned; match.params point into it
+  int started;           // the handler runs: its end finishes the call
+  char *body;            // owned
+  size_t body_length;    // bytes
+  bq_api_response response;
+  char request_id[REQUEST_ID_BYTES + 1];
+} call;
+
+int bq_api_new(bq_api **out, const bq_api_options *options, bq_error *err) {
+  *out = bq_alloc(sizeof **out);
+  if (*out == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the API");
+  (*out)->options = *options;
+  return 0;
+}
+
+void bq_api_free(bq_api *api) {
+  if (api == NULL) return;
+  bq_free(api->address);
+  bq_free(api);
+}
+
+void bq_api_set_config(bq_api *api, const bq_config *config) {
+  api->options.config = config;
+}
+
+void bq_api_set_address(bq_api *api, const char *address) {
+  bq_free(api->address);
+  api->address = bq_strdup(address);
+}
+
+void bq_api_get_stats(const bq_api *api, bq_api_stats *out) {
+  *out = api->stats;
+}
+
+static const char *reason_of(int status) {
+  switch (status) {
+  case 400: return "Bad Request";
+  case 403: return "Forbidden";
+  case 404: return "Not Found";
+  case 405: return "Method Not Allowed";
+  case 409: return "Conflict";
+  case 413: return "Content Too Large";
+  case 415: return "Unsupported Media Type";
+  case 422: return "Unprocessable Content";
+  case 503: return "Service Unavailable";
+  default: return "Internal Server Error";
+  }
+}
+
+void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const char *request_id,
+                    const bq_http_header *more, size_t more_count) {
+  json_t *body = json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "type", "about:blank", "title", reason_of(status), "status",
+                           status, "detail", detail, "requestId", request_id);
+  char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+  json_decref(body);
+  bq_http_header headers[8] = {{"Content-Type", "application/problem+json"}};
+  size_t count = 1;
+  if (request_id != NULL) headers[count++] = (bq_http_header){"X-Request-Id", request_id};
+  if (status == 503) headers[count++] = (bq_http_header){"Retry-After", "2"};
+  for (size_t i = 0; i < more_count && count < sizeof headers / sizeof headers[0]; i++) headers[count++] = more[i];
+  const char *sent = text != NULL ? text : "{}";
+  bq_http_respond(x, status, headers, count, sent, strlen(sent));
+  bq_free(text);
+}
+
+// Before the handler ----------------------------------------------------------------------------------------------
+
+static int is_request_id(const char *text) {
+  size_t length = strlen(text);
+  return length > 0 && length <= REQUEST_ID_BYTES &&
+         strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == length;
+}
+
+static void take_request_id(const bq_http_exchange *x, char out[REQUEST_ID_BYTES + 1]) {
+  const char *given = bq_http_get_header(x, "X-Request-Id");
+  if (given != NULL && is_request_id(given)) {
+    (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", given);
+    return;
+  }
+  char made[BQ_UUID_SIZE];
+  bq_error err;
+  if (bq_uuid_new(made, &err) < 0) made[0] = '\0';
+  (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", made);
+}
+
+// The port of "host:port" or "[::1]:port", with its colon; "" when there is none.
+static const char *port_of(const char *address) {
+  const char *colon = strrchr(address, ':');
+  const char *bracket = strrchr(address, ']');
+  return colon != NULL && (bracket == NULL || colon > bracket) ? colon : "";
+}
+
+static int same_host(const char *host, const char *name, const char *port) {
+  size_t length = strlen(name);
+  if (strncasecmp(host, name, length) != 0) return 0;
+  const char *rest = host + length;
+  // AllowedHosts names hosts; a port behind one is the port of whatever stands before this server.
+  return *rest == '\0' || strcmp(rest, port) == 0 || (*rest == ':' && strspn(rest + 1, "0123456789") == strlen(rest + 1));
+}
+
+// DNS rebinding gives a stranger's page this server's address under another name: only known names are served.
+static int host_is_known(const bq_api *api, const char *host) {
+  if (api->address == NULL) return 0;
+  if (strcasecmp(host, api->address) == 0) return 1;
+  const char *port = port_of(api->address);
+  size_t name_length = strlen(api->address) - strlen(port);
+  // The default port may be left out by a client.
+  if (strcmp(port, ":80") == 0 && strlen(host) == name_length && strncasecmp(host, api->address, name_length) == 0) {
+    return 1;
+  }
+  char local[32];
+  (void)snprintf(local, sizeof local, "localhost%s", port);
+  if (strcasecmp(host, local) == 0) return 1;
+  for (char *const *name = api->options.config->allowed_hosts; name != NULL && *name != NULL; name++) {
+    if (same_host(host, *name, port)) return 1;
+  }
+  return 0;
+}
+
+static int origin_is_own(const char *origin, const char *host) {
+  const char *rest = strstr(origin, "://");
+  return rest != NULL && strcasecmp(rest + 3, host) == 0;
+}
+
+static int is_json_type(const char *type) {
+  static const char json[] = "application/json";
+  if (type == NULL || strncasecmp(type, json, sizeof json - 1) != 0) return 0;
+  const char *rest = type + sizeof json - 1;
+  return *rest == '\0' || *rest == ';' || *rest == ' ';
+}
+
+// Answers and returns 0 when the request may not pass.
+static int may_pass(const bq_api *api, bq_http_exchange *x, const char *request_id) {
+  const char *host = bq_http_get_header(x, "Host");
+  if (host == NULL || !host_is_known(api, host)) {
+    bq_api_problem(x, 403, "the Host header names neither the listen address nor one of BuildQueue.AllowedHosts",
+                   request_id, NULL, 0);
+    return 0;
+  }
+  const char *origin = bq_http_get_header(x, "Origin");
+  if (origin != NULL && !origin_is_own(origin, host)) {
+    bq_api_problem(x, 403, "requests from another origin are refused", request_id, NULL, 0);
+    return 0;
+  }
+  return 1;
+}
+
+// After the handler -----------------------------------------------------------------------------------------------
+
+static void finish_call(call *c) {
+  c->api->stats.active--;
+  bq_handlers_release(c->handlers);
+  bq_api_response_free(&c->response);
+  bq_free(c->body);
+  bq_free(c->path);
+  bq_free(c);
+}
+
+static void log_failure(const call *c, const char *message) {
+  bq_log(BQ_ERROR, "a route failed", "request", c->request_id, "method", bq_http_method(c->x), "path", c->path,
+         "error", message, NULL);
+}
+
+static void fail_call(call *c, const char *message) {
+  c->api->stats.failed++;
+  if (c->x == NULL) return;
+  log_failure(c, message);
+  bq_http_set_context(c->x, NULL, NULL);
+  bq_api_problem(c->x, 500, "the server failed to answer; its log says why under this request id", c->request_id, NULL,
+                 0);
+}
+
+static void send_response(call *c) {
+  const bq_api_response *response = &c->response;
+  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1] = {{"X-Request-Id", c->request_id}};
+  size_t count = 1;
+  const char *text = response->headers.data;
+  for (size_t i = 0; i < response->header_count; i++) {
+    const char *name = text;
+    const char *value = name + strlen(name) + 1;
+    headers[count++] = (bq_http_header){name, value};
+    text = value + strlen(value) + 1;
+  }
+  bq_http_exchange *x = c->x;
+  bq_http_set_context(x, NULL, NULL);
+  if (response->kind == BQ_RESPONSE_BODY) {
+    bq_http_respond(x, response->status, headers, count, response->body.data, response->body.length);
+  } else {
+    const bq_api_streams *streams = &c->api->options.streams;
+    streams->send(streams->arg, x, response, headers, count);
+  }
+}
+
+static void on_call_end(void *arg, bq_end end, lua_State *L) {
+  call *c = arg;
+  c->api->stats.handled++;
+  if (end == BQ_END_KILLED) {
+    const char *reason = bq_vm_kill_reason(bq_handlers_vm(c->handlers));
+    fail_call(c, reason != NULL ? reason : "the route was ended");
+    c->api->options.spoiled(c->api->options.arg, c->handlers);
+  } else if (end == BQ_END_ERROR) {
+    int code = bq_lua_error_code(L, -1);
+    if ((code == BQ_EUNAVAIL || code == BQ_EUNKNOWN) && c->x != NULL) {
+      bq_http_set_context(c->x, NULL, NULL);
+      bq_api_problem(c->x, 503, "the database can't be reached now; try again", c->request_id, NULL, 0);
+    } else {
+      char line[BQ_LINE_SIZE];
+      bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
+      fail_call(c, line);
+    }
+  } else if (c->x != NULL) {
+    send_response(c);
+  }
+  finish_call(c);
+}
+
+// The fiber's function, called with the call as a light userdata: everything that can raise happens in here, under the
+// vm's budgets.
+static int read_result(lua_State *L, int status, lua_KContext context) {
+  (void)status;
+  call *c = (call *)context;
+  bq_api_response_read(L, -1, &c->response);
+  return 0;
+}
+
+static int run_route(lua_State *L) {
+  call *c = lua_touserdata(L, 1);
+  if (c->x == NULL) return 0; // the peer went away before its turn
+  bq_handlers_push(c->handlers, L, c->match.handler);
+  bq_api_push_request(L, c->x, &c->match, c->request_id, c->body, c->body_length);
+  lua_callk(L, 1, 1, (lua_KContext)c, read_result);
+  return read_result(L, LUA_OK, (lua_KContext)c);
+}
+
+static void on_peer_gone(void *context) {
+  call *c = context;
+  c->x = NULL;
+  if (!c->started) finish_call(c);
+}
+
+static void run_call(void *arg, bq_http_exchange *x, const char *body, size_t length) {
+  (void)x;
+  call *c = arg;
+  bq_error err;
+  c->started = 1;
+  c->body = bq_strndup(body != NULL ? body : "", length);
+  c->body_length = length;
+  if (c->body != NULL) {
+    lua_State *L = bq_vm_state(bq_handlers_vm(c->handlers));
+    lua_pushcfunction(L, run_route);
+    lua_pushlightuserdata(L, c);
+    if (bq_fiber_start(&c->fiber, bq_handlers_vm(c->handlers), L, 1, on_call_end, c, &err) == 0) return;
+  } else {
+    (void)bq_fail(&err, BQ_ENOMEM, "out of memory for a request");
+  }
+  fail_call(c, err.message);
+  finish_call(c);
+}
+
+static int is_write(const char *method) {
+  return strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
+}
+
+void bq_api_on_request(void *arg, bq_http_exchange *x) {
+  bq_api *api = arg;
+  bq_handlers *handlers = api->options.handlers(api->options.arg);
+  call *c = bq_alloc(sizeof *c);
+  if (c == NULL || handlers == NULL) {
+    bq_free(c);
+    bq_api_problem(x, 503, "the server has no routes yet", NULL, NULL, 0);
+    return;
+  }
+  c->api = api;
+  c->x = x;
+  c->handlers = bq_handlers_retain(handlers);
+  api->stats.active++;
+  take_request_id(x, c->request_id);
+  c->path = bq_strdup(bq_http_path(x));
+  if (c->path == NULL) {
+    bq_api_problem(x, 503, "out of memory", c->request_id, NULL, 0);
+  } else if (may_pass(api, x, c->request_id)) {
+    bq_route_outcome outcome = bq_router_match(bq_handlers_router(handlers), bq_http_method(x), c->path, &c->match);
+    bq_http_header allow = {"Allow", c->match.allow};
+    if (outcome == BQ_ROUTE_NO_PATH) {
+      bq_api_problem(x, 404, "there is nothing at this path", c->request_id, NULL, 0);
+    } else if (outcome == BQ_ROUTE_NO_METHOD) {
+      bq_api_problem(x, 405, "this path has no such method; the Allow header names those it has", c->request_id,
+                     &allow, 1);
+    } else if (is_write(bq_http_method(x)) && !is_json_type(bq_http_get_header(x, "Content-Type"))) {
+      bq_api_problem(x, 415, "a request that changes something has Content-Type: application/json", c->request_id,
+                     NULL, 0);
+    } else {
+      bq_http_set_context(x, c, on_peer_gone);
+      bq_http_read_body(x, run_call, c);
+      return;
+    }
+  }
+  finish_call(c);
+}

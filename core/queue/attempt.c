@@ -1,0 +1,253 @@
+#include "queue/attempt.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "queue/attempt_internal.h"
+
+static void take_turn(bq_post *post);
+
+static const char *row_text(const bq_attempt *attempt, const char *key) {
+  const char *text = json_string_value(json_object_get(attempt->row, key));
+  return text != NULL ? text : "";
+}
+
+const char *bq_attempt_id(const bq_attempt *attempt) {
+  return attempt->id;
+}
+
+int bq_attempt_number(const bq_attempt *attempt) {
+  return attempt->number;
+}
+
+int bq_attempt_percent(const bq_attempt *attempt) {
+  return attempt->percent;
+}
+
+const char *bq_attempt_step(const bq_attempt *attempt) {
+  return attempt->step;
+}
+
+json_t *bq_attempt_row(const bq_attempt *attempt) {
+  return attempt->row;
+}
+
+bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt) {
+  return attempt->log;
+}
+
+bq_generation *bq_attempt_generation(bq_attempt *attempt) {
+  return attempt->generation;
+}
+
+static void release(bq_attempt *attempt) {
+  if (attempt->vm != NULL) bq_vm_free(attempt->vm);
+  bq_timer_free(attempt->deadline);
+  if (attempt->log != NULL) bq_attempt_log_close(attempt->log);
+  bq_mask_set_free(attempt->secrets);
+  bq_generation_release(attempt->generation);
+  json_decref(attempt->row);
+  json_decref(attempt->provenance);
+  json_decref(attempt->artifacts);
+  json_decref(attempt->commands);
+  bq_free(attempt->workspace);
+  bq_free(attempt->partial);
+  bq_free(attempt->output);
+  bq_free(attempt->log_path);
+  bq_free(attempt->deferred);
+  bq_free(attempt->image_url);
+  bq_free(attempt->message);
+  bq_free(attempt->error_kind);
+  bq_free(attempt->log_tail);
+  bq_free(attempt);
+}
+
+void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *error_kind, int retryable,
+                     const char *message) {
+  int superseded = kind == BQ_OUTCOME_SUPERSEDED && attempt->outcome.kind != BQ_OUTCOME_SUPERSEDED;
+  if (attempt->outcome.kind != BQ_OUTCOME_SUCCESS && !superseded) return;
+  bq_free(attempt->message);
+  bq_free(attempt->error_kind);
+  bq_buf masked = {0};
+  bq_mask_text(attempt->secrets, message, strnlen(message, BQ_ATTEMPT_MESSAGE_BYTES), &masked);
+  attempt->message = bq_buf_take(&masked);
+  attempt->error_kind = bq_strdup(error_kind);
+  attempt->outcome.kind = kind;
+  attempt->outcome.retryable = retryable;
+  attempt->outcome.message = attempt->message != NULL ? attempt->message : "out of memory";
+  attempt->outcome.error_kind = attempt->error_kind != NULL ? attempt->error_kind : "infrastructure";
+}
+
+static void on_deadline(void *arg) {
+  bq_attempt *attempt = arg;
+  if (attempt->state == BQ_ATTEMPT_DEFERRING) {
+    bq_vm_kill(attempt->vm, "the deferred functions took longer than 60 s together");
+    return;
+  }
+  char *message = bq_format("the build ran longer than its limit of %d minutes (BuildTimeoutMinutes)",
+                            attempt->env->config->build_timeout_minutes);
+  bq_attempt_stop(attempt, BQ_OUTCOME_TIMEDOUT, message != NULL ? message : "the build ran longer than its limit");
+  bq_free(message);
+}
+
+static const char *stop_error_kind(bq_outcome_kind kind) {
+  switch (kind) {
+  case BQ_OUTCOME_TIMEDOUT: return "timeout";
+  case BQ_OUTCOME_CANCELLED: return "cancelled";
+  case BQ_OUTCOME_REQUEUED:
+  case BQ_OUTCOME_SUPERSEDED: return "infrastructure";
+  case BQ_OUTCOME_SUCCESS:
+  case BQ_OUTCOME_FAILED: break;
+  }
+  return "script";
+}
+
+void bq_attempt_stop(bq_attempt *attempt, bq_outcome_kind kind, const char *message) {
+  // What was published, or handed to the owner, has its outcome: only a lost lease still changes that.
+  if (attempt->state >= BQ_ATTEMPT_PUBLISHING && kind != BQ_OUTCOME_SUPERSEDED) return;
+  bq_attempt_fail(attempt, kind, stop_error_kind(kind), 0, message);
+  attempt->stopping = 1;
+  if (attempt->state == BQ_ATTEMPT_RUNNING) bq_vm_kill(attempt->vm, message);
+}
+
+static void submit(bq_attempt *attempt, void (*work)(bq_task *task));
+
+// Blocking work is over: the next state follows from the present one.
+static void work_done(bq_task *task) {
+  bq_attempt *attempt = (bq_attempt *)((char *)task - offsetof(bq_attempt, task));
+  if (attempt->task_error.code != 0 && attempt->state != BQ_ATTEMPT_CLEANING) {
+    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "infrastructure", 1, attempt->task_error.message);
+  }
+  if (attempt->task_error.code != 0) {
+    bq_log(BQ_WARN, "file work of a build failed", "build", attempt->id, "error", attempt->task_error.message, NULL);
+  }
+  attempt->task_error.code = 0;
+  switch (attempt->state) {
+  case BQ_ATTEMPT_PREPARING: bq_attempt_advance(attempt, BQ_ATTEMPT_RUNNING); break;
+  case BQ_ATTEMPT_PUBLISHING: bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED); break;
+  case BQ_ATTEMPT_CLEANING: {
+    bq_attempt_events events = attempt->events;
+    events.closed(events.arg, attempt);
+    release(attempt);
+    break;
+  }
+  case BQ_ATTEMPT_RUNNING:
+  case BQ_ATTEMPT_DEFERRING:
+  case BQ_ATTEMPT_REPORTED: break; // these have no blocking work
+  }
+}
+
+static void submit(bq_attempt *attempt, void (*work)(bq_task *task)) {
+  attempt->task = (bq_task){.work = work, .done = work_done};
+  bq_error err;
+  // A full blocking pool is overload, not this build's fault: the next turn of the loop tries again.
+  if (bq_pool_submit(attempt->env->blocking, &attempt->task, &err) < 0) {
+    attempt->turn.run = take_turn;
+    bq_loop_post(attempt->env->loop, &attempt->turn);
+  }
+}
+
+static void report(bq_attempt *attempt) {
+  bq_timer_clear(attempt->deadline);
+  attempt->outcome.artifacts = attempt->artifacts;
+  attempt->outcome.image_url = attempt->image_url;
+  if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {
+    attempt->outcome.output_path = attempt->output;
+    size_t index;
+    json_t *artifact;
+    json_array_foreach(attempt->artifacts, index, artifact) {
+      const char *kind = json_string_value(json_object_get(artifact, "kind"));
+      if (attempt->outcome.archive == NULL && kind != NULL && strcmp(kind, "archive") == 0) {
+        attempt->outcome.archive = json_string_value(json_object_get(artifact, "name"));
+      }
+    }
+  } else if (attempt->log != NULL) {
+    bq_attempt_log_say(attempt->log, attempt->outcome.message);
+  }
+  if (attempt->log != NULL) {
+    bq_buf tail = {0};
+    bq_attempt_log_last(attempt->log, BQ_LOG_LAST_LINES, &tail);
+    attempt->log_tail = bq_buf_take(&tail);
+    attempt->outcome.log_tail = attempt->log_tail;
+  }
+  attempt->events.ended(attempt->events.arg, attempt, &attempt->outcome);
+}
+
+// Enters the present state. Each state leads to the next through bq_attempt_advance.
+static void take_turn(bq_post *post) {
+  bq_attempt *attempt = (bq_attempt *)((char *)post - offsetof(bq_attempt, turn));
+  bq_error err;
+  int result;
+  switch (attempt->state) {
+  case BQ_ATTEMPT_PREPARING: submit(attempt, bq_attempt_prepare); break;
+  case BQ_ATTEMPT_RUNNING:
+    if (attempt->outcome.kind != BQ_OUTCOME_SUCCESS) { // preparing failed, or a stop came meanwhile
+      bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
+      break;
+    }
+    if (bq_attempt_run(attempt, &err) < 0) {
+      bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "infrastructure", 1, err.message);
+      bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
+    }
+    break;
+  case BQ_ATTEMPT_DEFERRING:
+    result = bq_attempt_run_deferred(attempt, &err);
+    if (result < 0) bq_log_error("deferred functions could not be run", &err);
+    if (result == 0) bq_timer_set(attempt->deadline, BQ_ATTEMPT_DEFER_MS);
+    else bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
+    break;
+  case BQ_ATTEMPT_PUBLISHING:
+    if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) submit(attempt, bq_attempt_publish);
+    else bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
+    break;
+  case BQ_ATTEMPT_REPORTED: report(attempt); break;
+  case BQ_ATTEMPT_CLEANING: submit(attempt, bq_attempt_clean); break;
+  }
+}
+
+void bq_attempt_advance(bq_attempt *attempt, bq_attempt_state next) {
+  attempt->state = next;
+  attempt->turn.run = take_turn;
+  bq_loop_post(attempt->env->loop, &attempt->turn);
+}
+
+int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, bq_generation *generation,
+                     const bq_attempt_events *events, bq_error *err) {
+  *out = NULL;
+  int result = 0;
+  bq_attempt *attempt = bq_alloc(sizeof *attempt);
+  if (attempt == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a build");
+  attempt->env = env;
+  attempt->events = *events;
+  attempt->generation = bq_generation_retain(generation);
+  attempt->row = json_incref(row);
+  attempt->id = row_text(attempt, "id");
+  attempt->number = (int)json_integer_value(json_object_get(row, "attempt"));
+  attempt->started_us = bq_clock_wall_us();
+  attempt->outcome.kind = BQ_OUTCOME_SUCCESS;
+  attempt->provenance = json_object();
+  attempt->artifacts = json_array();
+  attempt->commands = json_array();
+  if (attempt->provenance == NULL || attempt->artifacts == NULL || attempt->commands == NULL) {
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for a build");
+    goto cleanup;
+  }
+  result = bq_mask_set_new(&attempt->secrets, err);
+  if (result == 0) result = bq_attempt_make_paths(attempt, err);
+  if (result == 0) result = bq_timer_new(&attempt->deadline, env->loop, on_deadline, attempt, err);
+  if (result < 0) goto cleanup;
+  bq_timer_set(attempt->deadline, (int64_t)env->config->build_timeout_minutes * 60000);
+  bq_attempt_advance(attempt, BQ_ATTEMPT_PREPARING);
+  *out = attempt;
+  attempt = NULL;
+cleanup:
+  if (attempt != NULL) release(attempt);
+  return result;
+}
+
+void bq_attempt_close(bq_attempt *attempt, int recorded) {
+  attempt->recorded = recorded;
+  bq_attempt_advance(attempt, BQ_ATTEMPT_CLEANING);
+}

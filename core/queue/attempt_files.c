@@ -1,0 +1,203 @@
+// The blocking file work of an attempt: directories before, artifacts at success, removal afterwards.
+// Everything here runs on a blocking thread while the loop leaves the attempt alone.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "io/hash.h"
+#include "io/tree.h"
+#include "queue/attempt_internal.h"
+
+static bq_attempt *attempt_of(bq_task *task) {
+  return (bq_attempt *)((char *)task - offsetof(bq_attempt, task));
+}
+
+int bq_attempt_make_paths(bq_attempt *attempt, bq_error *err) {
+  const bq_config *config = attempt->env->config;
+  attempt->workspace = bq_format("%s/%s/attempt-%d", config->workspace_directory, attempt->id, attempt->number);
+  attempt->partial = bq_format("%s/%s/.attempt-%d.partial", config->output_directory, attempt->id, attempt->number);
+  attempt->output = bq_format("%s/%s/attempt-%d", config->output_directory, attempt->id, attempt->number);
+  attempt->log_path = bq_format("%s/logs/%s/attempt-%d.log", config->state_directory, attempt->id, attempt->number);
+  if (attempt->workspace == NULL || attempt->partial == NULL || attempt->output == NULL || attempt->log_path == NULL) {
+    return bq_fail(err, BQ_ENOMEM, "out of memory for a build's paths");
+  }
+  return 0;
+}
+
+// Removes `path`, which lies below `root`, without following a link below it.
+static int remove_path(const char *root, const char *path, bq_error *err) {
+  return bq_tree_remove(root, path + strlen(root) + 1, err);
+}
+
+static int make_log(bq_attempt *attempt, bq_error *err) {
+  char *directory = bq_strndup(attempt->log_path, (size_t)(strrchr(attempt->log_path, '/') - attempt->log_path));
+  if (directory == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a build's log");
+  int result = bq_tree_make_path(directory, err);
+  bq_free(directory);
+  if (result < 0) return result;
+  uint64_t max_bytes = (uint64_t)attempt->env->config->max_log_megabytes * 1024 * 1024;
+  return bq_attempt_log_open(&attempt->log, attempt->log_path, max_bytes, attempt->secrets, err);
+}
+
+void bq_attempt_prepare(bq_task *task) {
+  bq_attempt *attempt = attempt_of(task);
+  bq_error *err = &attempt->task_error;
+  if (make_log(attempt, err) < 0) return;
+  // A number is claimed once: what lies here already is the rest of a start that never reached the database.
+  const bq_config *config = attempt->env->config;
+  if (remove_path(config->workspace_directory, attempt->workspace, err) < 0) return;
+  if (remove_path(config->output_directory, attempt->partial, err) < 0) return;
+  if (bq_tree_make_path(attempt->workspace, err) < 0 || bq_tree_make(attempt->workspace, ".tmp", err) < 0) return;
+  if (bq_tree_make_path(attempt->partial, err) < 0) return;
+}
+
+// Writes `directory`/`name` and syncs it.
+static int write_file(const char *directory, const char *name, const char *text, size_t length, bq_error *err) {
+  char *path = bq_format("%s/%s", directory, name);
+  if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for an artifact");
+  int result = 0;
+  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+  if (fd < 0) {
+    result = bq_fail_errno(err, errno, "can't write the artifact %s", name);
+    goto cleanup;
+  }
+  for (size_t done = 0; done < length;) {
+    ssize_t wrote = write(fd, text + done, length - done);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) {
+      result = bq_fail_errno(err, errno, "can't write the artifact %s", name);
+      goto cleanup;
+    }
+    done += (size_t)wrote;
+  }
+  if (fsync(fd) < 0) result = bq_fail_errno(err, errno, "can't write the artifact %s to the disk", name);
+cleanup:
+  if (fd >= 0 && close(fd) < 0 && result == 0) result = bq_fail_errno(err, errno, "can't write the artifact %s", name);
+  bq_free(path);
+  return result;
+}
+
+static int has_artifact(const json_t *artifacts, const char *name) {
+  size_t index;
+  json_t *artifact;
+  json_array_foreach(artifacts, index, artifact) {
+    const char *there = json_string_value(json_object_get(artifact, "name"));
+    if (there != NULL && strcmp(there, name) == 0) return 1;
+  }
+  return 0;
+}
+
+// Adds a file of our own, unless the pipeline made one of that name.
+static int add_own(bq_attempt *attempt, const char *name, const char *kind, const char *text, size_t length,
+                   bq_error *err) {
+  if (has_artifact(attempt->artifacts, name)) return 0;
+  int result = write_file(attempt->partial, name, text, length, err);
+  if (result < 0) return result;
+  char hash[BQ_HASH_TEXT_SIZE];
+  result = bq_hash_bytes(text, length, hash, err);
+  if (result < 0) return result;
+  json_t *entry = json_pack("{s:s, s:s, s:I, s:s}", "name", name, "kind", kind, "size", (json_int_t)length, "sha256",
+                            hash);
+  if (entry == NULL || json_array_append_new(attempt->artifacts, entry) < 0) {
+    return bq_fail(err, BQ_ENOMEM, "out of memory for an artifact");
+  }
+  return 0;
+}
+
+static int add_manifest(bq_attempt *attempt, bq_error *err) {
+  json_t *manifest = json_object_get(attempt->row, "manifest");
+  if (!json_is_object(manifest)) return 0;
+  char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
+  if (text == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the manifest's copy");
+  int result = add_own(attempt, "manifest.json", "manifest", text, strlen(text), err);
+  bq_free(text);
+  return result;
+}
+
+// SHA256SUMS in sha256sum's format, for `sha256sum -c`. build.json stands beside the sums, not in them: it holds times.
+static int add_sums(bq_attempt *attempt, bq_error *err) {
+  bq_buf sums = {0};
+  size_t index;
+  json_t *artifact;
+  json_array_foreach(attempt->artifacts, index, artifact) {
+    bq_buf_addf(&sums, "%s  %s\n", json_string_value(json_object_get(artifact, "sha256")),
+                json_string_value(json_object_get(artifact, "name")));
+  }
+  int result = bq_buf_check(&sums, err);
+  if (result == 0 && sums.length > 0) result = add_own(attempt, "SHA256SUMS", "checksums", sums.data, sums.length, err);
+  bq_buf_free(&sums);
+  return result;
+}
+
+static int add_provenance(bq_attempt *attempt, bq_error *err) {
+  char started[BQ_CLOCK_TEXT_SIZE];
+  char ended[BQ_CLOCK_TEXT_SIZE];
+  bq_clock_format(attempt->started_us, started);
+  bq_clock_format(bq_clock_wall_us(), ended);
+  json_t *document = json_pack(
+      "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:O, s:I, s:O}", "buildId", attempt->id, "attempt",
+      attempt->number, "pipeline", json_string_value(json_object_get(attempt->row, "pipeline")), "generation",
+      bq_generation_hash(attempt->generation), "node", attempt->env->node_id, "buildqVersion", attempt->env->version,
+      "startedAt", started, "endedAt", ended, "provenance", attempt->provenance, "commands", attempt->commands,
+      "commandsLeftOut", (json_int_t)attempt->commands_left_out, "artifacts", attempt->artifacts);
+  char *text = document != NULL ? json_dumps(document, JSON_INDENT(2)) : NULL;
+  json_decref(document);
+  if (text == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for build.json");
+  int result = add_own(attempt, "build.json", "provenance", text, strlen(text), err);
+  bq_free(text);
+  return result;
+}
+
+static int sync_directory(const char *path, bq_error *err) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int result = 0;
+  if (fd < 0 || fsync(fd) < 0) result = bq_fail_errno(err, errno, "can't write the directory %s to the disk", path);
+  if (fd >= 0) close(fd);
+  return result;
+}
+
+void bq_attempt_publish(bq_task *task) {
+  bq_attempt *attempt = attempt_of(task);
+  bq_error *err = &attempt->task_error;
+  if (add_manifest(attempt, err) < 0 || add_sums(attempt, err) < 0 || add_provenance(attempt, err) < 0) return;
+  if (sync_directory(attempt->partial, err) < 0) return;
+  // The one moment at which the artifacts become visible. A directory of this name can only be a leftover of the same
+  // attempt, whose number nobody else has.
+  if (remove_path(attempt->env->config->output_directory, attempt->output, err) < 0) return;
+  if (rename(attempt->partial, attempt->output) < 0) {
+    (void)bq_fail_errno(err, errno, "can't publish the artifacts in %s", attempt->output);
+    return;
+  }
+  char *parent = bq_strndup(attempt->output, (size_t)(strrchr(attempt->output, '/') - attempt->output));
+  if (parent == NULL) (void)bq_fail(err, BQ_ENOMEM, "out of memory while publishing");
+  else (void)sync_directory(parent, err);
+  bq_free(parent);
+}
+
+// Removes a directory that is empty; one with other attempts in it stays.
+static void remove_if_empty(const char *path) {
+  char *parent = bq_strndup(path, (size_t)(strrchr(path, '/') - path));
+  if (parent != NULL) (void)rmdir(parent);
+  bq_free(parent);
+}
+
+void bq_attempt_clean(bq_task *task) {
+  bq_attempt *attempt = attempt_of(task);
+  bq_error *err = &attempt->task_error;
+  int keep_output = attempt->recorded && attempt->outcome.kind == BQ_OUTCOME_SUCCESS;
+  bq_error fault;
+  // All three are tried, whatever becomes of the first; the last fault is reported.
+  if (attempt->env->config->cleanup_workspace_after_build || attempt->outcome.kind == BQ_OUTCOME_SUPERSEDED) {
+    if (remove_path(attempt->env->config->workspace_directory, attempt->workspace, &fault) < 0) *err = fault;
+    remove_if_empty(attempt->workspace);
+  }
+  if (remove_path(attempt->env->config->output_directory, attempt->partial, &fault) < 0) *err = fault;
+  if (!keep_output && remove_path(attempt->env->config->output_directory, attempt->output, &fault) < 0) *err = fault;
+  remove_if_empty(attempt->output);
+}

@@ -1,0 +1,173 @@
+// The Lua of an attempt: its vm, the pipeline's fiber, the deferred functions.
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "lua/errors.h"
+#include "lua/libs.h"
+#include "queue/attempt_internal.h"
+
+// Both run in the fiber, so that loading, checking and running have the build's budgets.
+//
+// A row that another program put into the table brings only a path: its manifest is read and checked here, with the
+// rules that POST /builds has.
+static const char run_source[] =
+    "local load, make_build, adopt, keep = ...\n"
+    "local build = make_build()\n"
+    "build.config = require('buildq').config\n"
+    "if adopt then\n"
+    "  local found, why = require('intake').adopt{manifestPath = build.manifest_path, tier = build.tier,\n"
+    "    architecture = build.architecture, cloudProvider = build.cloud}\n"
+    "  if not found then build:fail(why, {retry = false}) end\n"
+    "  build.manifest, build.manifest_trusted = found.manifest, found.trusted\n"
+    "  build.pipeline = found.pipeline or build.pipeline\n"
+    "  keep(found.manifest)\n"
+    "end\n"
+    "load('scripts/pipelines/' .. build.pipeline .. '.lua').run(build)\n";
+
+static const char deferred_source[] =
+    "local functions, report = ...\n"
+    "for i = #functions, 1, -1 do\n"
+    "  local ok, message = pcall(functions[i])\n"
+    "  if not ok then report('a deferred function failed: ' .. tostring(message)) end\n"
+    "end\n";
+
+static void say(bq_note *note) {
+  bq_attempt_log_say(note->attempt->log, note->text);
+}
+
+static int report_deferred(lua_State *L) {
+  bq_note *note = bq_note_new(L, say, luaL_checkstring(L, 1));
+  return bq_op_yield(L, &note->op);
+}
+
+static void keep_manifest(bq_note *note) {
+  bq_attempt *attempt = note->attempt;
+  json_t *manifest = json_loads(note->text, 0, NULL);
+  if (manifest == NULL || json_object_set_new(attempt->row, "manifest", manifest) < 0) return;
+  attempt->events.adopted(attempt->events.arg, attempt);
+}
+
+// keep(manifest): the copy goes to SQL, so that a later edit of the file changes nothing.
+static int keep(lua_State *L) {
+  json_t *manifest = NULL;
+  bq_error err;
+  if (bq_lua_to_json(L, 1, &manifest, &err) < 0) return bq_lua_raise(L, err.code, "%s", err.message);
+  char *text = json_dumps(manifest, JSON_COMPACT);
+  json_decref(manifest);
+  lua_settop(L, 0);
+  bq_note *note = text != NULL ? bq_note_new(L, keep_manifest, text) : NULL;
+  bq_free(text);
+  if (note == NULL) return luaL_error(L, "out of memory");
+  return bq_op_yield(L, &note->op);
+}
+
+static int make_build(lua_State *L) {
+  bq_attempt_push_build(L, bq_attempt_of(L));
+  return 1;
+}
+
+// What a failure is, for retry rules and people who read attempts.
+static const char *kind_of(int code) {
+  switch (code) {
+  case BQ_ENOMEM:
+  case BQ_ELIMIT: return "limit";
+  case BQ_ETIMEOUT: return "timeout";
+  case BQ_EUNAVAIL:
+  case BQ_EUNKNOWN:
+  case BQ_EIO: return "infrastructure";
+  case BQ_ECANCELED: return "cancelled";
+  default: return "step";
+  }
+}
+
+static void on_run_end(void *arg, bq_end end, lua_State *L) {
+  bq_attempt *attempt = arg;
+  if (end == BQ_END_KILLED) {
+    // A stop from outside, or build:fail, has set the outcome already; else a budget ran out.
+    const char *reason = bq_vm_kill_reason(attempt->vm);
+    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "limit", 0, reason != NULL ? reason : "the pipeline was ended");
+  } else if (end == BQ_END_ERROR) {
+    char line[BQ_LINE_SIZE];
+    bq_lua_error_line(L, -1, bq_fiber_where(attempt->fiber), line, sizeof line);
+    bq_attempt_log_say(attempt->log, line);
+    bq_attempt_log_say(attempt->log, bq_fiber_traceback(attempt->fiber));
+    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, kind_of(bq_lua_error_code(L, -1)), 1, line);
+  }
+  attempt->fiber = NULL;
+  bq_attempt_advance(attempt, BQ_ATTEMPT_DEFERRING);
+}
+
+// Argument: the source. Pushes it as a function in the scripts' environment. Inside bq_vm_call: may raise.
+static int load_source(lua_State *L) {
+  size_t length;
+  const char *source = luaL_checklstring(L, 1, &length);
+  if (luaL_loadbufferx(L, source, length, "=buildq", "t") != LUA_OK) return lua_error(L);
+  bq_script_push_env(L);
+  (void)lua_setupvalue(L, -2, 1);
+  return 1;
+}
+
+static int push_source(bq_attempt *attempt, lua_State *L, const char *source, bq_error *err) {
+  lua_pushcfunction(L, load_source);
+  lua_pushstring(L, source);
+  return bq_vm_call(attempt->vm, L, 1, 1, err);
+}
+
+int bq_attempt_run(bq_attempt *attempt, bq_error *err) {
+  const bq_config *config = attempt->env->config;
+  bq_vm_options options = {.loop = attempt->env->loop,
+                           .pool = attempt->env->compute,
+                           .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
+                           .slice_us = 10000,
+                           .cpu_us = (int64_t)config->lua_cpu_seconds * 1000000,
+                           .owner = attempt};
+  int result = bq_script_vm_new(&attempt->vm, &options, attempt->generation, attempt->env->modules,
+                                attempt->env->services, err);
+  if (result < 0) return result;
+  lua_State *L = bq_vm_state(attempt->vm);
+  result = push_source(attempt, L, run_source, err);
+  if (result < 0) return result;
+  bq_script_push_loader(L);
+  lua_pushcfunction(L, make_build);
+  lua_pushboolean(L, !json_is_object(json_object_get(attempt->row, "manifest")));
+  lua_pushcfunction(L, keep);
+  return bq_fiber_start(&attempt->fiber, attempt->vm, L, 4, on_run_end, attempt, err);
+}
+
+static void on_deferred_end(void *arg, bq_end end, lua_State *L) {
+  (void)L;
+  bq_attempt *attempt = arg;
+  if (end != BQ_END_RETURNED) {
+    const char *reason = bq_vm_kill_reason(attempt->vm);
+    bq_attempt_log_say(attempt->log, reason != NULL ? reason : "the deferred functions failed");
+  }
+  bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
+}
+
+// Argument: the attempt. Returns the list of its deferred functions.
+static int collect_deferred(lua_State *L) {
+  const bq_attempt *attempt = lua_touserdata(L, 1);
+  lua_createtable(L, (int)attempt->deferred_count, 0);
+  for (size_t i = 0; i < attempt->deferred_count; i++) {
+    (void)lua_rawgeti(L, LUA_REGISTRYINDEX, attempt->deferred[i]);
+    lua_rawseti(L, -2, (lua_Integer)i + 1);
+  }
+  return 1;
+}
+
+int bq_attempt_run_deferred(bq_attempt *attempt, bq_error *err) {
+  if (attempt->deferred_count == 0) return 1;
+  bq_vm_unkill(attempt->vm);
+  lua_State *L = bq_vm_state(attempt->vm);
+  int result = push_source(attempt, L, deferred_source, err);
+  if (result < 0) return result;
+  lua_pushcfunction(L, collect_deferred);
+  lua_pushlightuserdata(L, attempt);
+  result = bq_vm_call(attempt->vm, L, 1, 1, err);
+  if (result < 0) return result;
+  attempt->deferred_count = 0;
+  lua_pushcfunction(L, report_deferred);
+  bq_fiber *fiber;
+  return bq_fiber_start(&fiber, attempt->vm, L, 2, on_deferred_end, attempt, err);
+}

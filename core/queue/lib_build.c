@@ -1,0 +1,124 @@
+// The `build` object that a pipeline is given: scripts/README.md is its manual, scripts/lib/buildq.d.lua its types.
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "lua/errors.h"
+#include "lua/libs.h"
+#include "queue/attempt_internal.h"
+
+bq_attempt *bq_attempt_of(lua_State *L) {
+  return bq_vm_owner(bq_vm_of(L));
+}
+
+static int build_defer(lua_State *L) {
+  bq_attempt *attempt = bq_attempt_of(L);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  if (attempt->deferred_count == BQ_ATTEMPT_MAX_DEFERRED) {
+    return luaL_error(L, "build:defer: more than %d functions", BQ_ATTEMPT_MAX_DEFERRED);
+  }
+  if (attempt->state == BQ_ATTEMPT_DEFERRING) return luaL_error(L, "build:defer: the build is ending already");
+  int *grown = bq_realloc(attempt->deferred, (attempt->deferred_count + 1) * sizeof *grown);
+  if (grown == NULL) return luaL_error(L, "out of memory");
+  attempt->deferred = grown;
+  lua_settop(L, 2);
+  attempt->deferred[attempt->deferred_count] = luaL_ref(L, LUA_REGISTRYINDEX);
+  attempt->deferred_count++;
+  return 0;
+}
+
+// result ----------------------------------------------------------------------------------------------------------
+
+static int build_result(lua_State *L) {
+  bq_attempt *attempt = bq_attempt_of(L);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_getfield(L, 2, "imageUrl");
+  if (!lua_isnil(L, -1)) {
+    char *url = bq_strdup(luaL_checkstring(L, -1));
+    if (url == NULL) return luaL_error(L, "out of memory");
+    bq_free(attempt->image_url);
+    attempt->image_url = url;
+  }
+  lua_getfield(L, 2, "provenance");
+  if (lua_isnil(L, -1)) return 0;
+  bq_error err;
+  json_t *more = NULL;
+  if (bq_lua_to_json(L, -1, &more, &err) < 0) return luaL_error(L, "build:result: provenance: %s", err.message);
+  int failed = !json_is_object(more) || json_object_update(attempt->provenance, more) < 0;
+  json_decref(more);
+  if (failed) return luaL_error(L, "build:result: provenance is a table with names as keys");
+  if (json_dumpb(attempt->provenance, NULL, 0, 0) > BQ_ATTEMPT_MAX_PROVENANCE) {
+    return luaL_error(L, "build:result: provenance is larger than %d bytes", BQ_ATTEMPT_MAX_PROVENANCE);
+  }
+  return 0;
+}
+
+// secret ----------------------------------------------------------------------------------------------------------
+
+// Every secret of the configuration is masked in each attempt's output from its start; this only hands one out.
+static int build_secret(lua_State *L) {
+  bq_attempt *attempt = bq_attempt_of(L);
+  const char *name = luaL_checkstring(L, 2);
+  if (!attempt->env->may_use_secret(attempt->env->arg, attempt, name)) {
+    return bq_lua_raise(L, BQ_EINVAL, "build:secret: the pipeline's needs.secrets does not name %s", name);
+  }
+  const char *value = attempt->env->secret(attempt->env->arg, name);
+  if (value == NULL) {
+    return bq_lua_raise(L, BQ_ENOTFOUND, "build:secret: BuildQueue.Secrets has no %s", name);
+  }
+  lua_pushstring(L, value);
+  return 1;
+}
+
+static int build_all(lua_State *L) {
+  lua_remove(L, 1); // the build itself
+  return bq_lua_all(L);
+}
+
+// the object ------------------------------------------------------------------------------------------------------
+
+static const luaL_Reg methods[] = {
+    {"defer", build_defer},          {"result", build_result}, {"artifact", bq_build_artifact},
+    {"import", bq_build_import},     {"all", build_all},       {"exec", bq_build_exec},
+    {"secret", build_secret}, {NULL, NULL}};
+
+static void set_text(lua_State *L, const bq_attempt *attempt, const char *field, const char *key) {
+  lua_pushstring(L, json_string_value(json_object_get(attempt->row, key)));
+  lua_setfield(L, -2, field);
+}
+
+static void set_json(lua_State *L, const bq_attempt *attempt, const char *field, const char *key) {
+  json_t *value = json_object_get(attempt->row, key);
+  if (!json_is_object(value)) return;
+  bq_lua_push_json(L, value);
+  lua_setfield(L, -2, field);
+}
+
+void bq_attempt_push_build(lua_State *L, bq_attempt *attempt) {
+  lua_newtable(L);
+  luaL_setfuncs(L, methods, 0);
+  bq_build_add_progress(L);
+  set_text(L, attempt, "id", "id");
+  set_text(L, attempt, "tier", "tier");
+  set_text(L, attempt, "architecture", "architecture");
+  set_text(L, attempt, "cloud", "cloudProvider");
+  set_text(L, attempt, "configuration", "configurationName");
+  set_text(L, attempt, "pipeline", "pipeline");
+  set_text(L, attempt, "manifest_path", "manifestPath");
+  set_json(L, attempt, "manifest", "manifest");
+  set_json(L, attempt, "metadata", "metadata");
+  lua_newtable(L);
+  set_text(L, attempt, "id", "customerId");
+  set_text(L, attempt, "name", "customerName");
+  set_text(L, attempt, "email", "customerEmail");
+  lua_setfield(L, -2, "customer");
+  lua_pushinteger(L, attempt->number);
+  lua_setfield(L, -2, "attempt");
+  lua_pushstring(L, bq_generation_hash(attempt->generation));
+  lua_setfield(L, -2, "generation");
+  lua_pushstring(L, attempt->workspace);
+  lua_setfield(L, -2, "workspace");
+  lua_pushboolean(L, attempt->env->config->allow_inline_commands ||
+                         json_is_true(json_object_get(attempt->row, "trusted")));
+  lua_setfield(L, -2, "manifest_trusted");
+}

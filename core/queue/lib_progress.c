@@ -1,0 +1,167 @@
+// build:step, progress, log and fail: what a pipeline says about itself. Each is one operation on the loop, which owns
+// the attempt's progress and its log.
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "queue/attempt_internal.h"
+
+static void note_start(bq_op *op) {
+  bq_note *note = (bq_note *)op;
+  note->run(note);
+  bq_op_complete(op);
+}
+
+static int note_push(bq_op *op, lua_State *L) {
+  (void)op;
+  return lua_gettop(L);
+}
+
+static void note_release(bq_op *op) {
+  bq_free(((bq_note *)op)->text);
+  bq_free(op);
+}
+
+bq_note *bq_note_new(lua_State *L, void (*run)(bq_note *note), const char *text) {
+  bq_note *note = bq_alloc(sizeof *note);
+  if (note != NULL) {
+    note->op = (bq_op){.start = note_start, .push = note_push, .release = note_release};
+    note->attempt = bq_attempt_of(L);
+    note->run = run;
+    note->text = bq_strdup(text);
+    if (text == NULL || note->text != NULL) return note;
+    note_release(&note->op);
+  }
+  (void)luaL_error(L, "out of memory");
+  return NULL;
+}
+
+// Progress never falls within an attempt, whatever a pipeline says; 100 is the end, which only the server declares.
+static void move_progress(bq_attempt *attempt, double percent) {
+  int whole = percent >= 99 ? 99 : (int)percent;
+  if (whole > attempt->percent) attempt->percent = whole;
+}
+
+static void tell(bq_attempt *attempt) {
+  attempt->events.progressed(attempt->events.arg, attempt);
+}
+
+static void run_begin(bq_note *note) {
+  bq_attempt *attempt = note->attempt;
+  double at = note->number >= 0 ? note->number : attempt->percent;
+  size_t length = strlen(note->text);
+  memcpy(attempt->step, note->text, length + 1); // begin_step has checked that it fits
+  move_progress(attempt, at);
+  // The total of the weights to come is unknown in straight-line code: a weight takes its share of what is left as if
+  // one more step of weight 1 were to follow.
+  attempt->step_end = attempt->percent + (100 - attempt->percent) * note->second / (note->second + 1);
+  char *line = bq_format("step: %s", note->text);
+  if (line != NULL) bq_attempt_log_say(attempt->log, line);
+  bq_free(line);
+  tell(attempt);
+}
+
+static void run_end(bq_note *note) {
+  move_progress(note->attempt, note->attempt->step_end);
+  tell(note->attempt);
+}
+
+// begin_step(name, at, weight)
+static int begin_step(lua_State *L) {
+  bq_attempt *attempt = bq_attempt_of(L);
+  size_t length;
+  const char *name = luaL_checklstring(L, 1, &length);
+  double at = luaL_optnumber(L, 2, -1);
+  double weight = luaL_optnumber(L, 3, 0);
+  if (length == 0 || length >= sizeof attempt->step || strlen(name) != length) {
+    return luaL_error(L, "build:step: a name has 1 to %d bytes and no NUL", (int)sizeof attempt->step - 1);
+  }
+  if (!(at <= 100)) return luaL_error(L, "build:step: at is a percentage from 0 to 100, got %f", at);
+  if (!(weight >= 0 && weight <= 1e6)) return luaL_error(L, "build:step: weight is a number from 0, got %f", weight);
+  if (attempt->in_step) return luaL_error(L, "build:step: %s begins inside another step: steps don't nest", name);
+  attempt->in_step = 1;
+  bq_note *note = bq_note_new(L, run_begin, name);
+  note->number = at;
+  note->second = weight;
+  return bq_op_yield(L, &note->op);
+}
+
+// end_step(...): returns its arguments.
+static int end_step(lua_State *L) {
+  bq_attempt_of(L)->in_step = 0;
+  bq_note *note = bq_note_new(L, run_end, NULL);
+  return bq_op_yield(L, &note->op);
+}
+
+static const char step_source[] =
+    "local begin_step, end_step, type, error = ...\n"
+    "return function(build, name, options, fn)\n"
+    "  if fn == nil then options, fn = {}, options end\n"
+    "  if type(options) ~= 'table' or type(fn) ~= 'function' then\n"
+    "    error('build:step takes a name, a table of options (or nothing) and a function', 2)\n"
+    "  end\n"
+    "  begin_step(name, options.at, options.weight)\n"
+    "  return end_step(fn())\n"
+    "end\n";
+
+static void run_progress(bq_note *note) {
+  move_progress(note->attempt, note->number);
+  if (note->text != NULL) bq_attempt_log_say(note->attempt->log, note->text);
+  tell(note->attempt);
+}
+
+static int build_progress(lua_State *L) {
+  double percent = luaL_checknumber(L, 2);
+  const char *text = luaL_optstring(L, 3, NULL);
+  if (!(percent >= 0 && percent <= 100)) return luaL_error(L, "build:progress: percent is 0 to 100, got %f", percent);
+  bq_note *note = bq_note_new(L, run_progress, text);
+  note->number = percent;
+  lua_settop(L, 0);
+  return bq_op_yield(L, &note->op);
+}
+
+static void run_log(bq_note *note) {
+  bq_attempt_log_say(note->attempt->log, note->text);
+}
+
+static int build_log(lua_State *L) {
+  bq_note *note = bq_note_new(L, run_log, luaL_checkstring(L, 2));
+  lua_settop(L, 0);
+  return bq_op_yield(L, &note->op);
+}
+
+// build:fail is an end that nothing catches: the vm is killed while this operation is under way.
+static void run_fail(bq_note *note) {
+  bq_attempt_fail(note->attempt, BQ_OUTCOME_FAILED, "step", note->flag, note->text);
+  bq_vm_kill(note->attempt->vm, note->text);
+}
+
+int bq_build_fail(lua_State *L) {
+  const char *message = luaL_checkstring(L, 2);
+  int retryable = 1;
+  if (lua_istable(L, 3)) {
+    lua_getfield(L, 3, "retry");
+    if (!lua_isnil(L, -1)) retryable = lua_toboolean(L, -1);
+  }
+  bq_note *note = bq_note_new(L, run_fail, message);
+  note->flag = retryable;
+  return bq_op_yield(L, &note->op);
+}
+
+void bq_build_add_progress(lua_State *L) {
+  if (luaL_loadbufferx(L, step_source, sizeof step_source - 1, "=buildq", "t") != LUA_OK) (void)lua_error(L);
+  lua_pushcfunction(L, begin_step);
+  lua_pushcfunction(L, end_step);
+  bq_script_push_env(L);
+  lua_getfield(L, -1, "type");
+  lua_getfield(L, -2, "error");
+  lua_remove(L, -3);
+  lua_call(L, 4, 1);
+  lua_setfield(L, -2, "step");
+  lua_pushcfunction(L, build_progress);
+  lua_setfield(L, -2, "progress");
+  lua_pushcfunction(L, build_log);
+  lua_setfield(L, -2, "log");
+  lua_pushcfunction(L, bq_build_fail);
+  lua_setfield(L, -2, "fail");
+}
