@@ -304,12 +304,12 @@ static int settle(bq_config *config) {
 
 // Faults that only show in several values together.
 static void check_together(bq_config_input *input, const bq_config *config) {
-  const bq_config_slot *connection = NULL;
+  bool given = false;
   for (size_t i = 0; i < bq_config_option_count; i++) {
-    if (bq_config_options[i].offset == offsetof(bq_config, connection_string)) connection = &input->slots[i];
+    const bq_config_raw *raw = &input->slots[i].by_name;
+    if (bq_config_options[i].offset != offsetof(bq_config, connection_string)) continue;
+    given = raw->kind != BQ_RAW_NONE && *raw->text != '\0';
   }
-  if (connection == NULL) return; // the table has that row; linters can't know
-  bool given = connection->by_name.kind != BQ_RAW_NONE && *connection->by_name.text != '\0';
   if (input->connection_strings_where != NULL && !given && *config->connection_string == '\0') {
     bq_config_fault_add(input, false, "ConnectionStrings", "***", input->connection_strings_where,
                         "is filled and BuildQueue.ConnectionString is not; which database is meant? Put that one into "

@@ -13,7 +13,6 @@ static const char *const keywords[] = {
   "keepalives_interval", "keepalives_count", "tcp_user_timeout", "replication", "gssencmode", "sslmode",
   "sslcompression", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "sslsni", "requirepeer",
   "ssl_min_protocol_version", "ssl_max_protocol_version", "krbsrvname", "gsslib", "service", "target_session_attrs",
-  "ssl", // in URIs: ssl=true, as JDBC has it
 };
 
 static int is_secret(const char *keyword) {
@@ -118,7 +117,9 @@ int bq_libpq_check_uri(const char *text, bq_error *err) {
   size_t length;
   query = query != NULL ? query + 1 : text + strlen(text);
   while (next_parameter(&query, &key, &value, &length)) {
-    if (key.data == NULL || !bq_libpq_knows(key.data) || memchr(value, '=', length) != NULL) {
+    // ssl=true is JDBC's word for sslmode=require; libpq takes it in URIs only.
+    int known = key.data != NULL && (bq_libpq_knows(key.data) || strcmp(key.data, "ssl") == 0);
+    if (!known || memchr(value, '=', length) != NULL) {
       code = bq_fail(err, BQ_EINVAL, "the URI has a parameter that libpq does not know; write %%3F, %%26 and %%3D for "
                      "a ?, & or = that is part of a value");
       goto cleanup;

@@ -159,7 +159,7 @@ static int run(char *const *argv, const bq_secret_source *source, char **out, bq
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) < 0) return bq_fail_errno(err, errno, "can't make a pipe for %s", argv[0]);
   bq_buf content = {0};
-  pid_t pid;
+  pid_t pid = -1;
   int code = start(argv, source->environment, pipe_fds[1], &pid, err);
   (void)close(pipe_fds[1]);
   if (code == 0) {

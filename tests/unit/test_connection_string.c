@@ -158,7 +158,7 @@ static void broken_ones_are_refused_without_their_text(void **state) {
   (void)state;
   static const char *const texts[] = {
     "Host=h;Password=hun;ter2=x", "Host=h;Password=hun;ter2", "Host=h;Password=\"hunter2", "Host=h;Password=\"hun\"ter2",
-    "Host=h;Password=hunter2\"", "hunter2", "Host=h;=hunter2", "Host=h;Port=ter2;Password=hunter2",
+    "Host=h;Password=hunter2\"", "hunter2", "ssl=hunter2", "Host=h;=hunter2", "Host=h;Port=ter2;Password=hunter2",
     "Host=h;Timeout=ter2", "Host=h;Port=1234567890", "host=h password='hunter2", "host=h password=hun ter2", "Host=h Password=hunter2",
     "host=h password=hun ter2=x",
     "postgresql://u:hun%zzter2@h/d", "postgresql://u:hunter2@h/d?ter2=x", "postgresql://u:p@h/d?password=hun%00ter2",
@@ -178,7 +178,7 @@ static void libpq_forms_pass(void **state) {
   static const char *const texts[] = {
     "postgresql://u:p%40ss@h:5433/d?sslmode=require&connect_timeout=3", "postgres://", "postgresql:///d?host=/run/x",
     "host=h port=5433 dbname=d user=u password='it\\'s'", "host = h", "dbname=d", "password=a;b host=h", "",
-    "service=builds",
+    "service=builds", "postgresql://h/d?ssl=true",
   };
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
     char *out = translated(texts[i], NULL);
