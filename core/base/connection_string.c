@@ -160,34 +160,44 @@ static int net_next(const char *start, const char **at, bq_buf *key, bq_buf *val
   return code < 0 ? code : 1;
 }
 
-// 1 when `text` is meant as libpq keywords: it parses so, libpq knows all keys, and no .NET pair hides in a value. 0 when
-// it is .NET's. Without any ; only the first key tells the two apart, and what follows may be broken (BQ_EINVAL).
+// 1 when a .NET pair begins behind the semicolon at `c`, or nothing more comes behind the only pair.
+static int net_goes_on(const char *c, int pairs) {
+  const char *name = c + 1;
+  while (is_space(*name)) name++;
+  const char *equals = strchr(name, '=');
+  size_t length = equals != NULL ? (size_t)(equals - name) : 0;
+  while (length > 0 && is_space(name[length - 1])) length--;
+  return (length > 0 && find_key(name, length) != NULL) || (*name == '\0' && pairs == 1);
+}
+
+// 1 when `text` is meant as libpq keywords: it parses so, libpq knows all keys, and no .NET pair hides in a value without
+// quotes. 0 when it is .NET's. Without any ; the first key tells the two apart, and what follows may be broken
+// (BQ_EINVAL).
 static int is_keywords(const char *text, bq_error *err) {
   bq_buf key = {0};
   bq_buf value = {0};
   const char *at = text;
+  const char *before = at;
   int pairs = 0;
+  int net = 0;
   int code;
-  while ((code = bq_libpq_next(&at, &key, &value, err)) > 0 && bq_libpq_knows(key.data)) pairs++;
+  while ((code = bq_libpq_next(&at, &key, &value, err)) > 0 && bq_libpq_knows(key.data)) {
+    pairs++;
+    const char *raw = strchr(before, '=') + 1;
+    while (is_space(*raw)) raw++;
+    for (const char *c = raw; *raw != '\'' && c < at; c++) {
+      if (*c == ';' && net_goes_on(c, pairs)) net = 1;
+    }
+    before = at;
+  }
   bq_buf_free(&key);
   bq_buf_free(&value);
   if (code == BQ_ENOMEM) return code;
-  if (code != 0 && (pairs == 0 || strchr(text, ';') != NULL)) return 0;
-  if (code > 0) {
-    return bq_fail(err, BQ_EINVAL, "keyword %d of the connection string is none of libpq's (a value with a blank must "
-                   "stand in single quotes)", pairs + 1);
-  }
+  if (code == 0) return !net;
+  if (pairs == 0 || strchr(text, ';') != NULL) return 0;
   if (code < 0) return code;
-  for (const char *c = strchr(text, ';'); c != NULL; c = strchr(c + 1, ';')) {
-    const char *name = c + 1;
-    while (is_space(*name)) name++;
-    const char *equals = strchr(name, '=');
-    size_t length = equals != NULL ? (size_t)(equals - name) : 0;
-    while (length > 0 && is_space(name[length - 1])) length--;
-    if (length > 0 && find_key(name, length) != NULL) return 0;
-    if (*name == '\0' && pairs == 1) return 0;
-  }
-  return 1;
+  return bq_fail(err, BQ_EINVAL, "keyword %d of the connection string is none of libpq's (a value with a blank must "
+                 "stand in single quotes)", pairs + 1);
 }
 
 typedef struct translation {

@@ -56,28 +56,6 @@ int bq_log_level_parse(const char *name) {
   return strcasecmp(name, "warning") == 0 ? BQ_WARN : -1;
 }
 
-int bq_log_hide(const char *secret) {
-  if (secret == NULL || strlen(secret) < MIN_SECRET_BYTES) return 0;
-  int result = 0;
-  pthread_mutex_lock(&sink.lock);
-  for (size_t i = 0; i < sink.secret_count; i++) {
-    if (strcmp(sink.secrets[i], secret) == 0) goto cleanup;
-  }
-  if (sink.secret_count == MAX_SECRETS) {
-    result = BQ_ELIMIT;
-    goto cleanup;
-  }
-  char *copy = bq_strdup(secret);
-  if (copy == NULL) {
-    result = BQ_ENOMEM;
-    goto cleanup;
-  }
-  sink.secrets[sink.secret_count++] = copy;
-cleanup:
-  pthread_mutex_unlock(&sink.lock);
-  return result;
-}
-
 // Adds `text` with every registered secret replaced by ***. Called with the lock held.
 static void add_masked(bq_buf *out, const char *text) {
   while (*text != '\0') {
@@ -113,6 +91,31 @@ static void add_escaped(bq_buf *line, const char *text) {
       else bq_buf_addc(line, (char)*c);
     }
   }
+}
+
+// Keeps a copy of one text to mask. Called with the lock held.
+static int remember(const char *text) {
+  for (size_t i = 0; i < sink.secret_count; i++) {
+    if (strcmp(sink.secrets[i], text) == 0) return 0;
+  }
+  if (sink.secret_count == MAX_SECRETS) return BQ_ELIMIT;
+  char *copy = bq_strdup(text);
+  if (copy == NULL) return BQ_ENOMEM;
+  sink.secrets[sink.secret_count++] = copy;
+  return 0;
+}
+
+int bq_log_hide(const char *secret) {
+  if (secret == NULL || strlen(secret) < MIN_SECRET_BYTES) return 0;
+  // Lines are masked after they were escaped: a quote or backslash in the secret stands there in its other form.
+  bq_buf escaped = {0};
+  add_escaped(&escaped, secret);
+  pthread_mutex_lock(&sink.lock);
+  int result = escaped.failed ? BQ_ENOMEM : remember(secret);
+  if (result == 0) result = remember(escaped.data);
+  pthread_mutex_unlock(&sink.lock);
+  bq_buf_free(&escaped);
+  return result;
 }
 
 static int needs_quotes(const char *text) {

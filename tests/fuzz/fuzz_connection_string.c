@@ -15,6 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   char *libpq = NULL;
   char *notes = NULL;
   char *shown = NULL;
+  char *again = NULL;
   bq_error err;
   if (text == NULL) return 0;
   if (bq_connection_string_translate(text, NULL, &libpq, &notes, &err) == 0) {
@@ -31,10 +32,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       }
       PQconninfoFree(options);
     }
+    // What was translated is libpq's from then on.
+    bq_free(text);
+    text = NULL;
+    if (bq_connection_string_translate(libpq, NULL, &text, &again, &err) < 0 || strcmp(text, libpq) != 0) abort();
   }
   bq_free(text);
   bq_free(libpq);
   bq_free(notes);
   bq_free(shown);
+  bq_free(again);
   return 0;
 }

@@ -79,6 +79,10 @@ static void net_form(void **state) {
   means(";;Host=h;;", "host=h");
   means("Host=db", "host=db");
   means("host=db;", "host=db");
+  means("host=h;port=5", "host=h|port=5");
+  means("host=h; port=5", "host=h|port=5");
+  means("host=h ;port =5", "host=h|port=5");
+  means("password='x;port=1';host=h", "password=x;port=1|host=h");
   means("Host=a;Host=b;Server=c", "host=c");
   means("Host=h;Password=", "host=h");
   means("Host=/run/postgresql;Username=u", "host=/run/postgresql|user=u");
@@ -178,6 +182,7 @@ static void libpq_forms_pass(void **state) {
   static const char *const texts[] = {
     "postgresql://u:p%40ss@h:5433/d?sslmode=require&connect_timeout=3", "postgres://", "postgresql:///d?host=/run/x",
     "host=h port=5433 dbname=d user=u password='it\\'s'", "host = h", "dbname=d", "password=a;b host=h", "",
+    "host='h' password='a;port=5;'",
     "service=builds", "postgresql://h/d?ssl=true",
   };
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
@@ -209,7 +214,7 @@ static void printable_has_no_password(void **state) {
 }
 
 // Everything that `fn` makes the log hide is gone from a line that quotes it.
-static void hidden(const char *text, const char *part) {
+static void hidden(const char *text, const char *logged, const char *part) {
   char *libpq = translated(text, NULL);
   bq_error err = {0};
   assert_int_equal(bq_connection_string_hide(libpq, &err), 0);
@@ -217,7 +222,7 @@ static void hidden(const char *text, const char *part) {
   int fds[2];
   assert_int_equal(pipe(fds), 0);
   bq_log_setup_fd(fds[1]);
-  bq_log(BQ_ERROR, "test", "text", part, NULL);
+  bq_log(BQ_ERROR, "test", "text", logged, NULL);
   bq_log_setup_fd(STDERR_FILENO);
   char line[1000];
   ssize_t length = read(fds[0], line, sizeof line - 1);
@@ -230,14 +235,16 @@ static void hidden(const char *text, const char *part) {
 
 static void passwords_are_hidden_from_the_log(void **state) {
   (void)state;
-  hidden("Host=h;Password=net-password-1", "net-password-1");
-  hidden("host=h password=plain-word-2", "plain-word-2");
-  hidden("host=h password='quoted-word-3' user=u", "quoted-word-3");
-  hidden("postgresql://u:uri-word-4@h/d", "uri-word-4");
-  hidden("postgresql://u:uri%2dword%2d5@h/d", "uri-word-5");
-  hidden("postgresql://u:uri%2dword%2d6@h/d", "uri%2dword%2d6");
-  hidden("postgresql://h/d?password=query-word-7", "query-word-7");
-  hidden("Host=h;SSL Password=key-word-8", "key-word-8");
+  hidden("Host=h;Password=net-password-1", "net-password-1", "net-password-1");
+  hidden("host=h password=plain-word-2", "plain-word-2", "plain-word-2");
+  hidden("host=h password='quoted-word-3' user=u", "quoted-word-3", "quoted-word-3");
+  hidden("postgresql://u:uri-word-4@h/d", "uri-word-4", "uri-word-4");
+  hidden("postgresql://u:uri%2dword%2d5@h/d", "uri-word-5", "uri-word-5");
+  hidden("postgresql://u:uri%2dword%2d6@h/d", "uri%2dword%2d6", "uri%2dword%2d6");
+  hidden("postgresql://h/d?password=query-word-7", "query-word-7", "query-word-7");
+  hidden("Host=h;SSL Password=key-word-8", "key-word-8", "key-word-8");
+  // The log escapes quotes and backslashes: what it writes is hidden, too.
+  hidden("Host=h;Password=\"qu\"\"ote-\\word-9\"", "qu\"ote-\\word-9", "ote-");
 }
 
 int main(void) {
