@@ -29,6 +29,7 @@ typedef struct bq_pg_options {
   size_t max_waiting;           // queries waiting for a connection; beyond it a query fails with BQ_ELIMIT, 1 at least
   int64_t wait_ms;              // how long a query waits for a connection while the database is away
   int64_t statement_timeout_ms; // set on each connection; 0: none
+  size_t max_result_bytes;      // of the rows of one bq_pg_query_text, beyond it BQ_ELIMIT; 0: no bound
   const char *session_sql;      // statements run on each new connection, or NULL; copied
   bq_pool *blocking;            // where bq_pg_cancel does its work (libpq's PQcancel blocks); borrowed, outlives this
                                 // pool. NULL: a canceled query that is under way runs to its own end
@@ -61,7 +62,8 @@ int bq_pg_query(bq_pg *pg, const bq_statement *statement, int param_count, const
                 void *arg, bq_error *err) BQ_MUSTCHECK;
 
 // The same for SQL text that a script wrote; not prepared. `text` is copied. Has a connection to itself; one statement,
-// no COPY from or to the client, no transaction left open, and what it SETs is gone with its connection. Returns a
+// no COPY from or to the client, no transaction left open, and what it SETs is gone with its connection. A result over
+// max_result_bytes is BQ_ELIMIT; the statement may have happened. PQcmdStatus of a result with rows is "". Returns a
 // handle through `out` (which may be NULL) for bq_pg_cancel, valid until `done` is called.
 typedef struct bq_pg_request bq_pg_request;
 int bq_pg_query_text(bq_pg *pg, const char *text, int param_count, const char *const *params, bq_pg_done done,

@@ -275,6 +275,7 @@ static int send_now(bq_pg_connection *connection, bq_pg_request *request) {
                                0) != 1) {
     return -1;
   }
+  if (request->max_bytes > 0 && PQsetSingleRowMode(connection->pg) != 1) return -1;
   return PQpipelineSync(connection->pg) == 1 ? 0 : -1;
 }
 
@@ -386,24 +387,38 @@ static void end_request(bq_pg_connection *connection) {
   if (open_transaction) renew(connection, "a statement before it left a transaction open");
 }
 
-static void refuse_copy(bq_pg_connection *connection) {
-  bq_pg_request *request = connection->first;
-  if (request != NULL) {
-    (void)pop_sent(connection);
+// Ends the request under way, and with it the session, which has more of it to come.
+static void cut_short(bq_pg_connection *connection, int code, const char *why) {
+  if (connection->first != NULL) {
+    bq_pg_request *request = pop_sent(connection);
     PQclear(request->rows);
     request->rows = NULL;
-    bq_pg_request_fail(request, BQ_EINVAL, "%s: COPY from or to the client is not possible here",
-                       bq_pg_request_name(request));
+    if (request->canceled) code = BQ_ECANCELED;
+    bq_pg_request_fail(request, code, "%s: %s", bq_pg_request_name(request), why);
     settle(connection, request);
   }
-  renew(connection, "a statement before it began a COPY");
+  renew(connection, "a statement before it was cut short");
+}
+
+static void add_row(bq_pg_connection *connection, PGresult *row) {
+  int result = connection->first != NULL ? bq_pg_request_add_row(connection->first, row) : 0;
+  PQclear(row);
+  if (result == BQ_ELIMIT) cut_short(connection, result, "its result is larger than a script may hold: use LIMIT");
+  else if (result < 0) cut_short(connection, result, "out of memory for its result");
 }
 
 static void keep_result(bq_pg_connection *connection, PGresult *result) {
   // Sync comes after all that were sent, then the preparation: the oldest without an end is whose result this is.
   PGresult **slot = connection->first != NULL ? &connection->first->rows : &connection->prepare_result;
-  if (*slot == NULL) *slot = result;
-  else PQclear(result);
+  // The first counts: behind the server's last words libpq has some of its own, behind rows that came one by one
+  // comes an empty result. But an error can come behind such rows, too.
+  int error_behind_rows = PQresultStatus(result) == PGRES_FATAL_ERROR && PQresultStatus(*slot) == PGRES_TUPLES_OK;
+  if (*slot != NULL && !error_behind_rows) {
+    PQclear(result);
+    return;
+  }
+  PQclear(*slot);
+  *slot = result;
 }
 
 static void collect(bq_pg_connection *connection) {
@@ -425,8 +440,9 @@ static void collect(bq_pg_connection *connection) {
     case PGRES_COPY_OUT:
     case PGRES_COPY_BOTH:
       PQclear(result);
-      refuse_copy(connection);
+      cut_short(connection, BQ_EINVAL, "COPY from or to the client is not possible here");
       break;
+    case PGRES_SINGLE_TUPLE: add_row(connection, result); break;
     default: keep_result(connection, result); break;
     }
   }

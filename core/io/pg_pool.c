@@ -26,6 +26,7 @@ struct bq_pg {
   bq_pool *blocking;      // borrowed; may be NULL
   bq_pg_target target;    // owned
   size_t max_waiting;
+  size_t max_result_bytes;
   int64_t wait_ms;
   bq_pg_connection **connections; // owned
   unsigned size;
@@ -298,6 +299,7 @@ int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error
   pg->loop = loop;
   pg->blocking = options->blocking;
   pg->max_waiting = options->max_waiting;
+  pg->max_result_bytes = options->max_result_bytes;
   pg->wait_ms = options->wait_ms;
   pg->unready_since_us = bq_clock_mono_us();
   int result = make_setup_sql(options, &setup_sql, err);
@@ -357,6 +359,7 @@ static int enqueue(bq_pg *pg, const bq_statement *statement, const char *text, i
   if (request == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a database query");
   request->pool = pg;
   request->statement = statement;
+  if (text != NULL) request->max_bytes = pg->max_result_bytes;
   request->done = done;
   request->arg = arg;
   request->enqueued_us = bq_clock_mono_us();

@@ -51,6 +51,20 @@ void bq_pg_request_fail(bq_pg_request *request, int code, const char *fmt, ...) 
   (void)bq_fail(request->error, code, "%s", text);
 }
 
+int bq_pg_request_add_row(bq_pg_request *request, const PGresult *row) {
+  enum { OVERHEAD = 16 }; // of one value, in libpq's memory
+  if (request->rows == NULL) request->rows = PQcopyResult(row, PG_COPYRES_ATTRS);
+  if (request->rows == NULL) return BQ_ENOMEM;
+  int at = PQntuples(request->rows), fields = PQnfields(row);
+  for (int i = 0; i < fields; i++) {
+    int length = PQgetisnull(row, 0, i) ? -1 : PQgetlength(row, 0, i);
+    request->bytes += OVERHEAD + (length > 0 ? (size_t)length : 0);
+    if (request->bytes > request->max_bytes) return BQ_ELIMIT;
+    if (!PQsetvalue(request->rows, at, i, length >= 0 ? PQgetvalue(row, 0, i) : NULL, length)) return BQ_ENOMEM;
+  }
+  return 0;
+}
+
 const char *bq_pg_field(const PGresult *result, int code) {
   const char *value = PQresultErrorField(result, code);
   return value != NULL ? value : "";

@@ -33,6 +33,8 @@ struct bq_pg_request {
   const char *text;              // in this block; NULL for a named statement
   const char *const *params;     // in this block
   int param_count;
+  size_t max_bytes;              // of the values of its rows, which then come one by one; 0: no bound
+  size_t bytes;                  // of those that came
   int canceled;                  // bq_pg_cancel was called
   int renewals;                  // how often it was given back because a connection's prepared statement was stale
   int64_t enqueued_us;           // bq_clock_mono_us
@@ -55,6 +57,9 @@ void bq_pg_request_fail(bq_pg_request *request, int code, const char *fmt, ...) 
 
 // The same from what the server says: BQ_EDATABASE with its message, detail and SQLSTATE.
 void bq_pg_request_fail_result(bq_pg_request *request, const PGresult *result);
+
+// Adds a row that came alone (PGRES_SINGLE_TUPLE) to the request's rows. BQ_ELIMIT over its bound, BQ_ENOMEM.
+int bq_pg_request_add_row(bq_pg_request *request, const PGresult *row) BQ_MUSTCHECK;
 
 // A field of an error or notice; "" when absent.
 const char *bq_pg_field(const PGresult *result, int code);

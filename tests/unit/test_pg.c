@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -76,7 +79,7 @@ static bq_pg *open_pool(fixture *f, unsigned size, int64_t wait_ms, int64_t stat
                         const char *session_sql, const char *name) {
   bq_pg_options options = {.conninfo = f->conninfo, .application_name = name, .role = "test", .size = size,
                            .max_waiting = 1000, .wait_ms = wait_ms, .statement_timeout_ms = statement_timeout_ms,
-                           .session_sql = session_sql, .blocking = f->blocking};
+                           .max_result_bytes = 10000000, .session_sql = session_sql, .blocking = f->blocking};
   bq_pg *pg;
   bq_error err;
   if (bq_pg_new(&pg, f->loop, &options, &err) < 0) fail_msg("%s", err.message);
@@ -201,7 +204,8 @@ static void a_terminated_query_is_unknown_and_the_next_works(void **state) {
   wait_for(f, &running);
   assert_int_equal(running.code, BQ_EUNKNOWN);
   assert_string_equal(running.sqlstate, "");
-  assert_non_null(strstr(running.message, "terminating connection due to administrator command"));
+  const char *last_words = "terminating connection due to administrator command";
+  if (strstr(running.message, last_words) == NULL) fail_msg("%s", running.message);
   ask(f, pg, &nap, "0", &next); // is prepared again on the new connection
   assert_int_equal(next.code, 0);
   bq_pg_state s;
@@ -421,6 +425,85 @@ static void text_leaves_nothing_behind(void **state) {
   ask_text(f, pg, "select 5", &a);
   assert_string_equal(a.value, "5");
   bq_pg_free(pg);
+}
+
+static void bounds_the_result_of_text(void **state) {
+  fixture *f = *state;
+  bq_pg *pg = open_pool(f, 1, 5000, 0, NULL, "bounded");
+  answer a = {0};
+  ask_text(f, pg, "select case when i = 1 then null else i end, 'b' from generate_series(1, 5000) i", &a);
+  assert_int_equal(a.code, 0);
+  assert_int_equal(a.rows, 5000);
+  assert_true(a.is_null);
+  ask_text(f, pg, "select repeat('x', 1000) from generate_series(1, 100000000)", &a);
+  assert_int_equal(a.code, BQ_ELIMIT);
+  ask_text(f, pg, "select 10 / (3 - i) from generate_series(1, 5) i", &a); // an error behind rows
+  assert_string_equal(a.sqlstate, "22012");
+  ask_text(f, pg, "select 1 where false", &a);
+  assert_int_equal(a.code, 0);
+  assert_int_equal(a.rows, 0);
+  bq_pg_free(pg);
+}
+
+// A server that takes the connection and says nothing.
+static void gives_up_on_a_silent_server(void **state) {
+  fixture *f = *state;
+  char *directory = support_make_directory();
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  (void)snprintf(address.sun_path, sizeof address.sun_path, "%s/.s.PGSQL.5432", directory);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof address), 0);
+  assert_int_equal(listen(fd, 5), 0);
+  char *conninfo = bq_format("host=%s port=5432 user=x dbname=x password=verysecret connect_timeout=1", directory);
+  bq_pg_options options = {.conninfo = conninfo, .role = "test", .size = 1, .max_waiting = 2, .wait_ms = 1500};
+  bq_pg *pg;
+  bq_error err;
+  assert_int_equal(bq_pg_new(&pg, f->loop, &options, &err), 0);
+  answer a = {0};
+  ask(f, pg, &echo, "x", &a);
+  assert_int_equal(a.code, BQ_EUNAVAIL);
+  assert_non_null(strstr(a.message, "no session after 1000 ms"));
+  assert_null(strstr(a.message, "verysecret"));
+  bq_pg_free(pg);
+  close(fd);
+  bq_free(conninfo);
+  support_remove_directory(directory);
+}
+
+// --- memory runs out ---
+
+static int allocations_left;
+
+static void *limited_realloc(void *old, size_t size) {
+  if (allocations_left == 0) return NULL;
+  allocations_left--;
+  return realloc(old, size);
+}
+
+static void survives_each_failed_allocation(void **state) {
+  fixture *f = *state;
+  int succeeded = 0;
+  for (int n = 0; n < 500 && !succeeded; n++) {
+    bq_pg_options options = {.conninfo = f->conninfo, .application_name = "tight", .role = "test", .size = 2,
+                             .max_waiting = 10, .wait_ms = 50};
+    bq_pg *pg;
+    bq_error err = {0};
+    answer a = {0};
+    const char *param = "x";
+    allocations_left = n;
+    bq_memory_replace(limited_realloc);
+    int result = bq_pg_new(&pg, f->loop, &options, &err);
+    if (result == 0) result = bq_pg_query(pg, &echo, 1, &param, take, &a, &err);
+    if (result == 0) {
+      wait_for(f, &a);
+      result = a.code;
+    }
+    bq_memory_replace(NULL);
+    assert_true(result == 0 || result == BQ_ENOMEM);
+    succeeded = result == 0;
+    bq_pg_free(pg);
+  }
+  assert_true(succeeded);
 }
 
 static void a_changed_table_is_prepared_anew(void **state) {
@@ -644,6 +727,9 @@ int main(void) {
       WITH_LOOP(cancels_what_runs_and_what_waits),
       WITH_LOOP(a_cancel_that_came_too_early_is_sent_again),
       WITH_LOOP(text_leaves_nothing_behind),
+      WITH_LOOP(bounds_the_result_of_text),
+      WITH_LOOP(gives_up_on_a_silent_server),
+      WITH_LOOP(survives_each_failed_allocation),
       WITH_LOOP(a_changed_table_is_prepared_anew),
       WITH_LOOP(large_parameters_get_through),
       WITH_LOOP(free_ends_what_is_under_way),
