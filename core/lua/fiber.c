@@ -69,16 +69,37 @@ static int push_text(lua_State *L) {
   return 1;
 }
 
+// The message handler below everything: the stack is still whole. The value stays as it is.
+static int note_error(lua_State *L) {
+  bq_fiber *fiber = bq_vm_of(L)->running;
+  if (fiber != NULL) bq_fiber_note_place(fiber, L);
+  return 1;
+}
+
+static int finish_main(lua_State *L, int status, lua_KContext context) {
+  (void)context;
+  if (status == LUA_OK || status == LUA_YIELD) return lua_gettop(L) - 1;
+  bq_vm_of(L)->running->failed = 1;
+  return 1;
+}
+
+// The function of every fiber's coroutine; its arguments are the script's function and its arguments. Protected here
+// and not by lua_resume alone: an error raised by the hook leaves a coroutine with its hook switched off, and what is
+// closed afterwards by lua_resetthread could then run for ever. (Lua 5.4.4; a pcall switches it on again.)
+static int fiber_main(lua_State *L) {
+  lua_pushcfunction(L, note_error);
+  lua_insert(L, 1);
+  return finish_main(L, lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 1, 0, finish_main), 0);
+}
+
 // Leaves the error value alone on the stack: the script's, or the reason of the kill.
-static void end_with_error(bq_fiber *fiber) {
-  bq_vm *vm = fiber->vm;
+static void end_with_error(bq_fiber *fiber, int keep) {
   lua_State *L = fiber->L;
-  bq_fiber_note_place(fiber, L);
-  (void)lua_resetthread(L); // runs what is still to be closed, under the hook
-  const char *reason = bq_kill_reason_of(vm);
+  const char *reason = bq_kill_reason_of(fiber->vm);
   fiber->end = reason != NULL ? BQ_END_KILLED : BQ_END_ERROR;
-  if (reason == NULL) return;
+  if (reason == NULL && keep) return;
   lua_settop(L, 0);
+  if (reason == NULL) reason = "the coroutine could not be run";
   lua_pushcfunction(L, push_text);
   lua_pushlightuserdata(L, (void *)(uintptr_t)reason);
   (void)lua_pcall(L, 1, 1, 0); // without memory the value is Lua's own message about that
@@ -94,8 +115,12 @@ static void run_slice(bq_vm *vm) {
   int never = !fiber->begun && is_killed(fiber);
   fiber->begun = 1;
   int status = never ? LUA_ERRRUN : lua_resume(fiber->L, NULL, nargs, &results);
-  if (status == LUA_OK) fiber->end = BQ_END_RETURNED;
-  else if (status != LUA_YIELD) end_with_error(fiber);
+  if (status == LUA_OK && !fiber->failed) fiber->end = BQ_END_RETURNED;
+  else if (status == LUA_OK) end_with_error(fiber, 1);
+  else if (status != LUA_YIELD) {
+    (void)lua_resetthread(fiber->L); // it failed in fiber_main itself: nothing of the script's is left to be closed
+    end_with_error(fiber, 0);
+  }
   fiber->ended = status != LUA_YIELD;
   bq_slice_end(vm);
 }
@@ -290,8 +315,8 @@ int bq_op_yield(lua_State *L, bq_op *op) {
   }
   if (!bq_can_wait(L)) {
     op->release(op);
-    return luaL_error(L, "can't wait here: not inside a sort, a gsub, an error handler, a __close that follows an "
-                         "error, an iterator written in C or a module's chunk");
+    return luaL_error(L, "can't wait here: not inside a sort, a gsub, an error handler, coroutine.close or a "
+                         "module's chunk");
   }
   vm->running->op = op;
   vm->yielded = BQ_YIELD_OP;
@@ -301,6 +326,7 @@ int bq_op_yield(lua_State *L, bq_op *op) {
 static int new_coroutine(lua_State *L) {
   bq_fiber *fiber = lua_touserdata(L, 1);
   fiber->L = lua_newthread(L);
+  lua_pushcfunction(fiber->L, fiber_main);
   lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
   return 0;
 }
@@ -313,7 +339,7 @@ int bq_fiber_start(bq_fiber **out, bq_vm *vm, lua_State *L, int nargs, bq_fiber_
   if (fiber == NULL || !lua_checkstack(L, 2)) goto no_memory;
   atomic_init(&fiber->kill, NULL);
   fiber->vm = vm;
-  fiber->nargs = nargs;
+  fiber->nargs = nargs + 1; // fiber_main's
   fiber->on_end = on_end;
   fiber->arg = arg;
   lua_pushcfunction(L, new_coroutine);
@@ -322,7 +348,7 @@ int bq_fiber_start(bq_fiber **out, bq_vm *vm, lua_State *L, int nargs, bq_fiber_
     lua_pop(L, 1);
     goto no_memory;
   }
-  if (!lua_checkstack(fiber->L, nargs + 1)) {
+  if (!lua_checkstack(fiber->L, nargs + LUA_MINSTACK)) {
     lua_pushnil(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
     goto no_memory;

@@ -104,6 +104,7 @@ static void hook(lua_State *L, lua_Debug *ar) {
   bq_vm *vm = bq_vm_of(L);
   if (!vm->in_slice) return; // lua_gc and lua_close of the vm's owner
   if (lua_gethookcount(L) != BQ_HOOK_COUNT) lua_sethook(L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // after bq_vm_tick
+  bq_vm_make_room(L, 0);
   int64_t used = bq_thread_cpu_us() - vm->slice_began_us;
   if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
   if (bq_kill_reason_of(vm) != NULL) {

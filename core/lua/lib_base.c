@@ -14,8 +14,17 @@ static int finish_pcall(lua_State *L, int status, lua_KContext extra) {
   return 2;
 }
 
+// Lua bounds the depth of the C stack, but a pcall that a coroutine may yield across gives it back.
+static void check_depth(lua_State *L) {
+  lua_Debug at;
+  if (lua_getstack(L, BQ_MAX_PCALL_DEPTH, &at)) {
+    (void)luaL_error(L, "stack overflow: pcall inside more than %d calls", BQ_MAX_PCALL_DEPTH);
+  }
+}
+
 static int base_pcall(lua_State *L) {
   luaL_checkany(L, 1);
+  check_depth(L);
   lua_pushboolean(L, 1);
   lua_insert(L, 1);
   int status = lua_pcallk(L, lua_gettop(L) - 2, LUA_MULTRET, 0, 0, finish_pcall);
@@ -34,6 +43,7 @@ static int guard_handler(lua_State *L) {
 static int base_xpcall(lua_State *L) {
   int nargs = lua_gettop(L) - 2;
   luaL_checktype(L, 2, LUA_TFUNCTION);
+  check_depth(L);
   lua_pushvalue(L, 2);
   lua_pushcclosure(L, guard_handler, 1);
   lua_replace(L, 2);

@@ -37,15 +37,10 @@ static int fail(lua_State *L, int wraps, const char *message) {
 // The coroutine has ended with an error, which is on top of its stack.
 static int pass_error(lua_State *L, lua_State *co, int wraps) {
   bq_vm *vm = bq_vm_of(L);
-  if (bq_vm_is_killed(L)) {
-    if (vm->close_depth < BQ_MAX_CLOSE_DEPTH) {
-      vm->close_depth++;
-      (void)lua_resetthread(co);
-      vm->close_depth--;
-    }
-    return bq_vm_raise_kill(L);
-  }
+  // A coroutine that the hook has ended stays busy for ever: closing it would run code with the hook switched off.
+  if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L);
   if (!wraps) {
+    bq_thread_set_busy(co, 0);
     lua_pushboolean(L, 0);
     lua_xmove(co, L, 1);
     return 2;
@@ -57,6 +52,7 @@ static int pass_error(lua_State *L, lua_State *co, int wraps) {
   }
   lua_xmove(co, L, 1);
   if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L);
+  bq_thread_set_busy(co, 0);
   if (lua_type(L, -1) == LUA_TSTRING) {
     luaL_where(L, 1);
     lua_insert(L, -2);
@@ -77,8 +73,8 @@ static int go_on(lua_State *L, int nargs, int wraps) {
   int status = lua_resume(co, L, nargs, &results);
   vm->pinned -= pins;
   if (status == LUA_YIELD && vm->yielded != BQ_YIELD_SCRIPT) return lua_yieldk(L, 0, wraps, after_scheduler);
-  bq_thread_set_busy(co, 0);
   if (status != LUA_OK && status != LUA_YIELD) return pass_error(L, co, wraps);
+  bq_thread_set_busy(co, 0);
   if (!lua_checkstack(L, results + 1)) {
     lua_pop(co, results);
     return fail(L, wraps, "too many results to resume");
@@ -193,9 +189,9 @@ static int co_close(lua_State *L) {
   vm->close_depth++;
   bq_thread_set_busy(co, 1);
   int outcome = lua_resetthread(co);
-  bq_thread_set_busy(co, 0);
   vm->close_depth--;
-  if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L);
+  if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L); // see pass_error
+  bq_thread_set_busy(co, 0);
   lua_pushboolean(L, outcome == LUA_OK);
   if (outcome == LUA_OK) return 1;
   lua_xmove(co, L, 1);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "lua/errors.h"
 #include "lua/fiber.h"
 #include "lua/libs.h"
@@ -39,19 +40,15 @@ static int too_deep(const json_t *json, int depth) {
 
 int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) {
   *out = NULL;
-  if (length > BQ_LUA_JSON_MAX_BYTES) {
-    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text is larger than %d MiB", BQ_LUA_JSON_MAX_BYTES / 1024 / 1024);
-  }
+  if (length > BQ_LUA_JSON_MAX_BYTES) return bq_fail(err, BQ_ELIMIT, "line 1, column 1: the text is longer than 8 MiB");
   if (count_values(text, length) > BQ_LUA_JSON_MAX_VALUES) {
-    return bq_fail(err, BQ_EINVAL, "line 1, column 1: the text has more than %d values", BQ_LUA_JSON_MAX_VALUES);
+    return bq_fail(err, BQ_ELIMIT, "line 1, column 1: the text has more than %d values", BQ_LUA_JSON_MAX_VALUES);
   }
-  json_error_t fault;
-  *out = json_loadb(text, length, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &fault);
-  if (*out == NULL) return bq_fail(err, BQ_EINVAL, "line %d, column %d: %s", fault.line, fault.column, fault.text);
-  if (!too_deep(*out, 0)) return 0;
+  int result = bq_json_parse(text, length, BQ_JSON_STRICT, out, err);
+  if (result < 0 || !too_deep(*out, 0)) return result;
   json_decref(*out);
   *out = NULL;
-  return bq_fail(err, BQ_EINVAL, "line 1, column 1: nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
+  return bq_fail(err, BQ_ELIMIT, "line 1, column 1: nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
 }
 
 // ---- json_t → Lua

@@ -5,6 +5,7 @@
 
 #include "lua/fiber.h"
 #include "lua/stdlib_parts.h"
+#include "lua/vm_state.h"
 
 static int string_rep(lua_State *L) {
   size_t length;
@@ -22,6 +23,7 @@ static int string_rep(lua_State *L) {
   }
   size_t total = (size_t)times * unit - separator_length;
   luaL_Buffer out;
+  bq_vm_make_room(L, 2 * total);
   char *to = luaL_buffinitsize(L, &out, total); // the memory cap bounds it
   for (lua_Integer i = 0; i < times; i++) {
     if (length > 0) memcpy(to, text, length);

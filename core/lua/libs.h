@@ -32,7 +32,7 @@ void bq_lua_push_json(lua_State *L, const json_t *json);
 // for what JSON can't hold. Metamethods are not used. Never raises, but for a kill.
 int bq_lua_to_json(lua_State *L, int index, json_t **out, bq_error *err) BQ_MUSTCHECK;
 
-// Parses text with the limits above. BQ_EINVAL "line 3, column 7: …".
+// bq_json_parse with the limits above, for text that scripts handle. BQ_EINVAL or BQ_ELIMIT "line 3, column 7: …".
 int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) BQ_MUSTCHECK;
 
 #endif

@@ -20,7 +20,9 @@ static int refuse_write(lua_State *L) {
 // The iterator that pairs() gets: with the real table as an upvalue, never as a value that a script could keep.
 static int next_of_view(lua_State *L) {
   lua_settop(L, 2);
-  return lua_next(L, lua_upvalueindex(1)) ? 2 : 1;
+  if (lua_next(L, lua_upvalueindex(1))) return 2;
+  lua_pushnil(L);
+  return 1;
 }
 
 static int pairs_of_view(lua_State *L) {

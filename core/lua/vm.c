@@ -32,7 +32,10 @@ static void kill_for_memory(bq_vm *vm) {
   (void)snprintf(reason, sizeof reason, "the %s used more than %zu MB of Lua memory", on_pool ? "pipeline" : "handler",
                  vm->options.memory_bytes / (1024 * 1024));
   bq_kill_mark *mark = on_pool || vm->running == NULL ? &vm->kill : &vm->running->kill;
-  if (bq_kill_set(mark, reason)) vm->memory_limit += BQ_UNWIND_BYTES;
+  if (!bq_kill_set(mark, reason)) return;
+  vm->memory_limit += BQ_UNWIND_BYTES;
+  // Lua's own error for this has no place, and no handler sees it.
+  if (vm->running != NULL) bq_lua_where(vm->running->L, vm->running->where, BQ_WHERE_SIZE);
 }
 
 static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
@@ -69,6 +72,7 @@ int bq_vm_new(bq_vm **out, const bq_vm_options *options, bq_error *err) {
   if (vm == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
   vm->options = *options;
   vm->memory_limit = SIZE_MAX;
+  vm->collect_at = SIZE_MAX;
   vm->cpu_limit_us = INT64_MAX;
   atomic_init(&vm->kill, NULL);
   atomic_init(&vm->memory, 0);
@@ -116,9 +120,22 @@ void bq_vm_free(bq_vm *vm) {
 static void fresh_budgets(bq_vm *vm) {
   size_t used = atomic_load(&vm->memory);
   size_t growth = vm->options.memory_bytes;
-  vm->memory_limit = growth < SIZE_MAX - used ? used + growth : SIZE_MAX;
+  vm->memory_limit = used + growth;
   vm->memory_refused = 0;
+  vm->collect_at = vm->memory_limit - growth / 4;
   vm->cpu_limit_us = vm->options.cpu_us > 0 ? atomic_load(&vm->cpu_us) + vm->options.cpu_us : INT64_MAX;
+}
+
+void bq_vm_make_room(lua_State *L, size_t bytes) {
+  bq_vm *vm = bq_vm_of(L);
+  size_t used = atomic_load_explicit(&vm->memory, memory_order_relaxed);
+  if (used < vm->collect_at && bytes < vm->collect_at - used) return;
+  (void)lua_gc(L, LUA_GCCOLLECT);
+  used = atomic_load_explicit(&vm->memory, memory_order_relaxed);
+  // What is in use now is in use: the next time is when an eighth of the whole has been added.
+  size_t next = used + vm->options.memory_bytes / 8;
+  size_t usual = vm->memory_limit - vm->options.memory_bytes / 4;
+  vm->collect_at = next > usual ? next : usual;
 }
 
 void bq_vm_lend(bq_vm *vm) {

@@ -13,6 +13,7 @@ enum {
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
   BQ_UNWIND_ALL_US = 100 * 1000,  // … and all of it together this long
   BQ_UNWIND_BYTES = 1024 * 1024,  // memory over the cap for the closing code
+  BQ_MAX_PCALL_DEPTH = 2000,      // calls below a pcall: each costs a walk over the stack when a kill unwinds it
   BQ_MAX_CLOSE_DEPTH = 50         // nested coroutine.close: Lua 5.4.4 doesn't count their C stack itself
 };
 
@@ -44,6 +45,7 @@ struct bq_fiber {
   bq_op *op;              // owned from bq_op_yield until its release; NULL when it waits for nothing
   int nargs;              // for the next lua_resume
   int begun;              // the slice's: it was resumed once
+  int failed;             // the slice's: an error came out of the script
   int ended;              // the slice's: it won't be resumed again; the loop reads it between slices
   bq_end end;             // valid when ended
   char where[BQ_WHERE_SIZE];      // see bq_fiber_where
@@ -65,6 +67,7 @@ struct bq_vm {
   // The allocator's
   atomic_size_t memory;     // bytes; written by whoever touches the vm
   size_t memory_limit;      // SIZE_MAX before bq_vm_lend
+  size_t collect_at;        // bytes: garbage is collected when there is more than this
   int memory_refused;       // the last growth was refused; Lua collects garbage and asks once more
   // The slice's
   bq_fiber *running;        // NULL between slices and in bq_vm_call
@@ -108,6 +111,9 @@ int bq_can_wait(lua_State *L);                 // a yield of the scheduler's wou
 // own coroutine, or one that is being resumed (also while the whole fiber waits).
 int bq_thread_is_busy(lua_State *L);
 void bq_thread_set_busy(lua_State *L, int busy);
+
+// vm.c: collects garbage when `bytes` more come near the cap. Lua does so by itself for objects, but not for buffers.
+void bq_vm_make_room(lua_State *L, size_t bytes);
 
 // fiber.c
 void bq_fiber_sweep(bq_vm *vm);    // loop: after a kill
