@@ -68,6 +68,12 @@ static void the_environment_wins_over_both(void **state) {
   assert_string_equal(config->allowed_hosts[1], "second");
   assert_string_equal(config->allowed_hosts[2], "c");
   assert_null(config->allowed_hosts[3]);
+  // An empty item takes out what a file gave at its place.
+  variables[2] = "BuildQueue__AllowedHosts__1=";
+  load(NULL);
+  assert_string_equal(config->allowed_hosts[0], "first");
+  assert_string_equal(config->allowed_hosts[1], "c");
+  assert_null(config->allowed_hosts[2]);
 }
 
 static void list_items_have_bounds(void **state) {

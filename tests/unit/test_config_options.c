@@ -172,7 +172,7 @@ static void wrong_types_are_refused(void **state) {
   (void)state;
   static const char *const values[][5] = {
     [B] = {"1", "\"yes\"", "[true]", "{}", "0.5"},
-    [I] = {"true", "\"many\"", "[1]", "2.5", "\"\""},
+    [I] = {"true", "\"many\"", "[1]", "2.0", "\"\""},
     [S] = {"5", "true", "[\"/x\"]", "{\"a\": 1}", "1.5"},
     [W] = {"5", "true", "[\"json\"]", "\"loud\"", "{}"},
     [L] = {"\"/x\"", "true", "[5]", "{\"a\": \"/x\"}", "[[\"/x\"]]"},

@@ -104,7 +104,19 @@ static void runs_commands(void **state) {
 
 static void commands_have_no_input(void **state) {
   (void)state;
+  // Even when the server's own input has something to say.
+  int fds[2];
+  int kept = dup(STDIN_FILENO);
+  assert_int_equal(pipe(fds), 0);
+  assert_int_equal(write(fds[1], "typed", 5), 5);
+  assert_int_equal(close(fds[1]), 0);
+  assert_int_equal(dup2(fds[0], STDIN_FILENO), STDIN_FILENO);
   assert_non_null(strstr(refuses("command:cat", NULL, 0, BQ_EINVAL), "empty"));
+  if (kept >= 0) {
+    assert_int_equal(dup2(kept, STDIN_FILENO), STDIN_FILENO);
+    (void)close(kept);
+  }
+  (void)close(fds[0]);
 }
 
 static void commands_can_fail(void **state) {
