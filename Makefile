@@ -23,7 +23,7 @@ HARDEN   := -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 $(if $(filter x86
 LDFLAGS  += -pie -Wl,-z,relro,-z,now
 else
 CFLAGS   ?= -O1 -g
-HARDEN   := -fno-omit-frame-pointer -fsanitize=$(SANITIZE)
+HARDEN   := -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
 LDFLAGS  += -fsanitize=$(patsubst fuzzer-no-link%,fuzzer%,$(SANITIZE))
 endif
 override CFLAGS += -std=c11 $(WARN) $(HARDEN) -pthread
