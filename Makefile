@@ -143,15 +143,17 @@ packages: ## install what is missing from Debian's packages, for building, testi
 packages-run packages-test packages-lint: packages-%:
 	@sh .ci/packages run $(filter-out run,$*)
 
-SHARE = $(DESTDIR)$(PREFIX)/share
+SHARE        = $(DESTDIR)$(PREFIX)/share
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 install: all ## install under PREFIX (/usr/local), below DESTDIR when given
 	install -D -m 0755 $(BUILD)/buildq $(DESTDIR)$(PREFIX)/bin/buildq
 	@for f in $$(find scripts templates sql -type f 2>/dev/null); do install -D -m 0644 $$f $(SHARE)/buildq/$$f || exit 1; done
 	install -D -m 0644 core/cli/data/alerts.yml $(SHARE)/buildq/alerts.yml
 	install -D -m 0644 core/cli/data/buildq.1 $(SHARE)/man/man1/buildq.1
-	install -D -m 0644 core/cli/data/buildq.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/buildq.conf
-	@mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|@PREFIX@|$(PREFIX)|g' core/cli/data/buildq.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/buildq.service
+	install -D -m 0644 core/cli/data/buildq.sysusers $(DESTDIR)$(SYSUSERSDIR)/buildq.conf
+	@mkdir -p $(DESTDIR)$(UNITDIR)
+	sed 's|@PREFIX@|$(PREFIX)|g' core/cli/data/buildq.service > $(DESTDIR)$(UNITDIR)/buildq.service
 
 clean: ## remove everything that was built
 	rm -rf build

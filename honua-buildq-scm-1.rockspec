@@ -19,5 +19,10 @@ dependencies = {
 build = {
   type = "make",
   build_variables = { PREFIX = "$(PREFIX)" },
-  install_variables = { PREFIX = "$(PREFIX)" },
+  -- What lies in a rock's lib/ is taken for Lua modules.
+  install_variables = {
+    PREFIX = "$(PREFIX)",
+    UNITDIR = "$(PREFIX)/share/buildq/systemd",
+    SYSUSERSDIR = "$(PREFIX)/share/buildq/sysusers.d",
+  },
 }
