@@ -130,7 +130,12 @@ local function start(file)
   local job = { file = file, directory = directory, rest = "", lines = {}, began = now(), last = now(), passed = 0,
     failed = 0, skipped = 0, killed = false, open = 2, code = 0, signal = 0 }
   local program, arguments = file, {}
-  if file:find "%.lua$" then program, arguments = "lua5.4", { "/usr/bin/busted", "--output=TAP", file } end
+  if file:find "%.lua$" then
+    -- busted's TAP has no words for a file that does not compile.
+    local _, fault = loadfile(file)
+    job.lines[1] = fault
+    program, arguments = "lua5.4", { "/usr/bin/busted", "--output=TAP", file }
+  end
   local handle, pid = uv.spawn(program, { args = arguments, env = environment(directory),
     stdio = { nil, ends.write, ends.write }, detached = true }, function(code, signal)
     job.code, job.signal = code, signal

@@ -87,7 +87,7 @@ static int read_address(const char *listen, struct sockaddr_storage *out, int *l
 }
 
 static int read_bound_address(bq_http_server *server, bq_error *err) {
-  struct sockaddr_storage bound;
+  struct sockaddr_storage bound = {0};
   socklen_t length = sizeof bound;
   if (getsockname(evconnlistener_get_fd(server->listener), (struct sockaddr *)&bound, &length) < 0) {
     return bq_fail_errno(err, errno, "can't read the listening address");
