@@ -38,6 +38,13 @@ static const endless scripts[] = {
                            "coroutine.resume(co) coroutine.close(co) while true do end"},
   {"reader of load", "while true do load(function() while true do end end) end"},
   {"recursion", "local function f() return pcall(f) or pcall(f) end while true do f() end"},
+  {"pattern with many ?", "local n = 40 ;(('a'):rep(n)):match(('a?'):rep(n) .. ('a'):rep(n))"},
+  {"pattern with many *", "(('a'):rep(5000)):find(('.*'):rep(10) .. 'b')"},
+  {"pattern with many -", "(('a'):rep(5000)):gsub(('.-'):rep(10) .. 'b', '')"},
+  {"balanced pattern", "(('('):rep(2000000)):find('%b()')"},
+  {"plain find in megabytes", "local s = ('a'):rep(8000000) while true do pcall(string.find, s, ('a'):rep(50) .. 'b', 1, "
+                              "true) end"},
+  {"gmatch", "for _ in (('a'):rep(5000)):gmatch(('a-'):rep(8) .. 'b') do end"},
   {"__len of huge tables", "local t = setmetatable({}, {__len = function() return 9999999 end, __index = rawlen, "
                            "__newindex = type}) while true do pcall(table.insert, t, 1, 1) end"},
 };
