@@ -155,7 +155,8 @@ static void stops_a_cluster_that_still_runs(void **state) {
   support_remove_directory(directory);
 }
 
-// After a crash of the whole tree the lock files name processes that may be anybody now: here, this test.
+// After a crash of the whole tree the lock files name processes that may be anybody now: here, a child of this test
+// (PostgreSQL itself sees through its own parent's number).
 static void survives_kill_and_stale_locks(void **state) {
   (void)state;
   char *directory = support_make_directory();
@@ -163,13 +164,20 @@ static void survives_kill_and_stale_locks(void **state) {
   expect_answer(cluster, "create table kept as select 44 as n", "");
   assert_int_equal(kill(bq_cluster_pid(cluster), SIGKILL), 0);
   bq_cluster_stop(cluster);
-  char *lock = bq_format("%d\n%s/postgres\n1\n5432\n%s/pg\n\n", (int)getpid(), directory, directory);
+  pid_t anybody = fork();
+  if (anybody == 0) {
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) (void)pause();
+  }
+  char *lock = bq_format("%d\n%s/postgres\n1\n5432\n%s/pg\n\n", (int)anybody, directory, directory);
   write_file(directory, "postgres/postmaster.pid", lock);
   write_file(directory, "pg/.s.PGSQL.5432.lock", lock);
   bq_free(lock);
   cluster = start(directory);
   expect_answer(cluster, "select n from kept", "44");
   bq_cluster_stop(cluster);
+  assert_int_equal(kill(anybody, SIGKILL), 0); // was left alone until now
+  assert_int_equal(waitpid(anybody, NULL, 0), anybody);
   support_remove_directory(directory);
 }
 
