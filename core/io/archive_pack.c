@@ -203,7 +203,7 @@ int bq_archive_pack_tree(const bq_archive_pack *pack, bq_archive_packed *out, bq
   if (result == 0) result = bq_tree_list(&list, pack->from_root, pack->from, pack->max_entries, err);
   if (result == 0) result = bq_tree_open_parent(pack->to_root, pack->to, 1, &name, &dir_fd, err);
   if (result == 0) result = bq_hash_new(&p.hash, err);
-  if (result < 0 || name == NULL) goto cleanup;
+  if (result < 0) goto cleanup;
   (void)fstatat(dir_fd, name, &old, AT_SYMLINK_NOFOLLOW); // stays zeroed when there is none
   p.buffer = bq_alloc(READ_BYTES);
   partial = bq_format(".%s.%lld.partial", name, (long long)bq_clock_mono_us());
