@@ -82,6 +82,7 @@ void bq_vm_free(bq_vm *vm);
 
 // Runs the function and `nargs` arguments on top of L's stack now, on the calling thread, for what can't wait: loading
 // a module, a self-check. Only while no slice is under way. Bounded like any stretch that can't be interrupted.
+// A call that had to be ended for that leaves the vm killed (bq_vm_unkill, or free it).
 // On success `nresults` results are on the stack; on failure (BQ_ESCRIPT) nothing is, and `err` has the one line.
 int bq_vm_call(bq_vm *vm, lua_State *L, int nargs, int nresults, bq_error *err) BQ_MUSTCHECK;
 

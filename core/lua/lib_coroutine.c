@@ -184,7 +184,8 @@ static int co_close(lua_State *L) {
   bq_vm *vm = bq_vm_of(L);
   lua_State *co = check_thread(L, 1);
   const char *status = status_of(L, co);
-  if (co == vm->L || (status[0] != 's' && status[0] != 'd')) return luaL_error(L, "cannot close a %s coroutine", status);
+  int may_close = co != vm->L && (status[0] == 's' || status[0] == 'd'); // suspended, dead
+  if (!may_close) return luaL_error(L, "cannot close a %s coroutine", status);
   if (vm->close_depth >= BQ_MAX_CLOSE_DEPTH) return luaL_error(L, "C stack overflow: coroutines close each other");
   vm->close_depth++;
   bq_thread_set_busy(co, 1);

@@ -94,7 +94,9 @@ static void push_object(lua_State *L, json_t *json, int depth) {
 }
 
 static void push_value(lua_State *L, const json_t *json, int depth) {
-  if (depth > BQ_LUA_JSON_MAX_DEPTH) (void)luaL_error(L, "JSON is nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
+  if (depth > BQ_LUA_JSON_MAX_DEPTH) {
+    (void)luaL_error(L, "JSON is nested more than %d levels deep", BQ_LUA_JSON_MAX_DEPTH);
+  }
   luaL_checkstack(L, 4, "for JSON");
   switch (json_typeof(json)) {
   case JSON_OBJECT: push_object(L, (json_t *)(uintptr_t)json, depth); break;
@@ -121,8 +123,8 @@ typedef struct conversion {
   const void *path[BQ_LUA_JSON_MAX_DEPTH + 1]; // the tables we are inside of
   size_t values; // converted so far: a table may be in many places, so memory does not bound the text
   size_t bytes;  // of strings
-  bq_error *err;
-  int result;
+  bq_error *err; // never NULL
+  int result;    // 0 or a bq_err
 } conversion;
 
 // Where to put the next value: exactly one of `array`, `key` below `object`, or the root.
@@ -184,6 +186,13 @@ static int is_sequence(lua_State *L, int index, int *empty) {
   return count == length;
 }
 
+// Puts one step of the path to the faulty value ("[2]", ".name") before the message.
+static void name_place(conversion *c, const char *step) {
+  if (c->result != BQ_EINVAL) return;
+  const char *rest = c->err->message;
+  (void)bq_fail(c->err, BQ_EINVAL, "%s%s%s", step, *rest == '[' || *rest == '.' ? "" : ": ", rest);
+}
+
 static int convert(conversion *c, lua_State *L, int index, const place *p, int depth);
 
 static int convert_array(conversion *c, lua_State *L, int index, json_t *array, int depth) {
@@ -191,10 +200,10 @@ static int convert_array(conversion *c, lua_State *L, int index, json_t *array, 
   for (lua_Unsigned i = 1; i <= length && c->result == 0; i++) {
     place p = {.array = array};
     lua_rawgeti(L, index, (lua_Integer)i);
-    if (convert(c, L, lua_gettop(L), &p, depth + 1) < 0 && c->result == BQ_EINVAL) {
-      const char *rest = c->err != NULL ? c->err->message : "";
-      c->result = bq_fail(c->err, BQ_EINVAL, "[%llu]%s%s", (unsigned long long)i, *rest == '[' || *rest == '.' ? "" : ": ",
-                          rest);
+    if (convert(c, L, lua_gettop(L), &p, depth + 1) < 0) {
+      char step[40];
+      (void)snprintf(step, sizeof step, "[%llu]", (unsigned long long)i);
+      name_place(c, step);
     }
     lua_pop(L, 1);
   }
@@ -216,9 +225,10 @@ static int convert_object(conversion *c, lua_State *L, int index, json_t *object
       (void)refuse(c, "a key with a NUL byte, or one that is not UTF-8");
       break;
     }
-    if (convert(c, L, lua_gettop(L), &p, depth + 1) < 0 && c->result == BQ_EINVAL) {
-      const char *rest = c->err != NULL ? c->err->message : "";
-      c->result = bq_fail(c->err, BQ_EINVAL, ".%.60s%s%s", p.key, *rest == '[' || *rest == '.' ? "" : ": ", rest);
+    if (convert(c, L, lua_gettop(L), &p, depth + 1) < 0) {
+      char step[64];
+      (void)snprintf(step, sizeof step, ".%.60s", p.key);
+      name_place(c, step);
     }
     lua_pop(L, 1);
   }

@@ -30,7 +30,8 @@ static void the_first_error_ends_the_rest(void **state) {
   script s;
   run(&s, "local ended, started = 0, 0\n"
           "local ok, e = pcall(all, {\n"
-          "  function() local x <close> = setmetatable({}, {__close = function() ended = ended + 1 end}) sleep(600) end,\n"
+          "  function() local x <close> = setmetatable({}, {__close = function() ended = ended + 1 end}) sleep(600) "
+          "end,\n"
           "  function() sleep(0.01) error({message = 'no compiler'}) end,\n"
           "  function() while true do pcall(sleep, 600) end end,\n"
           "  function() started = started + 1 end}, {limit = 3})\n"
@@ -43,7 +44,8 @@ static void the_first_error_ends_the_rest(void **state) {
 
 static void nests(void **state) {
   (void)state;
-  assert_script_returns("local function pair(n) if n == 0 then return 1 end local r = all{function() return pair(n - 1) "
+  assert_script_returns("local function pair(n) if n == 0 then return 1 end local r = all{function() return pair(n - "
+                        "1) "
                         "end, function() sleep(0.001) return pair(n - 1) end} return r[1] + r[2] end return pair(5)",
                         "32");
   // Inside a coroutine of the script's, too.
@@ -76,7 +78,8 @@ static void a_kill_reaches_the_children(void **state) {
 
 static void refuses_wrong_arguments(void **state) {
   (void)state;
-  assert_script_fails("all({1})", "scripts/pipelines/test.lua:1: bad argument #1 to 'all' (a function expected at index "
+  assert_script_fails("all({1})", "scripts/pipelines/test.lua:1: bad argument #1 to 'all' (a function expected at "
+                      "index "
                                   "1, got number)");
   assert_script_fails("all({print}, {limit = 0})",
                       "scripts/pipelines/test.lua:1: bad argument #2 to 'all' (limit: 1 to 1000)");

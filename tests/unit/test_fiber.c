@@ -37,7 +37,8 @@ static void waits_inside_pcall(void **state) {
   assert_script_returns("local ok, e = pcall(function() sleep(0.001) error('x', 0) end) return tostring(ok) .. e",
                         "falsex");
   assert_script_returns("local ok, a, b = pcall(function(...) sleep(0.001) return ... end, 1, 2) return a + b", "3");
-  assert_script_returns("local _, e = xpcall(function(a) sleep(0.001) error(a, 0) end, function(e) return e .. '!' end, "
+  assert_script_returns("local _, e = xpcall(function(a) sleep(0.001) error(a, 0) end, function(e) return e .. '!' "
+                        "end, "
                         "'x') return e", "x!");
   assert_script_returns("local t = setmetatable({}, {__index = function() sleep(0.001) return 7 end}) return t.x", "7");
   assert_script_returns("do local x <close> = setmetatable({}, {__close = function() sleep(0.001) end}) end return 1",
@@ -88,7 +89,8 @@ static void keeps_scripts_off_busy_coroutines(void **state) {
 static void runs_coroutine_library_as_the_manual_says(void **state) {
   (void)state;
   assert_script_returns(
-    "local co = coroutine.create(function(...) local n = select('#', ...) while true do n = coroutine.yield(n) end end)\n"
+    "local co = coroutine.create(function(...) local n = select('#', ...) while true do n = coroutine.yield(n) end "
+    "end)\n"
     "assert(coroutine.status(co) == 'suspended')\n"
     "assert(select(2, coroutine.resume(co, 1, 2, 3)) == 3)\n"
     "assert(coroutine.close(co) and coroutine.status(co) == 'dead')\n"
@@ -97,7 +99,8 @@ static void runs_coroutine_library_as_the_manual_says(void **state) {
     "assert(not coroutine.isyieldable())\n"
     "coroutine.wrap(function() assert(coroutine.isyieldable() and not select(2, coroutine.running())) end)()\n"
     "local closed\n"
-    "local pending = coroutine.create(function() local x <close> = setmetatable({}, {__close = function() closed = true "
+    "local pending = coroutine.create(function() local x <close> = setmetatable({}, {__close = function() closed = "
+    "true "
     "end}) coroutine.yield() end)\n"
     "coroutine.resume(pending) coroutine.close(pending) assert(closed)\n"
     "local ok2, e2 = pcall(coroutine.wrap(function() error({1}) end)) assert(not ok2 and e2[1] == 1)\n"
@@ -109,7 +112,8 @@ static void bounds_coroutines_that_close_each_other(void **state) {
   assert_script_returns(
     "local list = {}\n"
     "for i = 1, 5000 do list[i] = coroutine.create(function()\n"
-    "  local x <close> = setmetatable({}, {__close = function() if list[i + 1] then coroutine.close(list[i + 1]) end end})\n"
+    "  local x <close> = setmetatable({}, {__close = function() if list[i + 1] then coroutine.close(list[i + 1]) end "
+    "end})\n"
     "  coroutine.yield() end) coroutine.resume(list[i]) end\n"
     "coroutine.close(list[1]) return 'alive'", "alive");
 }
@@ -127,6 +131,31 @@ static void sleeps_ten_thousand_at_once(void **state) {
   for (int i = 0; i < COUNT; i++) assert_string_equal(scripts[i].line, "up");
   test_free(scripts);
   bq_vm_free(vm);
+  world_close(&w);
+}
+
+static void a_full_pool_only_delays(void **state) {
+  (void)state;
+  enum { COUNT = 20 };
+  world w;
+  world_open(&w);
+  bq_pool *narrow;
+  bq_error err;
+  assert_int_equal(bq_pool_new(&narrow, w.loop, "narrow", 1, 1, &err), 0);
+  bq_vm_options options = world_options(&w);
+  options.pool = narrow;
+  bq_vm *vms[COUNT];
+  script s[COUNT];
+  for (int i = 0; i < COUNT; i++) {
+    vms[i] = vm_with(&options);
+    script_start(&s[i], &w, vms[i], "for _ = 1, 3 do for _ = 1, 1e5 do end sleep(0) end return 'through'");
+  }
+  world_run(&w);
+  for (int i = 0; i < COUNT; i++) {
+    assert_string_equal(s[i].line, "through");
+    bq_vm_free(vms[i]);
+  }
+  bq_pool_free(narrow);
   world_close(&w);
 }
 
@@ -207,6 +236,7 @@ int main(void) {
     cmocka_unit_test(runs_coroutine_library_as_the_manual_says),
     cmocka_unit_test(bounds_coroutines_that_close_each_other),
     cmocka_unit_test(sleeps_ten_thousand_at_once),
+    cmocka_unit_test(a_full_pool_only_delays),
     cmocka_unit_test(kill_cancels_a_sleep),
     cmocka_unit_test(kill_before_the_first_slice_runs_nothing),
     cmocka_unit_test(free_releases_what_waits),

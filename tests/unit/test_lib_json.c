@@ -9,7 +9,8 @@ static void round_trips(void **state) {
   assert_script_returns("return json.encode(json.decode('{}'))", "{}");
   assert_script_returns("return json.encode(json.decode('{\"a\":[],\"b\":{\"c\":[[]]}}'))",
                         "{\"a\":[],\"b\":{\"c\":[[]]}}");
-  assert_script_returns("return json.encode(json.decode('[9223372036854775807,-9223372036854775808,9007199254740993]'))",
+  assert_script_returns("return "
+                        "json.encode(json.decode('[9223372036854775807,-9223372036854775808,9007199254740993]'))",
                         "[9223372036854775807,-9223372036854775808,9007199254740993]");
   // Microseconds since 1970, as an integer and as a real; and text.
   assert_script_returns("local t = json.decode('[1795473377123456,1795473377.123456]') "

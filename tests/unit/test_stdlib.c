@@ -22,7 +22,8 @@ static void loads_text_only(void **state) {
   assert_script_returns("x = 5 return load('return x')()", "5");
   assert_script_returns("x = 5 return tostring(load('return x', 'n', 't', {})())", "nil");
   assert_script_returns("local n = 0 return load(function() n = n + 1 return ({'return ', '7'})[n] end)()", "7");
-  assert_script_returns("local f, e = load('return +') return e", "[string \"return +\"]:1: unexpected symbol near '+'");
+  assert_script_returns("local f, e = load('return +') return e", "[string \"return +\"]:1: unexpected symbol near "
+                        "'+'");
   assert_script_returns("load('y = 3')() return y", "3");
 }
 
@@ -168,13 +169,15 @@ static const char differential[] =
   "local function word(list, most) local t = {} for i = 1, random(most) - 1 do t[i] = list[random(#list)] end "
   "return table.concat(t) end\n"
   "local out = {}\n"
-  "local function note(...) local t = table.pack(...) for i = 1, t.n do out[#out + 1] = tostring(t[i]):gsub('table: .*', "
+  "local function note(...) local t = table.pack(...) for i = 1, t.n do out[#out + 1] = tostring(t[i]):gsub('table: "
+  ".*', "
   "'table') end end\n"
   "local digest = 7\n"
   "for i = 1, 20000 do\n"
   "  out = {}\n"
   "  local s, p = word(chars, 12), word(pieces, 6)\n"
-  "  note(pcall(string.find, s, p, random(14) - 7)) note(pcall(string.match, s, p)) note(pcall(string.find, s, p, 1, true))\n"
+  "  note(pcall(string.find, s, p, random(14) - 7)) note(pcall(string.match, s, p)) note(pcall(string.find, s, p, 1, "
+  "true))\n"
   "  note(pcall(string.gsub, s, p, repls[random(#repls)], random(2) == 1 and random(3) or nil))\n"
   "  note(pcall(function() for a, b in string.gmatch(s, p) do note(a, b) end end))\n"
   "  local all = table.concat(out, '|')\n"
@@ -198,7 +201,8 @@ static void patterns_mean_what_they_mean_in_stock_lua(void **state) {
 
 static void pcall_does_what_the_manual_says(void **state) {
   (void)state;
-  assert_script_returns("local t = table.pack(pcall(function(...) return ... end, 1, nil, 3)) return t.n .. t[4]", "43");
+  assert_script_returns("local t = table.pack(pcall(function(...) return ... end, 1, nil, 3)) return t.n .. "
+                        "t[4]", "43");
   assert_script_returns("local ok, e = xpcall(function(a, b) error(a + b, 0) end, function(e) return e * 2 end, 1, 2) "
                         "return tostring(ok) .. e", "false6");
   assert_script_returns("return select('#', pcall(error))", "2");

@@ -23,11 +23,13 @@ static const endless scripts[] = {
   {"very short coroutines", "local function f(n) for _ = 1, 40 do if n > 0 then coroutine.wrap(f)(n - 1) end end end "
                             "f(12)"},
   {"sort comparator", "local t = {} for i = 1, 100 do t[i] = i end table.sort(t, function() while true do end end)"},
-  {"coroutine in a sort comparator", "local t = {3, 2, 1} table.sort(t, function(a, b) return coroutine.wrap(function() "
+  {"coroutine in a sort comparator", "local t = {3, 2, 1} table.sort(t, function(a, b) return "
+   "coroutine.wrap(function() "
                                      "while true do end end)() end)"},
   {"metamethods", "local t = setmetatable({}, {__index = function(t, k) while true do end end}) return t.x"},
   {"metamethods that call themselves", "local t = setmetatable({}, {__add = function(a, b) while true do end end, "
-                                       "__eq = function() while true do end end}) return pcall(function() return t + t end)"},
+                                       "__eq = function() while true do end end}) return pcall(function() return t + "
+                                       "t end)"},
   {"tostring", "while true do tostring(setmetatable({}, {__tostring = function() while true do end end})) end"},
   {"__close", "local t = setmetatable({}, {__close = function() while true do end end}) "
               "while true do local x <close> = t while true do end end"},
@@ -42,7 +44,8 @@ static const endless scripts[] = {
   {"pattern with many *", "(('a'):rep(5000)):find(('.*'):rep(10) .. 'b')"},
   {"pattern with many -", "(('a'):rep(5000)):gsub(('.-'):rep(10) .. 'b', '')"},
   {"balanced pattern", "(('('):rep(2000000)):find('%b()')"},
-  {"plain find in megabytes", "local s = ('a'):rep(8000000) while true do pcall(string.find, s, ('a'):rep(50) .. 'b', 1, "
+  {"plain find in megabytes", "local s = ('a'):rep(8000000) while true do pcall(string.find, s, ('a'):rep(50) .. 'b', "
+   "1, "
                               "true) end"},
   {"gmatch", "for _ in (('a'):rep(5000)):gmatch(('a-'):rep(8) .. 'b') do end"},
   {"__len of huge tables", "local t = setmetatable({}, {__len = function() return 9999999 end, __index = rawlen, "
@@ -138,7 +141,8 @@ static void garbage_does_not_count_as_use(void **state) {
   // 25 MB in use, and many times the cap in garbage.
   // What can't be had at all is an error like any other.
   assert_script_returns("return select(2, pcall(string.rep, 'x', 1 << 40))", "not enough memory");
-  assert_script_returns("local keep = ('x'):rep(25 * 1024 * 1024) for i = 1, 200 do local s = ('y'):rep(5 * 1024 * 1024) "
+  assert_script_returns("local keep = ('x'):rep(25 * 1024 * 1024) for i = 1, 200 do local s = ('y'):rep(5 * 1024 * "
+                        "1024) "
                         "end return #keep", "26214400");
 }
 
