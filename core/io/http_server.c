@@ -7,6 +7,7 @@
 #include <event2/listener.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -76,13 +77,21 @@ static void on_accept_error(struct evconnlistener *listener, void *arg) {
   bq_log_error("accepting failed", &err);
 }
 
-// "127.0.0.1:8080", "[::1]:8080", "localhost:8080"
+// "127.0.0.1:8080", "[::1]:8080", "localhost:8080". libevent's parser takes no port 0, so it gets the address alone.
 static int read_address(const char *listen, struct sockaddr_storage *out, int *length, bq_error *err) {
-  char numeric[80];
-  int has_name = strncmp(listen, "localhost:", 10) == 0;
-  (void)snprintf(numeric, sizeof numeric, "%s%s", has_name ? "127.0.0.1:" : "", has_name ? listen + 10 : listen);
+  char host[80];
+  char *end = NULL;
+  const char *colon = strrchr(listen, ':');
+  long port = colon != NULL ? strtol(colon + 1, &end, 10) : -1;
+  if (colon == NULL || end == colon + 1 || *end != '\0' || port < 0 || port > 65535) goto bad;
+  (void)snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
   *length = (int)sizeof *out;
-  if (evutil_parse_sockaddr_port(numeric, (struct sockaddr *)out, length) == 0) return 0;
+  if (evutil_parse_sockaddr_port(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, (struct sockaddr *)out,
+                                 length) < 0) goto bad;
+  if (out->ss_family == AF_INET6) ((struct sockaddr_in6 *)(void *)out)->sin6_port = htons((uint16_t)port);
+  else ((struct sockaddr_in *)(void *)out)->sin_port = htons((uint16_t)port);
+  return 0;
+bad:
   return bq_fail(err, BQ_EINVAL, "BuildQueue.Listen is \"%s\": write an address and a port, as 127.0.0.1:8080", listen);
 }
 
