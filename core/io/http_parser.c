@@ -196,8 +196,10 @@ int64_t bq_http_parse_head(const char *bytes, size_t length, const bq_http_limit
     if (bytes[1] != '\n') return -400;
     at = 2;
   }
-  memset(out, 0, offsetof(bq_http_head, names));
+  memset(out, 0, offsetof(bq_http_head, names)); // the slices need no zeros: header_count says how many there are
   out->content_length = -1;
+  out->chunked = 0;
+  out->expect_continue = 0;
   int64_t end = find_line_end(bytes, length, at);
   size_t line = (end >= 0 ? (size_t)end : length) - at;
   if (line > limits->max_line) return -414;
