@@ -87,8 +87,8 @@ static void check_budgets(bq_vm *vm, int64_t used) {
     (void)bq_kill_set(&vm->running->kill, reason);
   } else if (used >= o->slice_us + BQ_STRETCH_US) {
     (void)snprintf(reason, sizeof reason,
-                   "the %s ran for more than %d ms where it can't be interrupted (inside a sort, a gsub, an error "
-                   "handler, a module's chunk, …)", noun(vm), BQ_STRETCH_US / 1000);
+                   "the %s ran for more than %d ms where it can't be interrupted (inside a sort, a gsub, a pattern, "
+                   "an error handler, a module's chunk, …)", noun(vm), BQ_STRETCH_US / 1000);
     (void)bq_kill_set(&vm->kill, reason);
   }
 }

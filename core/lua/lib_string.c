@@ -26,13 +26,15 @@ static int string_rep(lua_State *L) {
   luaL_Buffer out;
   bq_vm_make_room(L, 2 * total);
   char *to = luaL_buffinitsize(L, &out, total); // the memory cap bounds it
-  for (lua_Integer i = 0; i < times; i++) {
-    if (length > 0) memcpy(to, text, length);
-    to += length;
-    if (i + 1 < times && separator_length > 0) {
-      memcpy(to, separator, separator_length);
-      to += separator_length;
-    }
+  if (length > 0) memcpy(to, text, length);
+  size_t filled = length;
+  if (times > 1 && separator_length > 0) memcpy(to + length, separator, separator_length);
+  if (times > 1) filled = unit;
+  // What is there already is a whole number of units: copying it doubles it.
+  while (filled < total) {
+    size_t more = filled < total - filled ? filled : total - filled;
+    memcpy(to + filled, to, more);
+    filled += more;
   }
   luaL_pushresultsize(&out, total);
   bq_vm_tick(L);

@@ -154,6 +154,9 @@ static void table_functions_do_what_the_manual_says(void **state) {
                       "scripts/pipelines/test.lua:1: invalid value (at index 2) in table for 'concat'");
   assert_script_fails("table.insert({}, 3, 1)",
                       "scripts/pipelines/test.lua:1: bad argument #2 to 'insert' (position out of bounds)");
+  assert_script_returns("for n = 1, 40 do local t = {} for i = 1, n do t[i] = 'abc' end for _, sep in ipairs{'', '-', "
+                        "', '} do assert(('abc'):rep(n, sep) == table.concat(t, sep)) end end "
+                        "return (''):rep(3, '+') .. ('x'):rep(1, '-')", "++x");
   assert_script_returns("return ('ab'):rep(3, '-') .. ('x'):rep(0) .. ('y'):rep(-1)", "ab-ab-ab");
 }
 

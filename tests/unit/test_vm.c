@@ -138,12 +138,12 @@ static void endless_allocation_is_ended(void **state) {
 
 static void garbage_does_not_count_as_use(void **state) {
   (void)state;
-  // 25 MB in use, and many times the cap in garbage.
+  // 10 MB in use, and many times the cap in garbage.
   // What can't be had at all is an error like any other.
   assert_script_returns("return select(2, pcall(string.rep, 'x', 1 << 40))", "not enough memory");
-  assert_script_returns("local keep = ('x'):rep(25 * 1024 * 1024) for i = 1, 200 do local s = ('y'):rep(5 * 1024 * "
+  assert_script_returns("local keep = ('x'):rep(10 * 1024 * 1024) for i = 1, 200 do local s = ('y'):rep(5 * 1024 * "
                         "1024) "
-                        "end return #keep", "26214400");
+                        "end return #keep", "10485760");
 }
 
 static void memory_returns_after_the_end(void **state) {
