@@ -97,9 +97,7 @@ static inline void script_ended(void *arg, bq_end end, lua_State *L) {
 
 // Loads `text` as scripts/pipelines/test.lua in a fresh environment with the runtime's own functions as globals.
 static inline void push_script(lua_State *L, const char *text) {
-  if (luaL_loadbufferx(L, text, strlen(text), "@scripts/pipelines/test.lua", "t") != LUA_OK) {
-    fail_msg("%s", lua_tostring(L, -1));
-  }
+  if (luaL_loadbufferx(L, text, strlen(text), "@scripts/pipelines/test.lua", "t") != LUA_OK) (void)lua_error(L);
   bq_vm_new_env(L);
   lua_pushcfunction(L, bq_lua_sleep);
   lua_setfield(L, -2, "sleep");

@@ -2,6 +2,8 @@
 // ended by a kill and by its budget, while the loop stays alive and another vm on the same pool gets on.
 #include "lua_test.h"
 
+#include "base/memory.h"
+
 typedef struct endless {
   const char *name;
   const char *text;
@@ -195,6 +197,57 @@ static void calls_without_a_fiber_are_bounded(void **state) {
   world_close(&w);
 }
 
+static long allocations_left; // until one fails; 0: it has
+
+static void *fail_one(void *old, size_t size) {
+  if (allocations_left > 0 && --allocations_left == 0) return NULL;
+  return realloc(old, size);
+}
+
+static int load_script(lua_State *L) {
+  push_script(L, lua_touserdata(L, 1));
+  return 1;
+}
+
+static void survives_any_failed_allocation(void **state) {
+  (void)state;
+  static const char text[] =
+    "local r = all{function() sleep(0) return json.encode(json.decode('[1,{\"a\":[]}]')) end, function() "
+    "return coroutine.wrap(function() sleep(0) return ('x'):rep(100) .. sha256('') end)() end} "
+    "pcall(error, 'x') xpcall(error, function(e) return e .. '!' end, 'y') error(table.concat(r))";
+  int failures = 0;
+  for (long n = 1; n < 3000; n++) {
+    world w = {0};
+    bq_error err;
+    bq_vm *vm;
+    script s = {.w = &w};
+    assert_int_equal(bq_loop_new(&w.loop, &err), 0);
+    bq_vm_options options = world_options(&w);
+    options.slice_us = 10 * 1000000;
+    allocations_left = n;
+    bq_memory_replace(fail_one);
+    if (bq_vm_new(&vm, &options, &err) == 0) {
+      lua_State *L = bq_vm_state(vm);
+      bq_vm_lend(vm);
+      lua_pushcfunction(L, load_script);
+      lua_pushlightuserdata(L, (void *)(uintptr_t)text);
+      if (lua_pcall(L, 1, 1, 0) == LUA_OK && bq_fiber_start(&s.fiber, vm, L, 0, script_ended, &s, &err) == 0) {
+        w.running++;
+        world_run(&w);
+        assert_int_equal(s.ended, 1);
+        assert_int_not_equal(s.end, BQ_END_RETURNED);
+      }
+      bq_vm_free(vm);
+    }
+    bq_memory_replace(NULL);
+    bq_loop_free(w.loop);
+    if (allocations_left > 0) break; // none has failed: all were tried
+    failures++;
+  }
+  print_message("%d allocations\n", failures);
+  assert_true(failures > 400);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(endless_scripts_are_ended_by_a_kill),
@@ -204,6 +257,7 @@ int main(void) {
     cmocka_unit_test(garbage_does_not_count_as_use),
     cmocka_unit_test(memory_returns_after_the_end),
     cmocka_unit_test(calls_without_a_fiber_are_bounded),
+    cmocka_unit_test(survives_any_failed_allocation),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
