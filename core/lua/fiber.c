@@ -107,7 +107,7 @@ static void end_with_error(bq_fiber *fiber, int keep) {
 
 static void run_slice(bq_vm *vm) {
   bq_fiber *fiber = vm->running;
-  bq_slice_begin(vm);
+  bq_slice_begin(vm, fiber->L);
   int nargs = fiber->nargs;
   int results = 0;
   fiber->nargs = 0;

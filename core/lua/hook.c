@@ -13,7 +13,9 @@ int64_t bq_thread_cpu_us(void) {
   return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-void bq_slice_begin(bq_vm *vm) {
+void bq_slice_begin(bq_vm *vm, lua_State *L) {
+  vm->current = L;
+  vm->allocated = 0;
   vm->slice_began_us = bq_thread_cpu_us();
   vm->killed_at_us = -1;
   vm->raised_at_us = -1;
@@ -104,6 +106,7 @@ static void hook(lua_State *L, lua_Debug *ar) {
   bq_vm *vm = bq_vm_of(L);
   if (!vm->in_slice) return; // lua_gc and lua_close of the vm's owner
   if (lua_gethookcount(L) != BQ_HOOK_COUNT) lua_sethook(L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // after bq_vm_tick
+  vm->allocated = 0;
   bq_vm_make_room(L, 0);
   int64_t used = bq_thread_cpu_us() - vm->slice_began_us;
   if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
@@ -122,6 +125,10 @@ void bq_hook_install(bq_vm *vm) {
   lua_sethook(vm->L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // coroutines inherit it
 }
 
+void bq_hook_soon(lua_State *L) {
+  lua_sethook(L, hook, LUA_MASKCOUNT, 1);
+}
+
 void bq_vm_tick(lua_State *L) {
   bq_vm *vm = bq_vm_of(L);
   if (!vm->in_slice) return;
@@ -130,6 +137,6 @@ void bq_vm_tick(lua_State *L) {
   if (bq_kill_reason_of(vm) != NULL) {
     if (!may_unwind(vm, used)) (void)bq_vm_raise_kill(L);
   } else if (used >= vm->options.slice_us) {
-    lua_sethook(L, hook, LUA_MASKCOUNT, 1); // the slice ends at the next instruction
+    bq_hook_soon(L);
   }
 }

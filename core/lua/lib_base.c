@@ -121,10 +121,13 @@ static void push_callers_env(lua_State *L) {
   bq_vm_new_env(L);
 }
 
-enum { RESERVED = 5 }; // where the reader keeps its piece of text alive
+enum {
+  RESERVED = 5,           // where the reader keeps its piece of text alive
+  MAX_CHUNK = 1024 * 1024 // bytes: compiling can't be interrupted
+};
 
 static const char *read_piece(lua_State *L, void *arg, size_t *size) {
-  (void)arg;
+  size_t *total = arg;
   luaL_checkstack(L, 2, "too many nested functions");
   lua_pushvalue(L, 1);
   lua_call(L, 0, 1);
@@ -135,14 +138,18 @@ static const char *read_piece(lua_State *L, void *arg, size_t *size) {
   }
   if (lua_type(L, -1) != LUA_TSTRING) (void)luaL_error(L, "reader function must return a string");
   lua_replace(L, RESERVED);
-  return lua_tolstring(L, RESERVED, size);
+  const char *piece = lua_tolstring(L, RESERVED, size);
+  *total += *size;
+  if (*total > MAX_CHUNK) (void)luaL_error(L, "a chunk of more than 1 MiB");
+  return piece;
 }
 
 static int base_load(lua_State *L) {
-  size_t length;
+  size_t length = 0;
   const char *text = lua_type(L, 1) == LUA_TSTRING ? lua_tolstring(L, 1, &length) : NULL;
   const char *mode = luaL_optstring(L, 3, "t");
   if (strchr(mode, 't') == NULL) return luaL_error(L, "load takes text only: bytecode can't be checked");
+  if (length > MAX_CHUNK) return luaL_error(L, "a chunk of more than 1 MiB");
   int has_env = !lua_isnone(L, 4);
   const char *name = luaL_optstring(L, 2, text != NULL ? text : "=(load)");
   lua_settop(L, RESERVED);
@@ -151,7 +158,7 @@ static int base_load(lua_State *L) {
     status = luaL_loadbufferx(L, text, length, name, "t");
   } else {
     luaL_checktype(L, 1, LUA_TFUNCTION);
-    status = lua_load(L, read_piece, NULL, name, "t");
+    status = lua_load(L, read_piece, &length, name, "t");
   }
   // lua_load catches what the reader raises.
   if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L);

@@ -70,7 +70,9 @@ static int go_on(lua_State *L, int nargs, int wraps) {
   int pins = !lua_isyieldable(L);
   int results = 0;
   vm->pinned += pins;
+  vm->current = co;
   int status = lua_resume(co, L, nargs, &results);
+  vm->current = L;
   vm->pinned -= pins;
   if (status == LUA_YIELD && vm->yielded != BQ_YIELD_SCRIPT) return lua_yieldk(L, 0, wraps, after_scheduler);
   if (status != LUA_OK && status != LUA_YIELD) return pass_error(L, co, wraps);

@@ -55,7 +55,14 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   }
   void *block = bq_realloc(old, size);
   if (block == NULL) return size <= old_size ? old : NULL; // Lua relies on shrinking
-  if (size > old_size) vm->memory_refused = 0;
+  if (size > old_size) {
+    vm->memory_refused = 0;
+    vm->allocated += size - old_size;
+    if (vm->in_slice && vm->allocated > BQ_HOOK_BYTES) {
+      vm->allocated = 0;
+      bq_hook_soon(vm->current); // safe anywhere: Lua allows it from a signal handler
+    }
+  }
   atomic_store_explicit(&vm->memory, used - old_size + size, memory_order_relaxed);
   return block;
 }
@@ -216,7 +223,7 @@ int bq_vm_call(bq_vm *vm, lua_State *L, int nargs, int nresults, bq_error *err) 
   lua_pushcfunction(L, keep_place);
   lua_insert(L, function);
   vm->call_where = where;
-  bq_slice_begin(vm);
+  bq_slice_begin(vm, L);
   int status = lua_pcall(L, nargs, nresults, function);
   bq_slice_end(vm);
   vm->call_where = NULL;

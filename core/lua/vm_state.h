@@ -12,6 +12,7 @@ enum {
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
   BQ_UNWIND_ALL_US = 100 * 1000,  // … and all of it together this long
+  BQ_HOOK_BYTES = 8 * 1024 * 1024, // allocated between two looks at the clock: a few instructions can copy megabytes
   BQ_UNWIND_BYTES = 1024 * 1024,  // memory over the cap for the closing code
   BQ_MAX_PCALL_DEPTH = 2000,      // calls below a pcall: each costs a walk over the stack when a kill unwinds it
   BQ_MAX_CLOSE_DEPTH = 50         // nested coroutine.close: Lua 5.4.4 doesn't count their C stack itself
@@ -71,6 +72,8 @@ struct bq_vm {
   int memory_refused;       // the last growth was refused; Lua collects garbage and asks once more
   // The slice's
   bq_fiber *running;        // NULL between slices and in bq_vm_call
+  lua_State *current;       // the coroutine that runs; valid in a slice
+  size_t allocated;         // bytes since the hook last ran
   int in_slice;             // script code may run: the times below are valid
   bq_yielded yielded;       // why the running fiber yields
   char *call_where;         // bq_vm_call's: where the error was raised
@@ -101,7 +104,8 @@ struct bq_vm {
 // hook.c
 int64_t bq_thread_cpu_us(void);
 void bq_hook_install(bq_vm *vm);
-void bq_slice_begin(bq_vm *vm);
+void bq_hook_soon(lua_State *L);               // at the next instruction of that coroutine
+void bq_slice_begin(bq_vm *vm, lua_State *L);
 void bq_slice_end(bq_vm *vm);
 int bq_slice_is_over(bq_vm *vm);               // the slice has had its share
 const char *bq_kill_reason_of(const bq_vm *vm); // of the vm or of the running fiber; NULL

@@ -25,6 +25,9 @@ static void loads_text_only(void **state) {
   assert_script_returns("local f, e = load('return +') return e", "[string \"return +\"]:1: unexpected symbol near "
                         "'+'");
   assert_script_returns("load('y = 3')() return y", "3");
+  assert_script_fails("load((' '):rep(1 << 21))", "scripts/pipelines/test.lua:1: a chunk of more than 1 MiB");
+  assert_script_returns("return select(2, load(function() return (' '):rep(1000) end))",
+                        "scripts/pipelines/test.lua:1: a chunk of more than 1 MiB");
 }
 
 static void has_no_gc(void **state) {
