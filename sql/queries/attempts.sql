@@ -3,7 +3,8 @@
 -- build_attempts holds. All ends answer one word: recorded, repeated, stale.
 
 -- name: claim
--- $1 node, $2 how many, $3 lowest claim key to look at. One JSON object a row: all that an attempt needs.
+-- $1 node, $2 how many, $3 lowest claim key to look at, $4 the running generation: of those that keep none from an
+-- attempt that was cut short. One JSON object a row: all that an attempt needs.
 -- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once.
 with due as (
   select id from build_queue
@@ -14,6 +15,7 @@ with due as (
   for update skip locked
 ), started as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
+    generation = coalesce(b.generation, $4),
     started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
     current_step = null, error_message = null, output_path = null, image_url = null, download_url = null,
     updated_at = buildq_now()
@@ -36,15 +38,9 @@ order by s.claim_key;
 -- The smallest claim key among pending builds: where the next claims begin to look (dead entries lie below it).
 select min(claim_key) from build_queue where status = 'pending';
 
--- name: set_generation
--- $1 id, $2 attempt, $3 node, $4 hash. The scripts that this attempt runs on, for status and takeover.
-with marked as (
-  update build_queue set generation = $4, updated_at = buildq_now()
-  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
-  returning id
-)
-update build_attempts set generation = $4
-where build_id = $1::uuid and attempt = $2::integer and exists (select from marked);
+-- name: mine
+-- $1 node. What this node runs as the database sees it: after a claim whose answer was lost.
+select id, attempt from build_queue where status = 'building' and node_id = $1::uuid;
 
 -- name: keep_manifest
 -- $1 id, $2 attempt, $3 node, $4 manifest. The copy for a row that came by plain SQL, taken at its first claim.
