@@ -28,31 +28,44 @@ create table if not exists build_queue (
   build_duration_seconds double precision
 );
 
--- A table of that name with other columns is somebody else's: better to stop here than to work on it.
+-- A table of that name with other columns is somebody else's: better to stop here than to work on it. Whatever else an
+-- old writer leans on (keys, defaults, NOT NULL) is completed.
 do $$
 declare
   wanted record;
-  found text;
+  found record;
 begin
   for wanted in
     select * from (values
-      ('id', 'uuid'), ('customer_id', 'character varying'), ('customer_name', 'character varying'),
-      ('customer_email', 'character varying'), ('configuration_name', 'character varying'), ('manifest_path', 'text'),
-      ('tier', 'character varying'), ('architecture', 'character varying'), ('cloud_provider', 'character varying'),
-      ('status', 'character varying'), ('priority', 'integer'), ('progress_percent', 'integer'),
-      ('current_step', 'text'), ('output_path', 'text'), ('image_url', 'text'), ('download_url', 'text'),
-      ('error_message', 'text'), ('retry_count', 'integer'), ('enqueued_at', 'timestamp with time zone'),
-      ('started_at', 'timestamp with time zone'), ('completed_at', 'timestamp with time zone'),
-      ('updated_at', 'timestamp with time zone'), ('build_duration_seconds', 'double precision')) as t(name, type)
+      ('id', 'uuid', 'gen_random_uuid()', true), ('customer_id', 'character varying(255)', null, true),
+      ('customer_name', 'character varying(255)', null, true), ('customer_email', 'character varying(255)', null, true),
+      ('configuration_name', 'character varying(255)', null, true), ('manifest_path', 'text', null, true),
+      ('tier', 'character varying(50)', null, true), ('architecture', 'character varying(50)', null, true),
+      ('cloud_provider', 'character varying(50)', null, true), ('status', 'character varying(50)', '''pending''', true),
+      ('priority', 'integer', '1', true), ('progress_percent', 'integer', '0', true), ('current_step', 'text', null, false),
+      ('output_path', 'text', null, false), ('image_url', 'text', null, false), ('download_url', 'text', null, false),
+      ('error_message', 'text', null, false), ('retry_count', 'integer', '0', true),
+      ('enqueued_at', 'timestamp with time zone', 'now()', true), ('started_at', 'timestamp with time zone', null, false),
+      ('completed_at', 'timestamp with time zone', null, false), ('updated_at', 'timestamp with time zone', 'now()', true),
+      ('build_duration_seconds', 'double precision', null, false)) as t(name, type, value, required)
   loop
-    select data_type into found from information_schema.columns
-      where table_schema = current_schema() and table_name = 'build_queue' and column_name = wanted.name;
-    if found is distinct from wanted.type then
-      raise exception 'the table build_queue is no table of the build queue: its column % is %, not %',
-        wanted.name, coalesce('of type ' || found, 'missing'), wanted.type
+    select format_type(a.atttypid, a.atttypmod) as type, a.atthasdef, a.attnotnull into found from pg_attribute a
+      where a.attrelid = 'build_queue'::regclass and a.attname = wanted.name and not a.attisdropped;
+    if found.type is distinct from wanted.type then
+      raise exception 'the table build_queue is not that of the build queue: its column % is %, not %',
+        wanted.name, coalesce('of type ' || found.type, 'missing'), wanted.type
         using hint = 'name another database in BuildQueue.ConnectionString';
     end if;
+    if wanted.value is not null and not found.atthasdef then
+      execute format('alter table build_queue alter column %I set default %s', wanted.name, wanted.value);
+    end if;
+    if wanted.required and not found.attnotnull then
+      execute format('alter table build_queue alter column %I set not null', wanted.name);
+    end if;
   end loop;
+  if not exists (select from pg_constraint where conrelid = 'build_queue'::regclass and contype = 'p') then
+    alter table build_queue add primary key (id);
+  end if;
 end $$;
 
 -- The four bounds that every writer, also an old one, must keep.

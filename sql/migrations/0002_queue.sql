@@ -1,10 +1,11 @@
 -- oldest program: 1
 -- What the queue keeps beside the original columns: time, order, attempts, nodes, history, what mails are owed.
 
--- The one source of time. Sessions of tests and rehearsals set buildq.now, or shift the clock by buildq.clock_offset.
+-- The one source of time: one moment for a whole statement. Sessions of tests and rehearsals set buildq.now, or shift
+-- the clock by buildq.clock_offset (an interval).
 create function buildq_now() returns timestamptz language sql stable parallel safe as $$
   select coalesce(nullif(current_setting('buildq.now', true), '')::timestamptz,
-                  clock_timestamp() + coalesce(nullif(current_setting('buildq.clock_offset', true), ''), '0')::interval)
+                  statement_timestamp() + coalesce(nullif(current_setting('buildq.clock_offset', true), ''), '0')::interval)
 $$;
 
 -- RFC 3339 in UTC with microseconds, the form of every time in the API.
@@ -12,10 +13,17 @@ create function buildq_time(at timestamptz) returns text language sql stable par
   select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 $$;
 
--- Claims go by one number, smallest first: higher priority, then earlier. Microseconds since 1970 take 51 bits.
+-- Seconds from `since` to now, never negative. Null when it never began.
+create function buildq_seconds_since(since timestamptz) returns double precision language sql stable parallel safe as $$
+  select case when since is not null then greatest(0, extract(epoch from buildq_now() - since))::double precision end
+$$;
+
+-- Claims go by one number, smallest first: higher priority, then earlier. Microseconds since 1970 take less than 58 bits
+-- up to the year 9999; what a hand writes outside of that is drawn to the nearer end.
 create function buildq_claim_key(priority integer, enqueued_at timestamptz) returns bigint
   language sql immutable parallel safe as $$
-  select ((3 - priority)::bigint << 58) + (extract(epoch from enqueued_at) * 1000000)::bigint
+  select ((3 - priority)::bigint << 58) + (extract(epoch from
+    greatest(timestamptz '1970-01-01Z', least(timestamptz '9999-01-01Z', enqueued_at))) * 1000000)::bigint
 $$;
 
 -- One row: what holds for the whole cluster.
@@ -34,11 +42,11 @@ insert into queue_control default values;
 create table build_manifests (
   hash       text primary key, -- SHA-256 of content, hexadecimal
   content    jsonb not null,
-  created_at timestamptz not null default now()
+  used_at    timestamptz not null default buildq_now() -- last enqueued, within half a day: purge_manifests looks at it
 );
 
 alter table build_queue
-  add column claim_key           bigint not null default 0,  -- set by trigger
+  add column claim_key           bigint not null default 0,  -- 0: the trigger sets it
   add column attempt             integer not null default 0, -- claims so far: the fencing token, never reset
   add column node_id             uuid,                       -- who runs it, while it is building
   add column run_after           timestamptz,                -- a retry is not due before
@@ -52,27 +60,15 @@ alter table build_queue
   add column cancel_requested_at timestamptz,
   add column cancel_reason       text,
   add column lost_nodes          integer not null default 0, -- nodes lost in a row
-  add column adopted             boolean not null default false;
-
--- Adoption of the old service's rows, before any trigger of ours exists: nobody gets a mail for it.
--- Its running builds died with it; a build whose retries were used up would stay pending for ever.
-update build_queue set adopted = true;
-update build_queue set status = 'pending', progress_percent = 0, current_step = null, started_at = null
-  where status = 'building';
-update build_queue set status = 'failed', completed_at = now(),
-    error_message = coalesce(error_message, 'all retries were used up under the previous service')
-  where status = 'pending' and retry_count >= current_setting('buildq.max_retry_attempts')::integer;
-update build_queue set claim_key = buildq_claim_key(priority, enqueued_at) where status = 'pending';
-
--- Nothing of the old history is deleted before somebody has seen how much it is.
-update queue_control set
-  adopted_builds = (select count(*) from build_queue where status not in ('pending', 'building')),
-  retention_allowed = not exists (select from build_queue where status not in ('pending', 'building'));
+  add column adopted             boolean not null default true; -- came from the old service
+alter table build_queue alter column adopted set default false;
 
 -- The one index that claims use.
 create index build_queue_claim on build_queue (claim_key) where status = 'pending';
 -- What a node runs; small, because few builds run at a time.
 create index build_queue_building on build_queue (node_id) where status = 'building';
+-- Whose manifest is still needed. The hash is set once, so this costs an update nothing.
+create index build_queue_manifest on build_queue (manifest_hash) where manifest_hash is not null;
 
 -- Servers. A node is alive while it says so within its lease.
 create table nodes (
@@ -152,7 +148,8 @@ create table script_sources (
 );
 create table script_generations (
   hash       text primary key,
-  created_at timestamptz not null default buildq_now()
+  created_at timestamptz not null default buildq_now(),
+  used_at    timestamptz not null default buildq_now() -- last stored: servers do so at start, at a reload and daily
 );
 create table script_generation_files (
   generation  text not null references script_generations on delete cascade,
@@ -160,3 +157,31 @@ create table script_generation_files (
   source_hash text not null references script_sources,
   primary key (generation, path)
 );
+create index script_generation_files_source on script_generation_files (source_hash);
+
+-- Adoption of the old service's rows, before any trigger of ours exists: nobody gets a mail for it. A build whose retries
+-- were used up would stay pending for ever. Running builds died with the old service.
+with changed as (
+  update build_queue set status = 'failed', completed_at = buildq_now(), event_seq = 1,
+      error_message = coalesce(error_message, 'all retries were used up under the previous service')
+    where status = 'pending'
+      and retry_count >= coalesce(nullif(current_setting('buildq.max_retry_attempts', true), ''), '3')::integer
+    returning id, status
+)
+insert into build_events (build_id, seq, at, type, attempt, round, data)
+select id, 1, buildq_now(), status, 0, 0, '{"adopted": true}' from changed;
+
+with changed as (
+  update build_queue set status = 'pending', progress_percent = 0, current_step = null, started_at = null, event_seq = 1
+    where status = 'building'
+    returning id
+)
+insert into build_events (build_id, seq, at, type, attempt, round, data)
+select id, 1, buildq_now(), 'requeued', 0, 0, '{"adopted": true}' from changed;
+
+update build_queue set claim_key = buildq_claim_key(priority, enqueued_at) where status = 'pending';
+
+-- Nothing of the old history is deleted before somebody has seen how much it is.
+update queue_control set
+  adopted_builds = (select count(*) from build_queue where status not in ('pending', 'building')),
+  retention_allowed = not exists (select from build_queue where status not in ('pending', 'building'));

@@ -16,20 +16,29 @@ begin
   return null;
 end $$;
 
+-- The row's numbers are taken while it is locked. Numbers of history go on where an earlier row of this id left off.
 create function buildq_before_insert() returns trigger language plpgsql as $$
 begin
-  new.claim_key := buildq_claim_key(new.priority, new.enqueued_at);
-  new.event_seq := 1;
+  if coalesce(new.claim_key, 0) = 0 then new.claim_key := buildq_claim_key(new.priority, new.enqueued_at); end if;
+  new.event_seq := 1 + coalesce((select max(seq) from build_events where build_id = new.id), 0);
   return new;
 end $$;
 
 create trigger buildq_before_insert before insert on build_queue
   for each row execute function buildq_before_insert();
 
--- A hand's UPDATE of priority takes effect; the event's number is taken while the row is locked.
+-- A hand's UPDATE of priority takes effect, unless the writer gives a key of its own. A build that somebody wants
+-- cancelled never waits for another attempt. What has ended has a time of its end: retention and figures go by it.
 create function buildq_before_update() returns trigger language plpgsql as $$
 begin
-  if new.claim_key = old.claim_key then
+  if new.status = 'pending' and new.cancel_requested_at is not null then
+    new.status := 'cancelled';
+    new.run_after := null;
+    new.error_message := coalesce(new.cancel_reason, 'cancelled');
+  end if;
+  if new.status not in ('pending', 'building') and new.completed_at is null then new.completed_at := buildq_now(); end if;
+  if new.claim_key = old.claim_key
+     and (new.priority <> old.priority or new.enqueued_at <> old.enqueued_at or new.claim_key = 0) then
     new.claim_key := buildq_claim_key(new.priority, new.enqueued_at);
   end if;
   if new.event_seq = old.event_seq and buildq_event_type(old, new) is not null then
@@ -53,12 +62,22 @@ create function buildq_owe(build build_queue, event text, attempt integer, data 
   on conflict (build_id, event, round, attempt) do nothing
 $$;
 
+-- Tells the servers that something is due. NOTIFY takes a lock of the whole database at commit, so a writer of many rows
+-- that announces them itself (a server does, for many at once) says so: set buildq.announces = 'on'.
+create function buildq_wake() returns void language plpgsql as $$
+begin
+  if current_setting('buildq.announces', true) is distinct from 'on' then perform pg_notify('buildq_wake', ''); end if;
+end $$;
+
 create function buildq_after_insert() returns trigger language plpgsql as $$
 begin
   insert into build_events (build_id, seq, at, type, attempt, round, data)
-  values (new.id, 1, buildq_now(), case when new.status = 'pending' then 'queued' else new.status end,
+  values (new.id, new.event_seq, buildq_now(), case when new.status = 'pending' then 'queued' else new.status end,
           new.attempt, new.round, jsonb_build_object('priority', new.priority));
-  if new.status = 'pending' then perform buildq_owe(new, 'queued', 0, '{}'); end if;
+  if new.status = 'pending' then
+    perform buildq_owe(new, 'queued', 0, jsonb_build_object('priority', new.priority));
+    perform buildq_wake();
+  end if;
   return null;
 end $$;
 
@@ -90,13 +109,26 @@ begin
     perform buildq_owe(new, type, 0, data);
   elsif type = 'retrying' then
     perform buildq_owe(new, type, new.attempt, data);
+  elsif type = 'cancel_requested' then
+    perform pg_notify('buildq_control', new.id::text);
   end if;
+  if new.status = 'pending' and (new.run_after is null or new.run_after <= buildq_now()) then perform buildq_wake(); end if;
   return null;
 end $$;
 
 create trigger buildq_after_update after update on build_queue
   for each row when (old.event_seq is distinct from new.event_seq)
   execute function buildq_after_update();
+
+create function buildq_control_changed() returns trigger language plpgsql as $$
+begin
+  perform pg_notify('buildq_control', '');
+  return null;
+end $$;
+
+create trigger buildq_control_changed after update on queue_control
+  for each row when (old.paused is distinct from new.paused)
+  execute function buildq_control_changed();
 
 -- The old manual's clean-up is a plain DELETE: it takes along what belongs to the build, and the history stays.
 create function buildq_after_delete() returns trigger language plpgsql as $$
@@ -125,6 +157,17 @@ create function buildq_view(b build_queue) returns jsonb language sql stable as 
     'cloudProvider', b.cloud_provider)
 $$;
 
+-- Keeps a copy of a manifest, once. Its time of use is renewed so seldom that builds of one manifest don't wait for
+-- each other, and often enough that purge_manifests never takes what was just enqueued.
+create function buildq_keep_manifest(wanted text, manifest jsonb) returns void language plpgsql as $$
+begin
+  if exists (select from build_manifests where hash = wanted and used_at > buildq_now() - interval '12 hours') then
+    return;
+  end if;
+  insert into build_manifests (hash, content) values (wanted, manifest)
+    on conflict (hash) do update set used_at = excluded.used_at;
+end $$;
+
 -- Accepts a build: the row, the manifest's copy, the idempotency key, all or nothing. A repeat of the same id, after a
 -- lost answer, changes nothing.
 create function buildq_enqueue(f jsonb) returns jsonb language plpgsql as $$
@@ -147,7 +190,7 @@ begin
                                 'replayed', earlier.build_id <> (f ->> 'id')::uuid);
     end if;
   end if;
-  insert into build_manifests (hash, content) values (manifest_hash, f -> 'manifest') on conflict (hash) do nothing;
+  perform buildq_keep_manifest(manifest_hash, f -> 'manifest');
   insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name, manifest_path, tier,
       architecture, cloud_provider, priority, pipeline, metadata, manifest_hash, manifest_trusted, enqueued_at)
     values ((f ->> 'id')::uuid, f ->> 'customerId', f ->> 'customerName', f ->> 'customerEmail',

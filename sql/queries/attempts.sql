@@ -5,11 +5,13 @@
 -- name: claim
 -- $1 node, $2 how many, $3 lowest claim key to look at, $4 the running generation: of those that keep none from an
 -- attempt that was cut short. One JSON object a row: all that an attempt needs.
--- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once.
+-- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once. A
+-- node that was declared dead, or is about to leave, gets nothing.
 with due as (
   select id from build_queue
   where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
     and not (select paused from queue_control)
+    and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
   order by claim_key
   limit $2::integer
   for update skip locked
@@ -20,23 +22,24 @@ with due as (
     current_step = null, error_message = null, output_path = null, image_url = null, download_url = null,
     updated_at = buildq_now()
   from due where b.id = due.id
-  returning b.*
+  returning b as build
 ), noted as (
   insert into build_attempts (build_id, attempt, node_id, generation, started_at)
-  select id, attempt, node_id, generation, started_at from started
+  select (build).id, (build).attempt, (build).node_id, (build).generation, (build).started_at from started
 )
-select buildq_view(s) || jsonb_build_object(
-    'customerEmail', s.customer_email, 'manifestPath', s.manifest_path, 'manifest', m.content,
-    'trusted', s.manifest_trusted, 'cancelRequested', s.cancel_requested_at is not null,
-    'cancelReason', s.cancel_reason, 'claimKey', s.claim_key,
-    'waitSeconds', extract(epoch from s.started_at - s.enqueued_at)::double precision)
-from (select (b).* from (select started::build_queue as b from started) as row) as s
-left join build_manifests m on m.hash = s.manifest_hash
-order by s.claim_key;
+select buildq_view(build) || jsonb_build_object(
+    'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,
+    'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
+    'claimKey', (build).claim_key, 'waitSeconds', extract(epoch from (build).started_at - (build).enqueued_at))
+from started left join build_manifests m on m.hash = (build).manifest_hash
+order by (build).claim_key;
 
 -- name: lowest_key
--- The smallest claim key among pending builds: where the next claims begin to look (dead entries lie below it).
-select min(claim_key) from build_queue where status = 'pending';
+-- The smallest claim key among the builds that are due, null when none is: where the next claims begin to look. What lies
+-- below it are dead entries of the index and retries that wait.
+select (select claim_key from build_queue
+        where status = 'pending' and (run_after is null or run_after <= buildq_now())
+        order by claim_key limit 1);
 
 -- name: mine
 -- $1 node. What this node runs as the database sees it: after a claim whose answer was lost.
@@ -47,9 +50,9 @@ select id, attempt from build_queue where status = 'building' and node_id = $1::
 with content as (
   select $4::jsonb as content, encode(sha256(convert_to($4::jsonb::text, 'UTF8')), 'hex') as hash
 ), kept as (
-  insert into build_manifests (hash, content) select hash, content from content on conflict (hash) do nothing
+  select hash, buildq_keep_manifest(hash, content) from content
 )
-update build_queue set manifest_hash = (select hash from content), updated_at = buildq_now()
+update build_queue set manifest_hash = (select hash from kept), updated_at = buildq_now()
 where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building' and manifest_hash is null;
 
 -- name: progress
@@ -64,7 +67,7 @@ returning 1;
 with ended as (
   update build_queue set status = 'success', progress_percent = 100, current_step = 'Build complete',
     output_path = $4, image_url = $5, download_url = $6, error_message = null, completed_at = buildq_now(),
-    build_duration_seconds = extract(epoch from buildq_now() - started_at), lost_nodes = 0,
+    build_duration_seconds = buildq_seconds_since(started_at), lost_nodes = 0,
     cancel_requested_at = null, cancel_reason = null, node_id = null, updated_at = buildq_now()
   where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
   returning id
@@ -83,7 +86,7 @@ select case
 -- $1 id, $2 attempt, $3 node, $4 message, $5 kind, $6 retryable, $7 max retries, $8 delay in minutes,
 -- $9 exponential, $10 jitter 0 to 1, $11 log tail, $12 the retry stays on this generation.
 -- A charged failure. With retries left the build waits for its delay (doubled each time, at most 24 hours, spread by
--- 10 percent); without, it has failed.
+-- 10 percent); without, it has failed. The second column is the build's status now.
 with ended as (
   update build_queue set
     status = case when $6::boolean and retry_count < $7::integer then 'pending' else 'failed' end,
@@ -93,7 +96,7 @@ with ended as (
             * (0.9 + 0.2 * $10::double precision))) end,
     completed_at = case when $6::boolean and retry_count < $7::integer then null else buildq_now() end,
     build_duration_seconds = case when $6::boolean and retry_count < $7::integer then null
-      else extract(epoch from buildq_now() - started_at) end,
+      else buildq_seconds_since(started_at) end,
     error_message = $4, lost_nodes = 0, node_id = null,
     generation = case when $6::boolean and retry_count < $7::integer and not $12::boolean then null
       else generation end,
@@ -105,7 +108,7 @@ with ended as (
   -- A cancel that was asked for while the attempt failed by itself: no retry.
   update build_queue set status = 'cancelled', completed_at = buildq_now(), node_id = null,
     error_message = coalesce(cancel_reason, 'cancelled'), updated_at = buildq_now(),
-    build_duration_seconds = extract(epoch from buildq_now() - started_at)
+    build_duration_seconds = buildq_seconds_since(started_at)
   where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
     and cancel_requested_at is not null
   returning status, progress_percent, current_step
@@ -120,13 +123,13 @@ select case
   when exists (select from outcome) then 'recorded'
   when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
                and node_id = $3::uuid and outcome = 'failed') then 'repeated'
-  else 'stale' end, (select status from outcome);
+  else 'stale' end, coalesce((select status from outcome), (select status from build_queue where id = $1::uuid));
 
 -- name: finish_end
 -- $1 id, $2 attempt, $3 node, $4 'timedout' or 'cancelled', $5 message, $6 kind, $7 log tail. Final, no retry.
 with ended as (
   update build_queue set status = $4, error_message = $5, completed_at = buildq_now(), lost_nodes = 0, node_id = null,
-    build_duration_seconds = extract(epoch from buildq_now() - started_at), updated_at = buildq_now()
+    build_duration_seconds = buildq_seconds_since(started_at), updated_at = buildq_now()
   where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
   returning progress_percent, current_step
 ), noted as (

@@ -21,13 +21,11 @@ limit $3::integer + 1;
 -- name: set_priority
 -- $1 id, $2 priority. Only of a pending build; the trigger gives it its new place.
 with changed as (
-  update build_queue set priority = $2::integer, updated_at = buildq_now()
+  update build_queue b set priority = $2::integer, updated_at = buildq_now()
   where id = $1::uuid and status = 'pending'
-  returning *
+  returning b as build
 )
-select jsonb_build_object('outcome', 'done', 'build', (select buildq_view(b) from
-    (select (c).* from (select changed::build_queue as c from changed) as row) as b))
-  where exists (select from changed)
+select jsonb_build_object('outcome', 'done', 'build', buildq_view(build)) from changed
 union all
 select jsonb_build_object('outcome', 'conflict', 'status', status) from build_queue
   where id = $1::uuid and not exists (select from changed);
@@ -119,9 +117,11 @@ from unnest($1::uuid[], $2::integer[]) as wanted(id, after)
 left join build_queue b on b.id = wanted.id;
 
 -- name: watch_customer
--- $1 customer, $2 changed since, or null for the present state of what is unfinished. Newest change last.
+-- $1 customer, $2 changed since, or null for the present state of what is unfinished. Newest change last, 1000 at most.
+-- What has changed is unfinished or has just ended, so a customer of very many old builds costs no more than another.
 select buildq_view(b), buildq_time(b.updated_at), updated_at::text from build_queue b
 where customer_id = $1 and case when $2::timestamptz is null then status in ('pending', 'building')
   else updated_at > $2::timestamptz end
+  and (status in ('pending', 'building') or completed_at > $2::timestamptz - interval '1 minute')
 order by updated_at
 limit 1000;

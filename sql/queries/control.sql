@@ -22,21 +22,25 @@ update queue_control set notifications = $1::boolean where notifications <> $1::
 select pg_notify($1, '');
 
 -- name: statistics
--- Cheap however many builds have ended: only indexes that are as small as the queue, today and the last 24 hours.
+-- Cheap however many builds have ended: only indexes that are as small as the queue, today and the last 24 hours. What
+-- is pending is read in one pass: a min() alone would tempt the planner to walk through all that ever was enqueued.
 with day as (
   select status, build_duration_seconds, completed_at >= date_trunc('day', buildq_now() at time zone 'UTC')
     at time zone 'UTC' as today
   from build_queue where completed_at >= buildq_now() - interval '24 hours'
+), pending as (
+  select count(*) as count, min(enqueued_at) as oldest from build_queue where status = 'pending'
 )
 select jsonb_build_object(
-  'pendingCount', (select count(*) from build_queue where status = 'pending'),
+  'pendingCount', (select count from pending),
   'buildingCount', (select count(*) from build_queue where status = 'building'),
   'completedToday', (select count(*) from day where today and status = 'success'),
   'failedToday', (select count(*) from day where today and status in ('failed', 'timedout')),
   'averageBuildTimeSeconds', (select coalesce(avg(build_duration_seconds), 0) from day where status = 'success'),
-  'successRate', (select coalesce(100.0 * count(*) filter (where status = 'success') / nullif(count(*), 0), 0)
+  'successRate', (select coalesce(100.0::double precision * count(*) filter (where status = 'success')
+                                  / nullif(count(*), 0), 0)
                   from day where status in ('success', 'failed', 'timedout')),
-  'oldestPendingBuild', (select buildq_time(min(enqueued_at)) from build_queue where status = 'pending'),
+  'oldestPendingBuild', (select buildq_time(oldest) from pending),
   'activeBuilds', (select coalesce(jsonb_agg(jsonb_build_object('id', id, 'customerId', customer_id,
       'configurationName', configuration_name, 'progressPercent', progress_percent, 'currentStep', current_step,
       'startedAt', buildq_time(started_at), 'attempt', attempt) order by started_at), '[]')
@@ -46,30 +50,32 @@ select jsonb_build_object(
   'asOf', buildq_time(buildq_now()));
 
 -- name: metrics
--- Gauges of the whole database for /metrics.
+-- Gauges of the whole database for /metrics; as cheap as statistics.
+with day as (
+  select status, build_duration_seconds from build_queue where completed_at >= buildq_now() - interval '24 hours'
+), pending as (
+  select priority, count(*) as count, min(enqueued_at) as oldest from build_queue where status = 'pending'
+  group by priority
+)
 select jsonb_build_object(
-  'pending', (select coalesce(jsonb_object_agg(priority, count), '{}') from
-    (select priority, count(*) from build_queue where status = 'pending' group by priority) as p),
-  'oldestPendingSeconds', (select coalesce(extract(epoch from buildq_now() - min(enqueued_at)), 0)
-                           from build_queue where status = 'pending'),
+  'pending', (select coalesce(jsonb_object_agg(priority, count), '{}') from pending),
+  'oldestPendingSeconds', (select coalesce(buildq_seconds_since(min(oldest)), 0) from pending),
   'active', (select count(*) from build_queue where status = 'building'),
-  'average', (select coalesce(avg(build_duration_seconds), 0) from build_queue
-              where status = 'success' and completed_at >= buildq_now() - interval '24 hours'),
-  'failed', (select count(*) from build_queue where status in ('failed', 'timedout')
-             and completed_at >= buildq_now() - interval '24 hours'),
-  'succeeded', (select count(*) from build_queue where status = 'success'
-                and completed_at >= buildq_now() - interval '24 hours'),
+  'average', (select coalesce(avg(build_duration_seconds), 0) from day where status = 'success'),
+  'failed', (select count(*) from day where status in ('failed', 'timedout')),
+  'succeeded', (select count(*) from day where status = 'success'),
   'outboxPending', (select count(*) from outbox where state = 'pending'));
 
 -- name: store_generation
--- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once.
+-- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once. A server
+-- repeats it daily for the generation it runs, so that purge_generations leaves it alone.
 with files as (
   select * from jsonb_to_recordset($2::jsonb) as f(path text, hash text, content text)
 ), sources as (
   insert into script_sources (hash, content) select distinct on (hash) hash, content from files
   on conflict (hash) do nothing
 ), generation as (
-  insert into script_generations (hash) values ($1) on conflict (hash) do nothing
+  insert into script_generations (hash) values ($1) on conflict (hash) do update set used_at = excluded.used_at
 )
 insert into script_generation_files (generation, path, source_hash) select $1, path, hash from files
 on conflict (generation, path) do nothing;
@@ -83,7 +89,7 @@ having count(*) > 0;
 
 -- name: retention
 -- $1 days, $2 how many. Removes builds that ended long ago, in small batches that stall no claim. Nothing on an adopted
--- table before somebody has confirmed it.
+-- table before somebody has confirmed it. Answers the ids and the nodes that hold files of them (a PostgreSQL array).
 with old as (
   select id from build_queue
   where completed_at < buildq_now() - make_interval(days => $1::integer)
@@ -92,7 +98,8 @@ with old as (
   order by completed_at limit $2::integer
   for update skip locked
 )
-delete from build_queue b using old where b.id = old.id returning b.id;
+delete from build_queue b using old where b.id = old.id
+returning b.id, (select coalesce(array_agg(distinct a.node_id), '{}') from build_attempts a where a.build_id = b.id);
 
 -- name: retention_state
 -- $1 days. What `buildq retention` shows.
@@ -114,6 +121,36 @@ delete from build_events where ctid in (
 -- $1 how many. Idempotency keys are kept for a day.
 delete from idempotency_keys where key in (
   select key from idempotency_keys where created_at < buildq_now() - interval '24 hours' limit $1::integer);
+
+-- name: purge_manifests
+-- $1 how many. Copies that no build needs any more and none was enqueued with for two days.
+delete from build_manifests where hash in (
+  select hash from build_manifests m where used_at < buildq_now() - interval '2 days'
+    and not exists (select from build_queue b where b.manifest_hash = m.hash)
+  limit $1::integer)
+  and used_at < buildq_now() - interval '2 days';
+
+-- name: purge_generations
+-- $1 days, $2 how many. Scripts that no server has run for so long and no unfinished build asks for.
+with gone as (
+  delete from script_generations where hash in (
+    select hash from script_generations g where used_at < buildq_now() - make_interval(days => $1::integer)
+      and not exists (select from build_queue b where b.status in ('pending', 'building') and b.generation = g.hash)
+    limit $2::integer)
+    and used_at < buildq_now() - make_interval(days => $1::integer)
+  returning hash
+)
+select count(*) from gone;
+
+-- name: purge_sources
+-- $1 how many. Script files that no generation has any more. Run it after purge_generations.
+delete from script_sources where hash in (
+  select hash from script_sources s
+  where not exists (select from script_generation_files f where f.source_hash = s.hash) limit $1::integer);
+
+-- name: purge_nodes
+-- $1 days. Servers that ended so long ago; more days than builds are kept, because a build's files are found by its node.
+delete from nodes where state in ('stopped', 'dead') and ended_at < buildq_now() - make_interval(days => $1::integer);
 
 -- name: unknown_builds
 -- $1 ids. Which of them have no row any more: their files can go.

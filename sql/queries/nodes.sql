@@ -7,11 +7,13 @@ values ($1::uuid, $2, $3, $4, $5::integer, $6::integer, $7::jsonb)
 on conflict (id) do nothing;
 
 -- name: node_heartbeat
--- $1 id. No row: this node was declared dead. Else one JSON object: whether the queue is paused, and which of this
+-- $1 id. Due every third of the lease; a gap of more than half of it breaks the row of heartbeats that a judge needs. So
+-- an outage that A's heartbeats survive unbroken was too short for B's to reach the lease. No row: this node was declared
+-- dead. Else one JSON object: whether the queue is paused, and which of this
 -- node's builds somebody wants cancelled (the durable way, when the notification is lost).
 with alive as (
   update nodes set heartbeat_at = buildq_now(),
-    unbroken_since = case when heartbeat_at < buildq_now() - make_interval(secs => lease_seconds) then buildq_now()
+    unbroken_since = case when heartbeat_at < buildq_now() - make_interval(secs => lease_seconds / 2.0) then buildq_now()
       else unbroken_since end
   where id = $1::uuid and state in ('live', 'draining')
   returning id
@@ -21,6 +23,10 @@ select jsonb_build_object(
   'cancels', (select coalesce(jsonb_agg(jsonb_build_object('id', id, 'attempt', attempt, 'reason', cancel_reason)), '[]')
               from build_queue where status = 'building' and node_id = $1::uuid and cancel_requested_at is not null))
 from alive;
+
+-- name: node_drain
+-- $1 id. No more claims; heartbeats go on while its builds end.
+update nodes set state = 'draining' where id = $1::uuid and state = 'live';
 
 -- name: node_leave
 -- $1 id. An orderly end.
@@ -58,7 +64,10 @@ with orphans as (
       when b.lost_nodes >= 3 then 'the server running this build was lost more than three times in a row: '
         || 'the build may be what takes it down' end,
     completed_at = case when b.cancel_requested_at is not null or b.lost_nodes >= 3 then buildq_now() end,
-    lost_nodes = b.lost_nodes + 1, node_id = null, progress_percent = 0, current_step = null, started_at = null,
+    build_duration_seconds = case when b.cancel_requested_at is not null or b.lost_nodes >= 3
+      then buildq_seconds_since(b.started_at) end,
+    started_at = case when b.cancel_requested_at is not null or b.lost_nodes >= 3 then b.started_at end,
+    lost_nodes = b.lost_nodes + 1, node_id = null, progress_percent = 0, current_step = null,
     updated_at = buildq_now()
   from orphans where b.id = orphans.id
   returning b.id, b.attempt, b.status
