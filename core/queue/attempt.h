@@ -35,6 +35,7 @@ typedef struct bq_attempt_env {
   const bq_lua_module *modules; // what `require "buildq"` has, ended by a NULL name
   bq_services *services;        // what those modules find with bq_script_services
   const char *node_id;
+  const char *server_url;       // "http://127.0.0.1:8080", as bound
   const char *version;          // of the program, for build.json
   // Secrets for pipelines: whether the attempt's pipeline names it in its needs, and its value (NULL: there is none).
   // From a slice's thread: both read what never changes while attempts run.

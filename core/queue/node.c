@@ -1,0 +1,211 @@
+#include "queue/node.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/uuid.h"
+
+struct bq_node {
+  bq_node_options options;
+  char id[BQ_UUID_SIZE];       // "" before the first join
+  char next_id[BQ_UUID_SIZE];  // of a join under way
+  bq_timer *timer;             // owned; the next heartbeat
+  int beating;                 // a heartbeat is under way
+  int beat_again;              // another one was asked for meanwhile
+  int judging;                 // expiry and takeover are under way
+  int buried;                  // the predecessor has been declared dead
+  int paused;
+  int leaving;
+  void (*left)(void *arg);
+  void *left_arg;
+};
+
+static void on_timer(void *arg) {
+  bq_node_beat(arg);
+}
+
+int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) {
+  *out = NULL;
+  bq_node *node = bq_alloc(sizeof *node);
+  if (node == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the node");
+  node->options = *options;
+  int result = bq_timer_new(&node->timer, options->loop, on_timer, node, err);
+  if (result < 0) bq_free(node);
+  else *out = node;
+  return result;
+}
+
+void bq_node_free(bq_node *node) {
+  if (node == NULL) return;
+  bq_timer_free(node->timer);
+  bq_free(node);
+}
+
+const char *bq_node_id(const bq_node *node) {
+  return node->id;
+}
+
+int bq_node_paused(const bq_node *node) {
+  return node->paused;
+}
+
+static void schedule(bq_node *node) {
+  if (!node->leaving) bq_timer_set(node->timer, (int64_t)node->options.config->lease_seconds * 1000 / 3);
+}
+
+// Judging others ----------------------------------------------------------------------------------------------------
+
+static void on_takeover(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  node->judging = 0;
+  if (result->error != NULL) return; // the next heartbeat tries again
+  int count = PQntuples(result->rows);
+  for (int i = 0; i < count; i++) {
+    bq_log(BQ_WARN, "a build of a lost node was taken over", "build", PQgetvalue(result->rows, i, 0), "status",
+           PQgetvalue(result->rows, i, 2), NULL);
+  }
+  if (count > 0) node->options.taken_over(node->options.arg, (size_t)count);
+}
+
+static void take_over(bq_node *node) {
+  bq_error err;
+  if (bq_store_query(node->options.store, "takeover", 0, NULL, on_takeover, node, &err) < 0) node->judging = 0;
+}
+
+static void on_expired(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  if (result->error != NULL) {
+    node->judging = 0;
+    return;
+  }
+  for (int i = 0; i < PQntuples(result->rows); i++) {
+    bq_log(BQ_WARN, "a node was silent for longer than its lease and is declared dead", "node",
+           PQgetvalue(result->rows, i, 0), "name", PQgetvalue(result->rows, i, 1), NULL);
+  }
+  take_over(node);
+}
+
+static void judge_others(bq_node *node) {
+  const char *params[] = {node->id};
+  bq_error err;
+  if (node->judging || node->leaving) return;
+  if (bq_store_query(node->options.store, "nodes_expire", 1, params, on_expired, node, &err) == 0) node->judging = 1;
+}
+
+// Staying alive -----------------------------------------------------------------------------------------------------
+
+static void read_heartbeat(bq_node *node, const PGresult *rows) {
+  json_t *state = bq_store_json(rows, 0);
+  json_t *cancel;
+  size_t index;
+  node->paused = json_is_true(json_object_get(state, "paused"));
+  json_array_foreach(json_object_get(state, "cancels"), index, cancel) {
+    node->options.cancel(node->options.arg, json_string_value(json_object_get(cancel, "id")),
+                         json_string_value(json_object_get(cancel, "reason")));
+  }
+  json_decref(state);
+}
+
+static void on_heartbeat(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  node->beating = 0;
+  if (node->leaving) return;
+  if (result->error != NULL) {
+    bq_log(BQ_WARN, "a heartbeat failed", "error", result->error->message, NULL);
+    schedule(node);
+  } else if (PQntuples(result->rows) == 0) {
+    bq_log(BQ_ERROR, "this server was silent for longer than its lease and was declared dead: it joins anew", "node",
+           node->id, NULL);
+    bq_node_join(node);
+  } else {
+    read_heartbeat(node, result->rows);
+    judge_others(node);
+    schedule(node);
+    if (node->beat_again) bq_node_beat(node);
+  }
+}
+
+void bq_node_beat(bq_node *node) {
+  if (node->id[0] == '\0' || node->leaving) return;
+  if (node->beating) {
+    node->beat_again = 1;
+    return;
+  }
+  node->beat_again = 0;
+  const char *params[] = {node->id};
+  bq_error err;
+  if (bq_store_query(node->options.store, "node_heartbeat", 1, params, on_heartbeat, node, &err) == 0) {
+    node->beating = 1;
+  } else {
+    schedule(node);
+  }
+}
+
+// Joining and leaving -----------------------------------------------------------------------------------------------
+
+static void on_joined(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  if (result->error != NULL) {
+    bq_log_error("this server could not join the cluster", result->error);
+    return;
+  }
+  memcpy(node->id, node->next_id, sizeof node->id);
+  bq_log(BQ_INFO, "joined the cluster", "node", node->id, NULL);
+  node->options.joined(node->options.arg, node->id);
+  bq_node_beat(node);
+}
+
+static void register_node(bq_node *node) {
+  const bq_node_options *options = &node->options;
+  char slots[16];
+  char lease[16];
+  (void)snprintf(slots, sizeof slots, "%d", options->config->max_concurrent_builds);
+  (void)snprintf(lease, sizeof lease, "%d", options->config->lease_seconds);
+  const char *params[] = {node->next_id, options->name, options->url, options->version, slots, lease, "{}"};
+  bq_error err;
+  if (bq_store_write(options->store, "node_join", 7, params, on_joined, node, &err) < 0) {
+    bq_log_error("this server could not join the cluster", &err);
+  }
+}
+
+static void on_buried(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  if (result->error != NULL) bq_log_error("the predecessor could not be declared dead", result->error);
+  else node->buried = 1;
+  register_node(node);
+}
+
+void bq_node_join(bq_node *node) {
+  bq_error err;
+  if (bq_uuid_new(node->next_id, &err) < 0) {
+    bq_log_error("this server could not join the cluster", &err);
+    return;
+  }
+  // The lock on the state directory is ours: whoever had it before is gone, and its builds need not wait for the lease.
+  const char *params[] = {node->options.predecessor};
+  if (params[0] == NULL || node->buried ||
+      bq_store_write(node->options.store, "node_bury", 1, params, on_buried, node, &err) < 0) {
+    register_node(node);
+  }
+}
+
+static void on_left(void *arg, const bq_pg_result *result) {
+  bq_node *node = arg;
+  if (result->error != NULL) bq_log(BQ_WARN, "leaving the cluster failed", "error", result->error->message, NULL);
+  node->left(node->left_arg);
+}
+
+void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg) {
+  node->leaving = 1;
+  node->left = done;
+  node->left_arg = arg;
+  bq_timer_clear(node->timer);
+  const char *params[] = {node->id};
+  bq_error err;
+  if (node->id[0] == '\0' ||
+      bq_store_query(node->options.store, "node_leave", 1, params, on_left, node, &err) < 0) {
+    done(arg);
+  }
+}

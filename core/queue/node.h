@@ -1,0 +1,39 @@
+// This server as a node of the cluster: joining, heartbeats, judging others, learning of its own death.
+//
+// One `nodes` row, one small UPDATE every third of the lease. Thread rule: loop thread only. The heartbeat is on the
+// loop by design: a server whose loop hangs must lose its builds.
+#ifndef BQ_QUEUE_NODE_H
+#define BQ_QUEUE_NODE_H
+
+#include "base/config.h"
+#include "queue/store.h"
+
+typedef struct bq_node bq_node;
+
+typedef struct bq_node_options {
+  bq_loop *loop;
+  bq_store *store;
+  const bq_config *config;
+  const char *name;        // the host's name; borrowed
+  const char *url;         // where this server answers; borrowed
+  const char *version;     // of the program; borrowed
+  const char *predecessor; // the node that worked in this state directory before, or NULL; buried at the first join
+  // A new identity has joined: remember it. Also after this node was declared dead.
+  void (*joined)(void *arg, const char *node_id);
+  // A build of this node is to be cancelled.
+  void (*cancel)(void *arg, const char *build_id, const char *reason);
+  void (*taken_over)(void *arg, size_t builds); // builds came back to the queue
+  void *arg;
+} bq_node_options;
+
+int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) BQ_MUSTCHECK;
+void bq_node_free(bq_node *node);
+
+void bq_node_join(bq_node *node);   // keeps trying while the database is away
+void bq_node_beat(bq_node *node);   // a heartbeat now: a notification says that there is something to learn
+void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg); // tells the cluster; `done` when told, or failed
+
+const char *bq_node_id(const bq_node *node); // "" before the first join
+int bq_node_paused(const bq_node *node);     // as of the last heartbeat
+
+#endif

@@ -1,0 +1,44 @@
+// The server's metrics, one row each: what GET /metrics shows.
+#ifndef BQ_QUEUE_SERVER_METRICS_H
+#define BQ_QUEUE_SERVER_METRICS_H
+
+#include "base/metrics.h"
+
+// Indexes into bq_server_metrics, in its order.
+enum {
+  BQ_M_PENDING,
+  BQ_M_OLDEST_PENDING,
+  BQ_M_ACTIVE,
+  BQ_M_AVERAGE,
+  BQ_M_SUCCESS_RATE,
+  BQ_M_FAILED_24H,
+  BQ_M_OUTBOX_PENDING,
+  BQ_M_RUNNING,
+  BQ_M_SLOTS,
+  BQ_M_FINISHED,
+  BQ_M_RETRIES,
+  BQ_M_WAIT,
+  BQ_M_DURATION,
+  BQ_M_DATABASE_UP,
+  BQ_M_DATABASE_CONNECTIONS,
+  BQ_M_DATABASE_WAITING,
+  BQ_M_DATABASE_QUERIES,
+  BQ_M_DATABASE_RECONNECTS,
+  BQ_M_WRITES_WAITING,
+  BQ_M_POOL_PENDING,
+  BQ_M_HTTP_CONNECTIONS,
+  BQ_M_HTTP_REQUESTS,
+  BQ_M_HTTP_REFUSED,
+  BQ_M_HTTP_BAD,
+  BQ_M_ROUTE_FAILURES,
+  BQ_M_GENERATION,
+  BQ_M_GENERATIONS_LIVE,
+  BQ_M_RELOADS,
+  BQ_M_RELOAD_ERRORS,
+  BQ_M_RELOAD_SECONDS,
+  BQ_M_COUNT
+};
+
+extern const bq_metric_info bq_server_metrics[BQ_M_COUNT];
+
+#endif
