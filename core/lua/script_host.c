@@ -158,7 +158,7 @@ static int start_check(bq_script_host *host) {
                            .cpu_us = CHECK_CPU_US};
   int result = bq_check_init(&host->check, host->next, &host->error);
   if (result == 0) {
-    result = bq_script_vm_new(&host->check_vm, &options, host->next, host->options.build_modules,
+    result = bq_script_vm_new(&host->check_vm, &options, host->next, host->options.check_modules,
                               host->options.services, &host->error);
   }
   if (result < 0) return result;

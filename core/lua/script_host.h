@@ -19,7 +19,7 @@ typedef struct bq_script_host_options {
   bq_pool *compute;
   bq_pool *blocking;
   bq_source_directories directories; // strings are borrowed
-  const bq_lua_module *build_modules;   // what pipelines may use
+  const bq_lua_module *check_modules;   // what any script may use: for the self-check
   const bq_lua_module *handler_modules; // what routes may use
   bq_services *services;
   size_t memory_bytes;               // of the check, and of the handlers

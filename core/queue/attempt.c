@@ -26,6 +26,10 @@ int bq_attempt_percent(const bq_attempt *attempt) {
   return attempt->percent;
 }
 
+const char *bq_attempt_workspace(const bq_attempt *attempt) {
+  return attempt->workspace;
+}
+
 const char *bq_attempt_step(const bq_attempt *attempt) {
   return attempt->step;
 }

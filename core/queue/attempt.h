@@ -93,6 +93,8 @@ void bq_attempt_close(bq_attempt *attempt, int recorded);
 const char *bq_attempt_id(const bq_attempt *attempt);     // the build's UUID
 int bq_attempt_number(const bq_attempt *attempt);
 int bq_attempt_percent(const bq_attempt *attempt);
+const char *bq_attempt_workspace(const bq_attempt *attempt); // from any thread
+int bq_attempt_needs_secret(const bq_attempt *attempt, const char *name); // the pipeline's needs.secrets names it
 const char *bq_attempt_step(const bq_attempt *attempt);   // "" before the first
 json_t *bq_attempt_row(const bq_attempt *attempt);        // borrowed
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt);  // borrowed; NULL while PREPARING

@@ -163,7 +163,7 @@ static void register_node(bq_node *node) {
   char lease[16];
   (void)snprintf(slots, sizeof slots, "%d", options->config->max_concurrent_builds);
   (void)snprintf(lease, sizeof lease, "%d", options->config->lease_seconds);
-  const char *params[] = {node->next_id, options->name, options->url, options->version, slots, lease, "{}"};
+  const char *params[] = {node->next_id, options->name, *options->url, options->version, slots, lease, "{}"};
   bq_error err;
   if (bq_store_write(options->store, "node_join", 7, params, on_joined, node, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);

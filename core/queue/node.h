@@ -15,7 +15,7 @@ typedef struct bq_node_options {
   bq_store *store;
   const bq_config *config;
   const char *name;        // the host's name; borrowed
-  const char *url;         // where this server answers; borrowed
+  char *const *url;        // where the text is kept that says where this server answers; set before the join
   const char *version;     // of the program; borrowed
   const char *predecessor; // the node that worked in this state directory before, or NULL; buried at the first join
   // A new identity has joined: remember it. Also after this node was declared dead.

@@ -156,3 +156,10 @@ delete from nodes where state in ('stopped', 'dead') and ended_at < buildq_now()
 -- $1 ids. Which of them have no row any more: their files can go.
 select id from unnest($1::uuid[]) as wanted(id)
 where not exists (select from build_queue b where b.id = wanted.id);
+
+-- name: settled_builds
+-- $1 ids. Which of them ended a while ago, or have no row: their workspaces are leftovers. A build that has just ended
+-- may be retried while somebody is looking.
+select id from unnest($1::uuid[]) as wanted(id)
+where not exists (select from build_queue b where b.id = wanted.id
+  and (b.status in ('pending', 'building') or b.updated_at > buildq_now() - interval '1 minute'));

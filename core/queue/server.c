@@ -1,0 +1,627 @@
+// The server's life: what is made in which order, what follows a signal, what is taken down.
+#include "queue/server.h"
+
+#include <event2/event.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/version.h"
+#include "queue/migrate.h"
+#include "queue/notify_manager.h"
+#include "queue/server_internal.h"
+#include "queue/server_metrics.h"
+#include "queue/server_modules.h"
+#include "queue/streams.h"
+
+enum {
+  BLOCKING_THREADS = 4,
+  COMPUTE_QUEUE = 20000,
+  BLOCKING_QUEUE = 20000,
+  MAX_TRANSFERS = 64,          // outgoing HTTP requests at a time
+  MAX_WAITING = 10000,         // queries waiting for a connection
+  DATABASE_WAIT_MS = 2000,     // how long a query waits while the database is away
+  CORE_STATEMENT_MS = 30000,   // of the queue's own statements
+  HANDLER_SLICE_US = 50000,    // of one route between two waits
+  WATCH_QUIET_MS = 40,
+  WATCH_LONGEST_MS = 150,
+  WIND_DOWN_MS = 20            // between two looks whether the last work has ended
+};
+
+static void stop_now(bq_server *server, int result) {
+  server->result = result;
+  bq_loop_stop(server->loop);
+}
+
+// Generations -----------------------------------------------------------------------------------------------------
+
+static void on_generation_stored(void *arg, const bq_pg_result *result) {
+  bq_server *server = arg;
+  if (result->error != NULL) {
+    bq_log_error("the scripts could not be stored: builds wait", result->error);
+    return;
+  }
+  bq_generation *current = bq_script_host_current(server->host);
+  bq_free(server->stored);
+  server->stored = bq_strdup(bq_generation_hash(current));
+  bq_runner_wake(server->runner);
+}
+
+static void store_generation(bq_server *server) {
+  bq_generation *current = bq_script_host_current(server->host);
+  const bq_sources *sources = bq_generation_sources(current);
+  json_t *files = json_array();
+  for (size_t i = 0; i < bq_sources_count(sources); i++) {
+    const bq_source *source = bq_sources_at(sources, i);
+    // What is no UTF-8 can't be kept as text: such a template is given back empty, and its hash tells.
+    json_t *content = json_stringn(source->text, source->length);
+    (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
+                                                 "content", content != NULL ? content : json_string("")));
+  }
+  char *text = json_dumps(files, JSON_COMPACT);
+  json_decref(files);
+  bq_error err;
+  const char *params[] = {bq_generation_hash(current), text};
+  if (text == NULL ||
+      bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, server, &err) < 0) {
+    bq_log(BQ_ERROR, "the scripts could not be stored: builds wait", NULL);
+  }
+  bq_free(text);
+}
+
+static bq_generation *usable_generation(void *arg) {
+  bq_server *server = arg;
+  bq_generation *current = bq_script_host_current(server->host);
+  int stored = current != NULL && server->stored != NULL && strcmp(server->stored, bq_generation_hash(current)) == 0;
+  return stored ? current : NULL;
+}
+
+static int is_pinned(void *arg, const char *pipeline) {
+  bq_server *server = arg;
+  const json_t *info = json_object_get(bq_script_host_pipelines(server->host), pipeline);
+  return json_is_true(json_object_get(info, "pin"));
+}
+
+static int open_http(bq_server *server, bq_error *err);
+
+static void *run_ready(void *arg) {
+  bq_server *server = arg;
+  server->options->ready(server->options->arg, server->url + strlen("http://"));
+  return NULL;
+}
+
+static void become_ready(bq_server *server) {
+  bq_error err;
+  pthread_t thread;
+  server->ready = 1;
+  if (open_http(server, &err) < 0) {
+    server->error = err;
+    stop_now(server, err.code);
+    return;
+  }
+  bq_node_join(server->node);
+  bq_notify_manager("READY=1");
+  if (server->options->ready == NULL) return;
+  if (pthread_create(&thread, NULL, run_ready, server) == 0) (void)pthread_detach(thread);
+}
+
+static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
+  bq_server *server = arg;
+  if (error != NULL) {
+    bq_log(BQ_ERROR, server->ready ? "the changed scripts are not used" : "the scripts can't be used", "error",
+           error->message, NULL);
+    if (!server->ready) {
+      server->error = *error;
+      stop_now(server, error->code);
+    }
+    return;
+  }
+  if (!swapped) return;
+  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
+  if (!server->ready) become_ready(server);
+  store_generation(server);
+}
+
+static void on_files_changed(void *arg) {
+  bq_script_host_reload(((bq_server *)arg)->host);
+}
+
+static bq_handlers *current_handlers(void *arg) {
+  return bq_script_host_handlers(((bq_server *)arg)->host);
+}
+
+static void on_spoiled(void *arg, bq_handlers *handlers) {
+  bq_script_host_spoiled(((bq_server *)arg)->host, handlers);
+}
+
+// Callbacks of the parts ------------------------------------------------------------------------------------------
+
+static int may_claim(void *arg) {
+  const bq_server *server = arg;
+  if (server->free_megabytes >= 0 && server->free_megabytes < server->config->disk_reserve_megabytes) return 0;
+  return server->sandbox_works;
+}
+
+static void on_build_changed(void *arg, const char *build_id) {
+  bq_streams_changed(((bq_server *)arg)->streams, build_id);
+}
+
+static void on_joined(void *arg, const char *node_id) {
+  bq_server *server = arg;
+  bq_error err;
+  if (bq_server_remember_node(server, node_id, &err) < 0) bq_log_error("the next start can't take over at once", &err);
+  server->env.node_id = node_id;
+  bq_runner_set_node(server->runner, node_id);
+}
+
+static void on_cancel(void *arg, const char *build_id, const char *reason) {
+  if (build_id != NULL) bq_runner_cancel(((bq_server *)arg)->runner, build_id, reason);
+}
+
+static void on_taken_over(void *arg, size_t builds) {
+  (void)builds;
+  bq_server *server = arg;
+  bq_runner_wake(server->runner);
+  bq_streams_changed(server->streams, NULL);
+}
+
+static void on_notify(void *arg, const char *channel, const char *payload) {
+  bq_server *server = arg;
+  (void)payload;
+  // Also after a reconnect, when anything may have been missed: channel is empty then.
+  server->statistics_us = 0;
+  if (server->runner == NULL || server->node == NULL) return;
+  if (channel == NULL || strcmp(channel, "buildq_wake") != 0) bq_node_beat(server->node);
+  bq_runner_wake(server->runner);
+  bq_streams_changed(server->streams, NULL);
+}
+
+// The end ---------------------------------------------------------------------------------------------------------
+
+static void wind_down(void *arg) {
+  bq_server *server = arg;
+  int busy = bq_script_host_busy(server->host) || bq_janitor_busy(server->janitor) || server->reading_config ||
+             bq_pool_pending(server->compute) > 0 || bq_pool_pending(server->blocking) > 0 ||
+             bq_store_waiting(server->store) > 0;
+  if (busy) bq_timer_set(server->wind_timer, WIND_DOWN_MS);
+  else bq_loop_stop(server->loop);
+}
+
+static void on_left(void *arg) {
+  wind_down(arg);
+}
+
+static void on_idle(void *arg) {
+  bq_server *server = arg;
+  bq_janitor_stop(server->janitor);
+  bq_node_leave(server->node, on_left, server);
+}
+
+static void on_stop_signal(evutil_socket_t number, short what, void *arg) {
+  (void)what;
+  bq_server *server = arg;
+  const bq_config *config = server->config;
+  if (server->stopping++ > 0 || !server->ready) {
+    // At once: the commands of builds end with this process, and the next start takes the builds over.
+    bq_log(BQ_WARN, "stopping at once", "signal", strsignal(number), NULL);
+    server->abrupt = 1;
+    bq_loop_stop(server->loop);
+    return;
+  }
+  int64_t grace_ms = config->enable_graceful_shutdown ? (int64_t)config->graceful_shutdown_timeout_seconds * 1000 : 0;
+  char running[24];
+  (void)snprintf(running, sizeof running, "%zu", bq_runner_count(server->runner));
+  bq_log(BQ_INFO, "stopping: no new builds, running ones may end; a second signal stops at once", "signal",
+         strsignal(number), "running", running, NULL);
+  bq_notify_manager("STOPPING=1");
+  bq_runner_stop(server->runner, grace_ms);
+}
+
+static void on_cluster_ended(evutil_socket_t fd, short what, void *arg) {
+  (void)fd;
+  (void)what;
+  bq_server *server = arg;
+  stop_now(server, bq_fail(&server->error, BQ_EUNAVAIL, "the private PostgreSQL has ended: see postgres.log in %s",
+                           server->config->state_directory));
+  server->abrupt = 1;
+}
+
+// SIGHUP: the configuration is read on a thread, since a secret's command may take its time ---------------------------
+
+static void log_change(void *arg, const bq_config_change *change) {
+  (void)arg;
+  bq_log(change->now ? BQ_INFO : BQ_WARN, change->now ? "option changed" : "option changed: it needs a restart",
+         "option", change->name, "from", change->before, "to", change->after, NULL);
+}
+
+static void read_config_work(bq_task *task) {
+  bq_server *server = (bq_server *)((char *)task - offsetof(bq_server, config_task));
+  bq_config_faults *faults = NULL;
+  bq_error err;
+  if (bq_config_load(&server->new_config, server->options->source, &faults, &err) < 0) {
+    server->new_config = NULL;
+    bq_log_error("the changed configuration is not used", &err);
+  }
+  if (faults != NULL) bq_config_faults_log(faults);
+  bq_config_faults_free(faults);
+}
+
+static void keep_old_config(bq_server *server, bq_config *old) {
+  bq_config **grown = bq_realloc(server->old_configs, (server->old_config_count + 1) * sizeof *grown);
+  if (grown == NULL) return; // it stays allocated: a slice may read it
+  server->old_configs = grown;
+  server->old_configs[server->old_config_count++] = old;
+}
+
+static void read_config_done(bq_task *task) {
+  bq_server *server = (bq_server *)((char *)task - offsetof(bq_server, config_task));
+  bq_config *newer = server->new_config;
+  bq_error err;
+  server->new_config = NULL;
+  server->reading_config = 0;
+  if (newer != NULL) {
+    if (bq_config_diff(server->config, newer, log_change, NULL, &err) < 0) bq_log_error("comparing options failed", &err);
+    bq_config_apply(server->config, newer);
+    keep_old_config(server, newer);
+    bq_log_setup((bq_log_level)server->config->log_level, (bq_log_format)server->config->log_format);
+    bq_runner_wake(server->runner);
+  }
+  bq_script_host_reload(server->host);
+}
+
+static void on_reload_signal(evutil_socket_t number, short what, void *arg) {
+  (void)number;
+  (void)what;
+  bq_server *server = arg;
+  bq_error err;
+  if (server->reading_config || server->stopping || !server->ready) return;
+  bq_log(BQ_INFO, "reading the configuration and the scripts again", NULL);
+  server->config_task = (bq_task){.work = read_config_work, .done = read_config_done};
+  if (bq_pool_submit(server->blocking, &server->config_task, &err) < 0) bq_log_error("reloading failed", &err);
+  else server->reading_config = 1;
+}
+
+// Secrets of pipelines --------------------------------------------------------------------------------------------
+
+static int may_use_secret(void *arg, const bq_attempt *attempt, const char *name) {
+  (void)arg;
+  return bq_attempt_needs_secret(attempt, name);
+}
+
+static const char *find_secret(void *arg, const char *name) {
+  const bq_server *server = arg;
+  return bq_config_secret(server->config, name);
+}
+
+// Making the parts ------------------------------------------------------------------------------------------------
+
+static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned size, int64_t statement_ms, size_t bytes,
+                   bq_error *err) {
+  const bq_pg_options options = {.conninfo = server->conninfo,
+                                 .application_name = "buildq",
+                                 .role = role,
+                                 .size = size,
+                                 .max_waiting = MAX_WAITING,
+                                 .wait_ms = DATABASE_WAIT_MS,
+                                 .statement_timeout_ms = statement_ms,
+                                 .max_result_bytes = bytes,
+                                 .blocking = server->blocking,
+                                 .session_sql = "set jit = off"};
+  return bq_pg_new(out, server->loop, &options, err);
+}
+
+static int open_database(bq_server *server, bq_error *err) {
+  static const char *const channels[] = {"buildq_wake", "buildq_control"};
+  const bq_config *config = server->config;
+  char *queries = bq_format("%s/sql/queries", server->options->share);
+  if (queries == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
+  int result = bq_statements_load(&server->statements, queries, err);
+  bq_free(queries);
+  if (result == 0) {
+    result = open_pg(server, &server->core, "core", (unsigned)config->database_connections, CORE_STATEMENT_MS, 0, err);
+  }
+  if (result == 0) {
+    result = open_pg(server, &server->scripts, "scripts", (unsigned)config->script_database_connections,
+                     (int64_t)config->script_statement_timeout_seconds * 1000, 16 * 1024 * 1024, err);
+  }
+  if (result == 0) result = bq_store_new(&server->store, server->loop, server->core, server->statements, err);
+  if (result == 0) result = bq_pg_listen(&server->listener, server->loop, server->conninfo, channels, 2, on_notify,
+                                         server, err);
+  return result;
+}
+
+static int open_pools(bq_server *server, bq_error *err) {
+  long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  unsigned threads = server->config->worker_threads > 0 ? (unsigned)server->config->worker_threads
+                     : cores > 0                        ? (unsigned)cores
+                                                        : 1;
+  int result = bq_loop_new(&server->loop, err);
+  if (result == 0) result = bq_timer_new(&server->wind_timer, server->loop, wind_down, server, err);
+  if (result == 0) result = bq_pool_new(&server->compute, server->loop, "compute", threads, COMPUTE_QUEUE, err);
+  if (result == 0) {
+    result = bq_pool_new(&server->blocking, server->loop, "blocking", BLOCKING_THREADS, BLOCKING_QUEUE, err);
+  }
+  return result;
+}
+
+static int open_http(bq_server *server, bq_error *err) {
+  const bq_config *config = server->config;
+  bq_http_options options;
+  bq_http_options_default(&options);
+  options.listen = config->listen;
+  options.max_body = (size_t)config->max_body_kilobytes * 1024;
+  options.max_connections = (unsigned)config->max_connections;
+  options.max_per_peer = (unsigned)config->max_connections_per_peer;
+  options.head_deadline_ms = (int64_t)config->request_head_seconds * 1000;
+  options.body_deadline_ms = (int64_t)config->request_body_seconds * 1000;
+  options.idle_timeout_ms = (int64_t)config->idle_seconds * 1000;
+  const bq_http_handler handler = {.on_request = bq_api_on_request, .arg = server->api};
+  int result = bq_http_server_new(&server->http, server->loop, &options, &handler, err);
+  if (result < 0) return result;
+  const char *address = bq_http_server_address(server->http);
+  bq_api_set_address(server->api, address);
+  server->url = bq_format("http://%s", address);
+  server->env.server_url = server->url;
+  if (server->url == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
+  bq_log(BQ_INFO, "listening", "address", address, NULL);
+  return 0;
+}
+
+static int open_scripts(bq_server *server, bq_error *err) {
+  const bq_config *config = server->config;
+  const bq_script_host_options options = {
+      .loop = server->loop,
+      .compute = server->compute,
+      .blocking = server->blocking,
+      .directories = {.share = server->options->share,
+                      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
+                      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
+      .check_modules = bq_check_modules,
+      .handler_modules = bq_route_modules,
+      .services = &server->services,
+      .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
+      .handler_slice_us = HANDLER_SLICE_US,
+      .loaded = on_scripts_loaded,
+      .arg = server};
+  int result = bq_script_host_new(&server->host, &options, err);
+  if (result < 0) return result;
+  char *scripts = bq_format("%s/scripts", server->options->share);
+  char *templates = bq_format("%s/templates", server->options->share);
+  const char *roots[4] = {scripts, templates};
+  size_t count = 2;
+  if (options.directories.scripts != NULL) roots[count++] = options.directories.scripts;
+  if (options.directories.templates != NULL) roots[count++] = options.directories.templates;
+  const bq_watch_options watch = {.roots = roots,
+                                  .root_count = count,
+                                  .quiet_ms = WATCH_QUIET_MS,
+                                  .longest_ms = WATCH_LONGEST_MS,
+                                  .changed = on_files_changed,
+                                  .arg = server};
+  if (scripts == NULL || templates == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory");
+  else result = bq_watch_new(&server->watch, server->loop, server->blocking, &watch, err);
+  bq_free(scripts);
+  bq_free(templates);
+  return result;
+}
+
+static const char *workspace_of(lua_State *L) {
+  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
+  return attempt != NULL ? bq_attempt_workspace(attempt) : NULL;
+}
+
+static const char *build_id_of(lua_State *L) {
+  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
+  return attempt != NULL ? bq_attempt_id(attempt) : NULL;
+}
+
+static void set_sandbox(bq_server *server) {
+  const bq_config *config = server->config;
+  bq_error err;
+  server->sandbox = (bq_sandbox){.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
+                                 .bwrap_path = "/usr/bin/bwrap",
+                                 .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
+                                 .network = config->sandbox_network};
+  server->sandbox_works = bq_sandbox_probe(&server->sandbox, &err) == 0;
+  if (!server->sandbox_works) bq_log_error("builds can't be started: the sandbox does not work", &err);
+  if (server->sandbox.kind == BQ_SANDBOX_NONE) {
+    bq_log(BQ_WARN, "Sandbox is none: builds see what this server's user sees", NULL);
+  }
+}
+
+static int open_queue(bq_server *server, bq_error *err) {
+  const bq_runner_options runner = {.env = &server->env,
+                                    .store = server->store,
+                                    .metrics = server->metrics,
+                                    .generation = usable_generation,
+                                    .is_pinned = is_pinned,
+                                    .may_claim = may_claim,
+                                    .changed = on_build_changed,
+                                    .idle = on_idle,
+                                    .arg = server};
+  int result = bq_runner_new(&server->runner, &runner, err);
+  if (result < 0) return result;
+  if (gethostname(server->host_name, sizeof server->host_name - 1) < 0) server->host_name[0] = '\0';
+  const bq_node_options node = {.loop = server->loop,
+                                .store = server->store,
+                                .config = server->config,
+                                .name = server->host_name,
+                                .url = &server->url,
+                                .version = BQ_VERSION,
+                                .predecessor = server->predecessor,
+                                .joined = on_joined,
+                                .cancel = on_cancel,
+                                .taken_over = on_taken_over,
+                                .arg = server};
+  return bq_node_new(&server->node, &node, err);
+}
+
+static int open_parts(bq_server *server, bq_error *err) {
+  int result = open_database(server, err);
+  if (result == 0) result = bq_curl_new(&server->curl, server->loop, MAX_TRANSFERS, err);
+  if (result == 0) result = bq_metrics_new(&server->metrics, bq_server_metrics, BQ_M_COUNT, err);
+  if (result < 0) return result;
+  server->services = (bq_services){.loop = server->loop,
+                                   .blocking = server->blocking,
+                                   .db = server->scripts,
+                                   .http = server->curl,
+                                   .workspace = workspace_of,
+                                   .build_id = build_id_of,
+                                   .product = server};
+  server->env = (bq_attempt_env){.loop = server->loop,
+                                 .compute = server->compute,
+                                 .blocking = server->blocking,
+                                 .config = server->config,
+                                 .sandbox = &server->sandbox,
+                                 .modules = bq_build_modules,
+                                 .services = &server->services,
+                                 .node_id = "",
+                                 .server_url = "",
+                                 .version = BQ_VERSION,
+                                 .may_use_secret = may_use_secret,
+                                 .secret = find_secret,
+                                 .arg = server};
+  server->free_megabytes = -1;
+  result = bq_streams_new(&server->streams, server, err);
+  if (result == 0) result = open_queue(server, err);
+  if (result < 0) return result;
+  const bq_api_options api = {.loop = server->loop,
+                              .config = server->config,
+                              .handlers = current_handlers,
+                              .spoiled = on_spoiled,
+                              .arg = server,
+                              .streams = {.send = bq_streams_send, .arg = server->streams}};
+  result = bq_api_new(&server->api, &api, err);
+  if (result == 0) result = open_scripts(server, err);
+  if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
+  return result;
+}
+
+static int watch_signal(bq_server *server, size_t place, int number, event_callback_fn fn, bq_error *err) {
+  server->signals[place] = evsignal_new(bq_loop_base(server->loop), number, fn, server);
+  if (server->signals[place] != NULL && event_add(server->signals[place], NULL) == 0) return 0;
+  return bq_fail(err, BQ_ENOMEM, "out of memory for signals");
+}
+
+static int watch_signals(bq_server *server, bq_error *err) {
+  (void)signal(SIGPIPE, SIG_IGN);
+  int result = watch_signal(server, 0, SIGTERM, on_stop_signal, err);
+  if (result == 0) result = watch_signal(server, 1, SIGINT, on_stop_signal, err);
+  if (result == 0) result = watch_signal(server, 2, SIGHUP, on_reload_signal, err);
+  if (result < 0 || server->cluster == NULL) return result;
+  server->signals[3] = event_new(bq_loop_base(server->loop), bq_cluster_fd(server->cluster), EV_READ, on_cluster_ended,
+                                 server);
+  if (server->signals[3] != NULL && event_add(server->signals[3], NULL) == 0) return 0;
+  return bq_fail(err, BQ_ENOMEM, "out of memory for watching PostgreSQL");
+}
+
+// Taking down -----------------------------------------------------------------------------------------------------
+
+static void free_parts(bq_server *server) {
+  bq_http_server_free(server->http);
+  bq_watch_free(server->watch);
+  bq_pg_listener_free(server->listener);
+  bq_pg_free(server->scripts);
+  bq_pg_free(server->core);
+  bq_store_free(server->store);
+  bq_curl_free(server->curl);
+  bq_pool_free(server->compute);
+  bq_pool_free(server->blocking);
+  bq_streams_free(server->streams);
+  bq_janitor_free(server->janitor);
+  bq_api_free(server->api);
+  bq_script_host_free(server->host);
+  bq_runner_free(server->runner);
+  bq_node_free(server->node);
+  bq_metrics_free(server->metrics);
+  bq_statements_free(server->statements);
+  for (size_t i = 0; i < sizeof server->signals / sizeof server->signals[0]; i++) {
+    if (server->signals[i] != NULL) event_free(server->signals[i]);
+  }
+  bq_timer_free(server->wind_timer);
+  bq_loop_free(server->loop);
+}
+
+static void free_server(bq_server *server) {
+  if (!server->abrupt) free_parts(server); // else builds are still running in it: the process is about to end
+  bq_cluster_stop(server->cluster);
+  if (server->lock_fd >= 0) (void)close(server->lock_fd);
+  if (server->abrupt) return;
+  bq_free(server->url);
+  bq_free(server->predecessor);
+  bq_free(server->stored);
+  json_decref(server->statistics);
+  for (size_t i = 0; i < server->old_config_count; i++) bq_config_free(server->old_configs[i]);
+  bq_free(server->old_configs);
+  bq_config_free(server->config);
+  bq_free(server);
+}
+
+static void report_migration(void *arg, const char *line) {
+  (void)arg;
+  bq_log(BQ_INFO, "migration", "text", line, NULL);
+}
+
+static int prepare(bq_server *server, bq_error *err) {
+  const bq_config *config = server->config;
+  int result = bq_server_become_user(config, err);
+  if (result == 0) result = bq_server_lock_state(server, err);
+  if (result < 0) return result;
+  server->conninfo = config->connection_string;
+  if (server->conninfo[0] == '\0') {
+    const bq_cluster_options options = {.state_directory = config->state_directory};
+    result = bq_cluster_start(&server->cluster, &options, err);
+    if (result < 0) return result;
+    server->conninfo = bq_cluster_conninfo(server->cluster);
+  }
+  char *sql = bq_format("%s/sql/migrations", server->options->share);
+  if (sql == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
+  const bq_migrate_options options = {.max_retry_attempts = config->max_retry_attempts,
+                                      .check_only = !(server->options->migrate && config->migrate_at_start)};
+  result = bq_migrate(server->conninfo, sql, &options, report_migration, NULL, err);
+  bq_free(sql);
+  return result;
+}
+
+static void on_notifications_set(void *arg, const bq_pg_result *result) {
+  (void)arg;
+  if (result->error != NULL) bq_log_error("EnableNotifications could not be told to the database", result->error);
+}
+
+static int begin(bq_server *server, bq_error *err) {
+  const char *params[] = {server->config->enable_notifications ? "true" : "false"};
+  int result = watch_signals(server, err);
+  if (result < 0) return result;
+  bq_script_host_reload(server->host);
+  return bq_store_write(server->store, "set_notifications", 1, params, on_notifications_set, NULL, err);
+}
+
+int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) {
+  bq_server *server = bq_alloc(sizeof *server);
+  if (server == NULL) {
+    bq_config_free(config);
+    return bq_fail(err, BQ_ENOMEM, "out of memory");
+  }
+  server->config = config;
+  server->options = options;
+  server->lock_fd = -1;
+  int result = prepare(server, err);
+  if (result == 0) set_sandbox(server);
+  if (result == 0) result = open_pools(server, err);
+  if (result == 0) result = open_parts(server, err);
+  if (result == 0) result = begin(server, err);
+  if (result == 0) result = bq_loop_run(server->loop, err);
+  if (result == 0 && server->result < 0) {
+    result = server->result;
+    *err = server->error;
+  }
+  // Whatever ended it, work may be under way in the parts: only an orderly end has waited for it.
+  if (result < 0) server->abrupt = 1;
+  if (result == 0) bq_log(BQ_INFO, "stopped", NULL);
+  free_server(server);
+  return result;
+}

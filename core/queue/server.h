@@ -1,0 +1,21 @@
+// The server: everything put together, from the first directory to the last log line.
+#ifndef BQ_QUEUE_SERVER_H
+#define BQ_QUEUE_SERVER_H
+
+#include "base/config.h"
+#include "base/error.h"
+
+typedef struct bq_serve_options {
+  const char *share;                 // directory with scripts/, templates/ and sql/
+  const bq_config_source *source;    // where the configuration came from: read again at SIGHUP
+  int migrate;                       // bring the schema up to date first
+  int demonstrate;                   // 1: call `ready` once the server answers
+  void (*ready)(void *arg, const char *address); // on a thread of its own; may block. NULL: nothing
+  void *arg;
+} bq_serve_options;
+
+// Runs until SIGTERM or SIGINT. `config` is taken over. Started as root, it becomes RunAsUser first. Blocks; to be
+// called from the main thread, with no other thread running.
+int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) BQ_MUSTCHECK;
+
+#endif

@@ -1,0 +1,102 @@
+// The inside of the server, shared by the files that make it: server.c (its life), server_scripts.c (generations),
+// lib_queue.c (what routes ask), streams.c (logs, events, files), health.c (readiness, metrics), janitor.c.
+#ifndef BQ_QUEUE_SERVER_INTERNAL_H
+#define BQ_QUEUE_SERVER_INTERNAL_H
+
+#include "base/metrics.h"
+#include "event/pool.h"
+#include "io/cluster.h"
+#include "io/curl.h"
+#include "io/http_server.h"
+#include "io/pg.h"
+#include "io/statements.h"
+#include "io/watch.h"
+#include "lua/script_host.h"
+#include "queue/api.h"
+#include "queue/node.h"
+#include "queue/runner.h"
+#include "queue/server.h"
+#include "queue/store.h"
+
+typedef struct bq_streams bq_streams;
+typedef struct bq_janitor bq_janitor;
+
+typedef struct bq_server {
+  bq_config *config;            // owned
+  const bq_serve_options *options;
+  bq_loop *loop;
+  bq_pool *compute;
+  bq_pool *blocking;
+  bq_cluster *cluster;          // NULL with a ConnectionString
+  const char *conninfo;         // borrowed from the cluster or the configuration
+  bq_pg *core;                  // the queue's connections
+  bq_pg *scripts;               // db.query's connections
+  bq_pg_listener *listener;
+  bq_statements *statements;
+  bq_store *store;
+  bq_curl *curl;
+  bq_metrics *metrics;
+  bq_services services;
+  bq_script_host *host;
+  bq_watch *watch;
+  bq_api *api;
+  bq_http_server *http;
+  bq_node *node;
+  bq_runner *runner;
+  bq_streams *streams;
+  bq_janitor *janitor;
+  bq_sandbox sandbox;
+  bq_attempt_env env;
+  char *url;                    // owned; "http://" and the address as bound
+  char *predecessor;            // owned; node id of the last server in this state directory, or NULL
+  char *stored;                 // owned; hash of the generation that is safely in SQL
+  char host_name[256];
+  int lock_fd;                  // of StateDirectory/lock
+  int sandbox_works;            // the probe at the start went well
+  int ready;                    // the first generation runs: HTTP is open
+  int stopping;                 // signals to stop so far
+  int abrupt;                   // the end did not wait for what is under way: nothing is freed
+  bq_timer *wind_timer;         // owned; waits for the last work to end
+  struct event *signals[4];     // owned; SIGTERM, SIGINT, SIGHUP, and the private cluster's end
+  bq_task config_task;          // reads the configuration again
+  bq_config *new_config;        // owned; what it has read
+  bq_config **old_configs;      // owned; kept to the end: slices may still read their strings
+  size_t old_config_count;
+  int reading_config;           // the task is under way
+  int result;                   // of bq_serve
+  bq_error error;               // why it ends, when result is negative
+  // statistics, at most 2 s old
+  json_t *statistics;           // owned
+  int64_t statistics_us;        // bq_clock_mono_us of it; 0: never
+  // disk
+  int64_t free_megabytes;       // in WorkspaceDirectory and OutputDirectory, the smaller; -1: not known yet
+} bq_server;
+
+// lib_queue.c
+int bq_queue_open(lua_State *L);  // the module `queue` of routes
+int bq_intake_open(lua_State *L); // its part that pipelines have: read_manifest, pipelines
+int bq_config_open(lua_State *L); // the module `config`
+
+// health.c
+json_t *bq_server_health(bq_server *server);
+void bq_server_fill_metrics(bq_server *server, const json_t *database); // `database`: of the statement metrics, or NULL
+
+// streams.c
+int bq_streams_new(bq_streams **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_streams_free(bq_streams *streams);
+void bq_streams_send(void *arg, bq_http_exchange *x, const bq_api_response *response, const bq_http_header *headers,
+                     size_t header_count);
+void bq_streams_changed(bq_streams *streams, const char *build_id); // NULL: anything may have
+
+// janitor.c: everything periodic that nobody waits for
+int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_janitor_free(bq_janitor *janitor);
+int bq_janitor_busy(const bq_janitor *janitor); // file work is under way
+void bq_janitor_stop(bq_janitor *janitor);
+
+// server_start.c: before the loop
+int bq_server_become_user(const bq_config *config, bq_error *err) BQ_MUSTCHECK; // makes directories, gives up root
+int bq_server_lock_state(bq_server *server, bq_error *err) BQ_MUSTCHECK;        // lock_fd, predecessor
+int bq_server_remember_node(const bq_server *server, const char *node_id, bq_error *err) BQ_MUSTCHECK;
+
+#endif
