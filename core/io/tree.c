@@ -32,6 +32,7 @@ int bq_tree_check(const char *relative, bq_error *err) {
 static int fail_open(bq_error *err, int errnum, const char *root, const char *relative) {
   switch (errnum) {
   case ENOENT: return bq_fail(err, BQ_ENOTFOUND, "there is no %s in %s", relative, root);
+  case ENOTDIR: return bq_fail(err, BQ_ENOTFOUND, "there is no %s in %s: no directory there", relative, root);
   case EEXIST: return bq_fail(err, BQ_ECONFLICT, "%s exists already in %s", relative, root);
   case EXDEV:
   case ELOOP: return bq_fail(err, BQ_EINVAL, "%s goes through a link that is not allowed in %s", relative, root);
