@@ -54,6 +54,7 @@ typedef struct bq_config {
   char *state_directory;
   char *script_directory;                // the team's scripts over the shipped ones; "" for none
   char *template_directory;              // likewise
+  char *secrets_directory;               // one file for each secret of pipelines; "" for none
   char *manifest_directory;              // filled by the loader when not given
   int lease_seconds;                     // a node silent for so long is dead
   int worker_threads;                    // compute pool; 0: as many as cores

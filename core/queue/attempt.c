@@ -53,6 +53,8 @@ static void release(bq_attempt *attempt) {
   bq_mask_set_free(attempt->secrets);
   bq_generation_release(attempt->generation);
   json_decref(attempt->row);
+  json_decref(attempt->secret_names);
+  json_decref(attempt->secret_values);
   json_decref(attempt->provenance);
   json_decref(attempt->artifacts);
   json_decref(attempt->commands);
@@ -121,13 +123,12 @@ static void submit(bq_attempt *attempt, void (*work)(bq_task *task));
 // Blocking work is over: the next state follows from the present one.
 static void work_done(bq_task *task) {
   bq_attempt *attempt = (bq_attempt *)((char *)task - offsetof(bq_attempt, task));
-  if (attempt->task_error.code != 0 && attempt->state != BQ_ATTEMPT_CLEANING) {
-    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "infrastructure", 1, attempt->task_error.message);
-  }
-  if (attempt->task_error.code != 0) {
+  if (attempt->task_result < 0) {
     bq_log(BQ_WARN, "file work of a build failed", "build", attempt->id, "error", attempt->task_error.message, NULL);
+    if (attempt->state != BQ_ATTEMPT_CLEANING) {
+      bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "infrastructure", 1, attempt->task_error.message);
+    }
   }
-  attempt->task_error.code = 0;
   switch (attempt->state) {
   case BQ_ATTEMPT_PREPARING: bq_attempt_advance(attempt, BQ_ATTEMPT_RUNNING); break;
   case BQ_ATTEMPT_PUBLISHING: bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED); break;
@@ -231,10 +232,12 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   attempt->number = (int)json_integer_value(json_object_get(row, "attempt"));
   attempt->started_us = bq_clock_wall_us();
   attempt->outcome.kind = BQ_OUTCOME_SUCCESS;
+  attempt->secret_names = json_deep_copy(env->needs(env->arg, row_text(attempt, "pipeline")));
+  attempt->secret_values = json_object();
   attempt->provenance = json_object();
   attempt->artifacts = json_array();
   attempt->commands = json_array();
-  if (attempt->provenance == NULL || attempt->artifacts == NULL || attempt->commands == NULL) {
+  if (attempt->secret_values == NULL || attempt->provenance == NULL || attempt->artifacts == NULL || attempt->commands == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a build");
     goto cleanup;
   }

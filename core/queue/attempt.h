@@ -37,10 +37,8 @@ typedef struct bq_attempt_env {
   const char *node_id;
   const char *server_url;       // "http://127.0.0.1:8080", as bound
   const char *version;          // of the program, for build.json
-  // Secrets for pipelines: whether the attempt's pipeline names it in its needs, and its value (NULL: there is none).
-  // From a slice's thread: both read what never changes while attempts run.
-  int (*may_use_secret)(void *arg, const bq_attempt *attempt, const char *name);
-  const char *(*secret)(void *arg, const char *name);
+  // The names of the secrets that a pipeline needs: an array, borrowed; NULL for none. On the loop.
+  const json_t *(*needs)(void *arg, const char *pipeline);
   void *arg;
 } bq_attempt_env;
 
@@ -94,7 +92,6 @@ const char *bq_attempt_id(const bq_attempt *attempt);     // the build's UUID
 int bq_attempt_number(const bq_attempt *attempt);
 int bq_attempt_percent(const bq_attempt *attempt);
 const char *bq_attempt_workspace(const bq_attempt *attempt); // from any thread
-int bq_attempt_needs_secret(const bq_attempt *attempt, const char *name); // the pipeline's needs.secrets names it
 const char *bq_attempt_step(const bq_attempt *attempt);   // "" before the first
 json_t *bq_attempt_row(const bq_attempt *attempt);        // borrowed
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt);  // borrowed; NULL while PREPARING

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/memory.h"
+#include "base/secret.h"
 #include "io/hash.h"
 #include "io/tree.h"
 #include "queue/attempt_internal.h"
@@ -32,7 +34,8 @@ int bq_attempt_make_paths(bq_attempt *attempt, bq_error *err) {
 
 // Removes `path`, which lies below `root`, without following a link below it.
 static int remove_path(const char *root, const char *path, bq_error *err) {
-  return bq_tree_remove(root, path + strlen(root) + 1, err);
+  int result = bq_tree_remove(root, path + strlen(root) + 1, err);
+  return result == BQ_ENOTFOUND ? 0 : result; // its parent is not there either
 }
 
 static int make_log(bq_attempt *attempt, bq_error *err) {
@@ -45,16 +48,61 @@ static int make_log(bq_attempt *attempt, bq_error *err) {
   return bq_attempt_log_open(&attempt->log, attempt->log_path, max_bytes, attempt->secrets, err);
 }
 
+// A secret is a file of SecretsDirectory, or a credential of the service manager. A line break at its end is not part
+// of it. One that is missing is the pipeline's business, when it asks for it.
+static int read_secret(bq_attempt *attempt, const char *name, bq_error *err) {
+  const char *directory = attempt->env->config->secrets_directory;
+  char *value = NULL;
+  size_t length = 0;
+  int result = 0;
+  if (name[0] == '.' || strchr(name, '/') != NULL) return 0;
+  if (directory[0] != '\0') {
+    char *path = bq_format("%s/%s", directory, name);
+    if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a secret");
+    result = bq_file_read(path, BQ_MASK_MAX_BYTES, &value, &length, err);
+    bq_free(path);
+    if (result == BQ_ENOTFOUND) result = 0;
+  }
+  if (result == 0 && value == NULL) result = bq_secret_from_credentials(name, &(bq_secret_source){0}, &value, err);
+  if (result == 0 && value != NULL) {
+    length = strlen(value);
+    while (length > 0 && (value[length - 1] == '\n' || value[length - 1] == '\r')) value[--length] = '\0';
+    // What can't be masked must not be handed out.
+    result = bq_mask_set_add(attempt->secrets, value, length, err);
+    if (result == 0 && json_object_set_new(attempt->secret_values, name, json_string(value)) < 0) {
+      result = bq_fail(err, BQ_EINVAL, "the secret is no UTF-8 text");
+    }
+  }
+  bq_free(value);
+  return result < 0 ? bq_fail_in(err, "the secret %s", name) : 0;
+}
+
+static int read_secrets(bq_attempt *attempt, bq_error *err) {
+  size_t index;
+  json_t *name;
+  json_array_foreach(attempt->secret_names, index, name) {
+    int result = read_secret(attempt, json_string_value(name), err);
+    if (result < 0) return result;
+  }
+  return 0;
+}
+
+static int prepare(bq_attempt *attempt, bq_error *err) {
+  const bq_config *config = attempt->env->config;
+  int result = read_secrets(attempt, err);
+  if (result == 0) result = make_log(attempt, err);
+  // A number is claimed once: what lies here already is the rest of a start that never reached the database.
+  if (result == 0) result = remove_path(config->workspace_directory, attempt->workspace, err);
+  if (result == 0) result = remove_path(config->output_directory, attempt->partial, err);
+  if (result == 0) result = bq_tree_make_path(attempt->workspace, err);
+  if (result == 0) result = bq_tree_make(attempt->workspace, ".tmp", err);
+  if (result == 0) result = bq_tree_make_path(attempt->partial, err);
+  return result;
+}
+
 void bq_attempt_prepare(bq_task *task) {
   bq_attempt *attempt = attempt_of(task);
-  bq_error *err = &attempt->task_error;
-  if (make_log(attempt, err) < 0) return;
-  // A number is claimed once: what lies here already is the rest of a start that never reached the database.
-  const bq_config *config = attempt->env->config;
-  if (remove_path(config->workspace_directory, attempt->workspace, err) < 0) return;
-  if (remove_path(config->output_directory, attempt->partial, err) < 0) return;
-  if (bq_tree_make_path(attempt->workspace, err) < 0 || bq_tree_make(attempt->workspace, ".tmp", err) < 0) return;
-  if (bq_tree_make_path(attempt->partial, err) < 0) return;
+  attempt->task_result = prepare(attempt, &attempt->task_error);
 }
 
 // Writes `directory`/`name` and syncs it.
@@ -162,22 +210,28 @@ static int sync_directory(const char *path, bq_error *err) {
   return result;
 }
 
-void bq_attempt_publish(bq_task *task) {
-  bq_attempt *attempt = attempt_of(task);
-  bq_error *err = &attempt->task_error;
-  if (add_manifest(attempt, err) < 0 || add_sums(attempt, err) < 0 || add_provenance(attempt, err) < 0) return;
-  if (sync_directory(attempt->partial, err) < 0) return;
-  // The one moment at which the artifacts become visible. A directory of this name can only be a leftover of the same
-  // attempt, whose number nobody else has.
-  if (remove_path(attempt->env->config->output_directory, attempt->output, err) < 0) return;
+static int publish(bq_attempt *attempt, bq_error *err) {
+  int result = add_manifest(attempt, err);
+  if (result == 0) result = add_sums(attempt, err);
+  if (result == 0) result = add_provenance(attempt, err);
+  if (result == 0) result = sync_directory(attempt->partial, err);
+  // A directory of the final name can only be a leftover of the same attempt, whose number nobody else has.
+  if (result == 0) result = remove_path(attempt->env->config->output_directory, attempt->output, err);
+  if (result < 0) return result;
+  // The one moment at which the artifacts become visible.
   if (rename(attempt->partial, attempt->output) < 0) {
-    (void)bq_fail_errno(err, errno, "can't publish the artifacts in %s", attempt->output);
-    return;
+    return bq_fail_errno(err, errno, "can't publish the artifacts in %s", attempt->output);
   }
   char *parent = bq_strndup(attempt->output, (size_t)(strrchr(attempt->output, '/') - attempt->output));
-  if (parent == NULL) (void)bq_fail(err, BQ_ENOMEM, "out of memory while publishing");
-  else (void)sync_directory(parent, err);
+  if (parent == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory while publishing");
+  result = sync_directory(parent, err);
   bq_free(parent);
+  return result;
+}
+
+void bq_attempt_publish(bq_task *task) {
+  bq_attempt *attempt = attempt_of(task);
+  attempt->task_result = publish(attempt, &attempt->task_error);
 }
 
 // Removes a directory that is empty; one with other attempts in it stays.
@@ -187,17 +241,23 @@ static void remove_if_empty(const char *path) {
   bq_free(parent);
 }
 
+// Keeps the first fault; all three removals are tried, whatever becomes of the others.
+static void clean_path(bq_attempt *attempt, const char *root, const char *path) {
+  bq_error fault;
+  if (remove_path(root, path, &fault) < 0 && attempt->task_result == 0) {
+    attempt->task_result = bq_fail(&attempt->task_error, fault.code, "%s", fault.message);
+  }
+  remove_if_empty(path);
+}
+
 void bq_attempt_clean(bq_task *task) {
   bq_attempt *attempt = attempt_of(task);
-  bq_error *err = &attempt->task_error;
+  const bq_config *config = attempt->env->config;
   int keep_output = attempt->recorded && attempt->outcome.kind == BQ_OUTCOME_SUCCESS;
-  bq_error fault;
-  // All three are tried, whatever becomes of the first; the last fault is reported.
-  if (attempt->env->config->cleanup_workspace_after_build || attempt->outcome.kind == BQ_OUTCOME_SUPERSEDED) {
-    if (remove_path(attempt->env->config->workspace_directory, attempt->workspace, &fault) < 0) *err = fault;
-    remove_if_empty(attempt->workspace);
+  attempt->task_result = 0;
+  if (config->cleanup_workspace_after_build || attempt->outcome.kind == BQ_OUTCOME_SUPERSEDED) {
+    clean_path(attempt, config->workspace_directory, attempt->workspace);
   }
-  if (remove_path(attempt->env->config->output_directory, attempt->partial, &fault) < 0) *err = fault;
-  if (!keep_output && remove_path(attempt->env->config->output_directory, attempt->output, &fault) < 0) *err = fault;
-  remove_if_empty(attempt->output);
+  clean_path(attempt, config->output_directory, attempt->partial);
+  if (!keep_output) clean_path(attempt, config->output_directory, attempt->output);
 }

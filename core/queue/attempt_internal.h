@@ -35,7 +35,8 @@ struct bq_attempt {
   bq_attempt_state state;
   bq_post turn;              // moves to the next state on a later turn of the loop
   bq_task task;              // the blocking work of PREPARING, PUBLISHING, CLEANING
-  bq_error task_error;       // what that work met; code 0: nothing
+  int task_result;           // of that work …
+  bq_error task_error;       // … and why, when it is negative
   bq_timer *deadline;        // owned; BuildTimeoutMinutes, then the deferred functions' limit
   int64_t started_us;        // bq_clock_wall_us at the start
 
@@ -46,6 +47,9 @@ struct bq_attempt {
   char *log_path;            // StateDirectory/logs/{id}/attempt-{n}.log
   bq_attempt_log *log;       // owned; NULL until PREPARING is done
   bq_mask_set *secrets;      // owned; what its output must not show
+
+  json_t *secret_names;      // owned array; what the pipeline's needs.secrets names, or NULL
+  json_t *secret_values;     // owned object; name → value of those that there are
 
   bq_vm *vm;                 // owned; from RUNNING on
   bq_fiber *fiber;           // the pipeline's, while it runs

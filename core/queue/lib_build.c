@@ -55,16 +55,20 @@ static int build_result(lua_State *L) {
 
 // secret ----------------------------------------------------------------------------------------------------------
 
-// Every secret of the configuration is masked in each attempt's output from its start; this only hands one out.
+// What the pipeline needs was read and given to the mask before its first line ran; this only hands it out.
 static int build_secret(lua_State *L) {
-  bq_attempt *attempt = bq_attempt_of(L);
+  const bq_attempt *attempt = bq_attempt_of(L);
   const char *name = luaL_checkstring(L, 2);
-  if (!attempt->env->may_use_secret(attempt->env->arg, attempt, name)) {
+  size_t index;
+  json_t *wanted;
+  int needed = 0;
+  json_array_foreach(attempt->secret_names, index, wanted) needed |= strcmp(json_string_value(wanted), name) == 0;
+  if (!needed) {
     return bq_lua_raise(L, BQ_EINVAL, "build:secret: the pipeline's needs.secrets does not name %s", name);
   }
-  const char *value = attempt->env->secret(attempt->env->arg, name);
+  const char *value = json_string_value(json_object_get(attempt->secret_values, name));
   if (value == NULL) {
-    return bq_lua_raise(L, BQ_ENOTFOUND, "build:secret: BuildQueue.Secrets has no %s", name);
+    return bq_lua_raise(L, BQ_ENOTFOUND, "build:secret: there is no secret %s in SecretsDirectory", name);
   }
   lua_pushstring(L, value);
   return 1;

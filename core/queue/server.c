@@ -87,6 +87,11 @@ static int is_pinned(void *arg, const char *pipeline) {
   return json_is_true(json_object_get(info, "pin"));
 }
 
+static const json_t *needs_of(void *arg, const char *pipeline) {
+  const bq_server *server = arg;
+  return json_object_get(json_object_get(bq_script_host_pipelines(server->host), pipeline), "secrets");
+}
+
 static int open_http(bq_server *server, bq_error *err);
 
 static void *run_ready(void *arg) {
@@ -286,18 +291,6 @@ static void on_reload_signal(evutil_socket_t number, short what, void *arg) {
   else server->reading_config = 1;
 }
 
-// Secrets of pipelines --------------------------------------------------------------------------------------------
-
-static int may_use_secret(void *arg, const bq_attempt *attempt, const char *name) {
-  (void)arg;
-  return bq_attempt_needs_secret(attempt, name);
-}
-
-static const char *find_secret(void *arg, const char *name) {
-  const bq_server *server = arg;
-  return bq_config_secret(server->config, name);
-}
-
 // Making the parts ------------------------------------------------------------------------------------------------
 
 static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned size, int64_t statement_ms, size_t bytes,
@@ -482,8 +475,7 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .node_id = "",
                                  .server_url = "",
                                  .version = BQ_VERSION,
-                                 .may_use_secret = may_use_secret,
-                                 .secret = find_secret,
+                                 .needs = needs_of,
                                  .arg = server};
   server->free_megabytes = -1;
   result = bq_streams_new(&server->streams, server, err);

@@ -41,6 +41,7 @@ static const expected table[] = {
   {"BuildQueue", "StateDirectory", S, AT(state_directory), NULL, 0, 0, "/s", false},
   {"BuildQueue", "ScriptDirectory", S, AT(script_directory), "", 0, 0, "/x", false},
   {"BuildQueue", "TemplateDirectory", S, AT(template_directory), "", 0, 0, "/x", false},
+  {"BuildQueue", "SecretsDirectory", S, AT(secrets_directory), "", 0, 0, "/x", false},
   {"BuildQueue", "ManifestDirectory", S, AT(manifest_directory), NULL, 0, 0, "/x", true},
   {"BuildQueue", "LeaseSeconds", I, AT(lease_seconds), "30", 3, 3600, "9", false},
   {"BuildQueue", "WorkerThreads", I, AT(worker_threads), "0", 0, 1024, "3", false},
