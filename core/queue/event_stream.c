@@ -164,7 +164,7 @@ static void on_builds(void *arg, const bq_pg_result *result) {
   for (int row = 0; row < PQntuples(result->rows); row++) {
     json_t *state = json_loads(PQgetvalue(result->rows, row, 1), 0, NULL);
     json_t *events = json_loads(PQgetvalue(result->rows, row, 2), 0, NULL);
-    const char *id = PQgetvalue(result->rows, row, 3);
+    const char *id = PQgetvalue(result->rows, row, 0);
     for (event_stream *s = hub->first; s != NULL;) {
       event_stream *next = s->next;
       if (s->customer == NULL && !s->full && strcmp(s->build, id) == 0 && tell_build(s, state, events)) end_stream(s);

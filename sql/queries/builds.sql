@@ -106,8 +106,9 @@ left join build_attempts a on a.build_id = b.id and a.attempt = b.attempt and b.
 where b.id = $1::uuid;
 
 -- name: watch_builds
--- $1 ids, $2 the last event seen of each. What streams of single builds are told: present state and new events.
-select b.id, jsonb_build_object('status', b.status, 'progressPercent', b.progress_percent, 'currentStep',
+-- $1 ids, $2 the last event seen of each. What streams of single builds are told: present state (nulls when it is gone)
+-- and new events.
+select wanted.id, jsonb_build_object('status', b.status, 'progressPercent', b.progress_percent, 'currentStep',
     b.current_step, 'attempt', b.attempt),
   (select coalesce(jsonb_agg(jsonb_build_object('seq', e.seq, 'type', e.type, 'at', buildq_time(e.at),
       'attempt', e.attempt, 'data', e.data) order by e.seq), '[]')
@@ -117,11 +118,13 @@ from unnest($1::uuid[], $2::integer[]) as wanted(id, after)
 left join build_queue b on b.id = wanted.id;
 
 -- name: watch_customer
--- $1 customer, $2 changed since, or null for the present state of what is unfinished. Newest change last, 1000 at most.
--- What has changed is unfinished or has just ended, so a customer of very many old builds costs no more than another.
-select buildq_view(b), buildq_time(b.updated_at), updated_at::text from build_queue b
-where customer_id = $1 and case when $2::timestamptz is null then status in ('pending', 'building')
-  else updated_at > $2::timestamptz end
-  and (status in ('pending', 'building') or completed_at > $2::timestamptz - interval '1 minute')
+-- $1 customer, $2 how many seconds to look back, or null for the present state of what is unfinished. A change is
+-- stamped before it commits: the caller looks back further than its last look, and drops what it has seen. What has
+-- changed is unfinished or has just ended, so a customer of very many old builds costs no more than another.
+select buildq_view(b), b.updated_at::text from build_queue b
+where customer_id = $1 and case when $2::double precision is null then status in ('pending', 'building')
+  else updated_at > buildq_now() - make_interval(secs => $2::double precision) end
+  and (status in ('pending', 'building')
+       or completed_at > buildq_now() - make_interval(secs => $2::double precision + 60))
 order by updated_at
 limit 1000;
