@@ -71,7 +71,7 @@ static int write_all(bq_file_op *f, int fd) {
 }
 
 static void write_work(bq_file_op *f) {
-  const char *name;
+  const char *name = "";
   int directory = -1;
   int fd = -1;
   char id[BQ_UUID_SIZE];
@@ -269,8 +269,8 @@ static void copy_work(bq_file_op *f) {
 }
 
 static void move_work(bq_file_op *f) {
-  const char *from_name;
-  const char *to_name;
+  const char *from_name = "";
+  const char *to_name = "";
   int from = -1;
   int to = -1;
   struct stat info;
