@@ -68,6 +68,9 @@ static void linger(bq_http_connection *c) {
   c->state = BQ_HTTP_LINGERING;
   (void)shutdown(bufferevent_getfd(c->bev), SHUT_WR);
   bq_timer_set(c->deadline, LINGER_MS);
+  // What is there already may have stopped the reading.
+  struct evbuffer *input = bufferevent_get_input(c->bev);
+  (void)evbuffer_drain(input, evbuffer_get_length(input));
   (void)bufferevent_enable(c->bev, EV_READ);
 }
 
@@ -130,6 +133,11 @@ static bq_http_exchange *new_exchange(bq_http_connection *c, const char *bytes, 
   return x;
 }
 
+// No head that is in order is longer, and of a longer one this much shows it.
+static size_t head_window(const bq_http_options *options) {
+  return options->max_line + options->max_header_bytes + 8;
+}
+
 // Tries to take one head out of the input. Returns 1 when a request was handed to the handler.
 static int read_head(bq_http_connection *c) {
   struct evbuffer *input = bufferevent_get_input(c->bev);
@@ -141,7 +149,7 @@ static int read_head(bq_http_connection *c) {
   }
   const bq_http_options *options = &c->server->options;
   bq_http_limits limits = {options->max_line, options->max_header_bytes, options->max_headers, options->max_body};
-  size_t window = options->max_line + options->max_header_bytes + 8;
+  size_t window = head_window(options);
   if (length > window) length = window;
   const char *bytes = (const char *)evbuffer_pullup(input, (ev_ssize_t)length);
   bq_http_head head;
@@ -244,10 +252,13 @@ void bq_http_process(bq_http_connection *c) {
   if (c->state == BQ_HTTP_BODY) read_body(c);
   while (may_begin(c) && read_head(c)) { /* the next pipelined request */ }
   c->processing = 0;
+  if (c->state == BQ_HTTP_HEAD && !may_begin(c)) return; // it goes on when the peer has taken some of the responses
   // The peer has ended its side and nothing more can come of it.
   if (c->peer_closed && (c->state == BQ_HTTP_HEAD || c->state == BQ_HTTP_BODY)) {
     if (c->head_started || c->state == BQ_HTTP_BODY) bq_http_refuse(c, 400);
     else flush_and_end(c);
+  } else if (c->server->stopping && c->state == BQ_HTTP_HEAD && !c->head_started) {
+    flush_and_end(c);
   }
 }
 
@@ -270,7 +281,9 @@ static void on_readable(struct bufferevent *bev, void *arg) {
   bq_http_connection *c = arg;
   if (c->state == BQ_HTTP_LINGERING) {
     struct evbuffer *input = bufferevent_get_input(bev);
+    c->dropped += evbuffer_get_length(input);
     (void)evbuffer_drain(input, evbuffer_get_length(input));
+    if (c->dropped > LINGER_BYTES) bq_http_connection_free(c);
     return;
   }
   bq_http_process(c);
@@ -292,15 +305,13 @@ static void on_written(struct bufferevent *bev, void *arg) {
 static void on_event(struct bufferevent *bev, short what, void *arg) {
   (void)bev;
   bq_http_connection *c = arg;
-  int half_closed = (what & BEV_EVENT_EOF) != 0 && (what & BEV_EVENT_ERROR) == 0;
+  // EOF while writing is a file that became shorter than was announced.
+  int half_closed = (what & BEV_EVENT_EOF) != 0 && (what & BEV_EVENT_READING) != 0 && (what & BEV_EVENT_ERROR) == 0;
   if (half_closed) {
     c->peer_closed = 1;
     // A client may end its side after a request and still read the answer. One that reads a stream without an end has
     // no reason to: it is gone.
-    if (c->state == BQ_HTTP_HANDLING || c->state == BQ_HTTP_FLUSHING) {
-      if (c->exchange != NULL) c->exchange->keep_alive = 0;
-      return;
-    }
+    if (c->state == BQ_HTTP_HANDLING || c->state == BQ_HTTP_FLUSHING) return;
     if (c->state == BQ_HTTP_HEAD || c->state == BQ_HTTP_BODY) {
       bq_http_process(c);
       return;
@@ -330,7 +341,8 @@ int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_
   const struct timeval write_timeout = {.tv_sec = server->options.write_timeout_ms / 1000,
                                         .tv_usec = server->options.write_timeout_ms % 1000 * 1000};
   (void)bufferevent_set_timeouts(c->bev, NULL, &write_timeout);
-  bufferevent_setwatermark(c->bev, EV_READ, 0, INPUT_BYTES);
+  size_t input = head_window(&server->options) + 1; // a head must fit
+  bufferevent_setwatermark(c->bev, EV_READ, 0, input > INPUT_BYTES ? input : INPUT_BYTES);
   bufferevent_setwatermark(c->bev, EV_WRITE, server->options.stream_high_water / 2, 0);
   bufferevent_setcb(c->bev, on_readable, on_written, on_event, c);
   c->next = server->first;

@@ -54,6 +54,7 @@ struct bq_http_connection {
   int head_started;               // the first byte of a head has come: its deadline runs
   int peer_closed;                // the peer has ended its side
   int broken;                     // the socket failed: nothing can be sent
+  size_t dropped;                 // bytes read while lingering
   char peer[64];                  // its address, without the port
   bq_http_connection *next;       // the server's list
   bq_http_connection *previous;
@@ -64,6 +65,7 @@ struct bq_http_server {
   bq_http_options options;
   bq_http_handler handler;
   struct evconnlistener *listener; // owned; NULL once it stopped accepting
+  bq_timer *resume;                // owned; accepts again after a failure
   char address[80];                // as bound
   bq_http_connection *first;
   bq_http_stats stats;

@@ -38,13 +38,17 @@ static int is_word(const char *bytes, bq_http_slice slice, const char *word) {
 }
 
 // The end of the line that begins at `at`: the offset of its CR. -1: not there yet. -400: a bare LF, or a CR without LF.
-static int64_t find_line_end(const char *bytes, size_t length, size_t at) {
-  const char *lf = memchr(bytes + at, '\n', length - at);
-  const char *cr = memchr(bytes + at, '\r', length - at);
-  if (cr != NULL && (size_t)(cr - bytes) + 1 < length && cr[1] != '\n') return -400;
-  if (lf == NULL) return -1;
-  if (cr == NULL || cr + 1 != lf) return -400;
-  return cr - bytes;
+// -2: it is longer than `max`. Looks at nothing behind the first byte that decides, so that it never matters how much
+// more has come already.
+static int64_t find_line_end(const char *bytes, size_t length, size_t at, size_t max) {
+  size_t there = length - at;
+  size_t window = there <= max ? there : max + 1;
+  const char *cr = memchr(bytes + at, '\r', window);
+  const char *lf = memchr(bytes + at, '\n', cr != NULL ? (size_t)(cr - bytes) - at : window);
+  if (lf != NULL) return -400;
+  if (cr == NULL) return there > max ? -2 : -1;
+  if ((size_t)(cr - bytes) + 1 == length) return -1;
+  return cr[1] == '\n' ? cr - bytes : -400;
 }
 
 // authority = host [":" port]: what can stand in a Host header.
@@ -121,8 +125,17 @@ static int parse_length(const char *bytes, bq_http_slice value, bq_http_head *ou
   return 0;
 }
 
+// What the header lines have said so far.
+typedef struct seen {
+  int host;              // how many Host lines
+  bq_http_slice host_value;
+  int transfer_encoding; // how many Transfer-Encoding lines
+  int close;             // options of Connection
+  int keep_alive;
+} seen;
+
 // Connection is a list of tokens, any case (RFC 9110, section 7.6.1).
-static void parse_connection(const char *bytes, bq_http_slice value, bq_http_head *out) {
+static void parse_connection(const char *bytes, bq_http_slice value, seen *s) {
   size_t at = value.at;
   size_t end = value.at + value.length;
   while (at < end) {
@@ -131,28 +144,50 @@ static void parse_connection(const char *bytes, bq_http_slice value, bq_http_hea
     while (at < end && is_token_byte(bytes[at])) at++;
     if (at == start) return;
     bq_http_slice option = {start, at - start};
-    if (is_word(bytes, option, "close")) out->keep_alive = 0;
-    else if (is_word(bytes, option, "keep-alive") && out->minor == 0) out->keep_alive = 1;
+    if (is_word(bytes, option, "close")) s->close = 1;
+    else if (is_word(bytes, option, "keep-alive")) s->keep_alive = 1;
   }
 }
 
-typedef struct seen {
-  int host;
-  int transfer_encoding;
-} seen;
+// Nothing but "chunked" alone is understood. Other codings before it are 501; chunked twice or not last leaves the
+// body without a certain length (RFC 9112, section 6.3).
+static int parse_transfer_encoding(const char *bytes, bq_http_slice value, bq_http_head *out) {
+  if (is_word(bytes, value, "chunked")) {
+    out->chunked = 1;
+    return 0;
+  }
+  int chunked = 0;
+  int last = 0;
+  size_t end = value.at + value.length;
+  for (size_t at = value.at; at < end;) {
+    const char *comma = memchr(bytes + at, ',', end - at);
+    size_t stop = comma != NULL ? (size_t)(comma - bytes) : end;
+    bq_http_slice coding = {at, stop - at};
+    while (coding.length > 0 && (bytes[coding.at] == ' ' || bytes[coding.at] == '\t')) {
+      coding.at++;
+      coding.length--;
+    }
+    while (coding.length > 0 && (bytes[coding.at + coding.length - 1] == ' ' || bytes[coding.at + coding.length - 1] == '\t')) {
+      coding.length--;
+    }
+    if (coding.length == 0) return -400;
+    last = is_word(bytes, coding, "chunked");
+    chunked += last;
+    at = stop + 1;
+  }
+  return chunked == 0 || (chunked == 1 && last) ? -501 : -400;
+}
 
 static int apply_header(const char *bytes, bq_http_slice name, bq_http_slice value, bq_http_head *out, seen *s) {
   if (is_word(bytes, name, "host")) {
     if (s->host++ > 0 || (value.length > 0 && !is_authority(bytes + value.at, value.length))) return -400;
-    if (out->host.length == 0) out->host = value;
+    s->host_value = value;
   } else if (is_word(bytes, name, "content-length")) {
     return parse_length(bytes, value, out);
   } else if (is_word(bytes, name, "transfer-encoding")) {
-    if (s->transfer_encoding++ > 0) return -400;
-    if (!is_word(bytes, value, "chunked")) return -501;
-    out->chunked = 1;
+    return s->transfer_encoding++ > 0 ? -400 : parse_transfer_encoding(bytes, value, out);
   } else if (is_word(bytes, name, "connection")) {
-    parse_connection(bytes, value, out);
+    parse_connection(bytes, value, s);
   } else if (is_word(bytes, name, "expect")) {
     if (!is_word(bytes, value, "100-continue")) return -417;
     out->expect_continue = out->minor >= 1;
@@ -180,8 +215,15 @@ static int parse_header_line(const char *bytes, size_t at, size_t end, const bq_
   return apply_header(bytes, name, value, out, s);
 }
 
-static int check_whole(const bq_http_limits *limits, const bq_http_head *out, const seen *s) {
+static int check_whole(const char *bytes, const bq_http_limits *limits, bq_http_head *out, const seen *s) {
   if (out->minor >= 1 && s->host == 0) return -400;
+  if (out->host.length == 0) {
+    out->host = s->host_value;
+  } else if (s->host > 0 && (s->host_value.length != out->host.length ||
+                             strncasecmp(bytes + s->host_value.at, bytes + out->host.at, out->host.length) != 0)) {
+    return -400; // an absolute target with another authority: two readers could choose differently
+  }
+  out->keep_alive = !s->close && (out->minor >= 1 || s->keep_alive);
   // Both lengths, or a chunked body of an HTTP/1.0 request: the classic ways to smuggle (section 6.1).
   if (out->chunked && (out->content_length >= 0 || out->minor == 0)) return -400;
   if (out->content_length >= 0 && (uint64_t)out->content_length > limits->max_body) return -413;
@@ -200,25 +242,22 @@ int64_t bq_http_parse_head(const char *bytes, size_t length, const bq_http_limit
   out->content_length = -1;
   out->chunked = 0;
   out->expect_continue = 0;
-  int64_t end = find_line_end(bytes, length, at);
-  size_t line = (end >= 0 ? (size_t)end : length) - at;
-  if (line > limits->max_line) return -414;
-  if (end < 0) return end == -400 ? -400 : 0;
+  int64_t end = find_line_end(bytes, length, at, limits->max_line);
+  if (end < 0) return end == -1 ? 0 : end == -2 ? -414 : end;
   int status = parse_request_line(bytes, at, (size_t)end, out);
   if (status < 0) return status;
-  out->keep_alive = out->minor >= 1;
   seen s = {0};
   size_t headers_at = (size_t)end + 2;
   for (at = headers_at;; at = (size_t)end + 2) {
-    end = find_line_end(bytes, length, at);
-    size_t so_far = (end >= 0 ? (size_t)end : length) - headers_at;
-    if (so_far > limits->max_header_bytes) return -431;
-    if (end < 0) return end == -400 ? -400 : 0;
+    // What the lines so far have left; the last one's end may be up to two bytes behind.
+    size_t used = at - headers_at;
+    end = find_line_end(bytes, length, at, used < limits->max_header_bytes ? limits->max_header_bytes - used : 0);
+    if (end < 0) return end == -1 ? 0 : end == -2 ? -431 : end;
     if ((size_t)end == at) break;
     status = parse_header_line(bytes, at, (size_t)end, limits, out, &s);
     if (status < 0) return status;
   }
-  status = check_whole(limits, out, &s);
+  status = check_whole(bytes, limits, out, &s);
   return status < 0 ? status : end + 2;
 }
 

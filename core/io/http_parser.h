@@ -32,7 +32,7 @@ typedef struct bq_http_head {
   bq_http_slice method;
   bq_http_slice path;        // still percent-encoded
   bq_http_slice query;       // behind "?", not decoded; length 0 when absent
-  bq_http_slice host;        // the Host header's value, or the authority of an absolute target
+  bq_http_slice host;        // the Host header's value; an absolute target's authority must be the same
   int minor;                 // 0 or 1: HTTP/1.x
   size_t header_count;
   bq_http_slice names[BQ_HTTP_MAX_HEADERS];

@@ -54,7 +54,9 @@ const char *bq_http_reason(int status) {
 // An unread body would be taken for the next request: the connection ends behind this response.
 static void settle_connection(bq_http_exchange *x) {
   bq_http_connection *c = x->connection;
-  if ((x->has_body && !x->body_read) || c->server->stopping || c->peer_closed) x->keep_alive = 0;
+  // A peer that has ended its side may have sent more requests before.
+  int last = c->peer_closed && evbuffer_get_length(bufferevent_get_input(c->bev)) == 0;
+  if ((x->has_body && !x->body_read) || c->server->stopping || last) x->keep_alive = 0;
 }
 
 static void add_head(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count) {
@@ -109,7 +111,8 @@ void bq_http_respond_file(bq_http_exchange *x, int fd, off_t size, const char *e
   int64_t first = 0;
   int64_t last = size - 1;
   bq_range_kind kind = BQ_RANGE_ALL;
-  if (bq_http_if_range(bq_http_get_header(x, "If-Range"), etag)) {
+  // Only GET has ranges (RFC 9110, section 14.2).
+  if (strcmp(bq_http_method(x), "GET") == 0 && bq_http_if_range(bq_http_get_header(x, "If-Range"), etag)) {
     kind = bq_http_range(bq_http_get_header(x, "Range"), size, &first, &last);
   }
   if (bq_http_none_match(bq_http_get_header(x, "If-None-Match"), etag)) {

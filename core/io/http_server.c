@@ -16,6 +16,8 @@
 #include "base/memory.h"
 #include "io/http_internal.h"
 
+enum { ACCEPT_PAUSE_MS = 200 };
+
 void bq_http_options_default(bq_http_options *options) {
   *options = (bq_http_options){.max_line = 8 * 1024,
                                .max_header_bytes = 32 * 1024,
@@ -69,12 +71,20 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
   if (bq_http_connection_new(server, fd, peer, &err) < 0) turn_away(server, fd);
 }
 
+// Most likely there are no descriptors left. The connection stays in the kernel's queue, so trying again at once would
+// only burn the loop's time.
 static void on_accept_error(struct evconnlistener *listener, void *arg) {
-  (void)listener;
-  (void)arg;
+  bq_http_server *server = arg;
   bq_error err;
   (void)bq_fail_errno(&err, errno, "can't accept a connection");
   bq_log_error("accepting failed", &err);
+  (void)evconnlistener_disable(listener);
+  bq_timer_set(server->resume, ACCEPT_PAUSE_MS);
+}
+
+static void resume_accepting(void *arg) {
+  bq_http_server *server = arg;
+  if (server->listener != NULL) (void)evconnlistener_enable(server->listener);
 }
 
 // "127.0.0.1:8080", "[::1]:8080", "localhost:8080". libevent's parser takes no port 0, so it gets the address alone.
@@ -135,7 +145,8 @@ int bq_http_server_new(bq_http_server **out, bq_loop *loop, const bq_http_option
   server->loop = loop;
   server->options = *options;
   server->handler = *handler;
-  int result = start_listening(server, err);
+  int result = bq_timer_new(&server->resume, loop, resume_accepting, server, err);
+  if (result == 0) result = start_listening(server, err);
   if (result < 0) bq_http_server_free(server);
   else *out = server;
   return result;
@@ -151,7 +162,7 @@ void bq_http_server_stop_accepting(bq_http_server *server) {
   server->stopping = 1;
   for (bq_http_connection *c = server->first; c != NULL;) {
     bq_http_connection *next = c->next;
-    int idle = c->state == BQ_HTTP_HEAD && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0;
+    int idle = c->state == BQ_HTTP_HEAD && !c->head_started && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0;
     if (idle) bq_http_connection_free(c);
     c = next;
   }
@@ -160,6 +171,7 @@ void bq_http_server_stop_accepting(bq_http_server *server) {
 void bq_http_server_free(bq_http_server *server) {
   if (server == NULL) return;
   if (server->listener != NULL) evconnlistener_free(server->listener);
+  bq_timer_free(server->resume);
   while (server->first != NULL) bq_http_connection_free(server->first);
   bq_free(server);
 }
