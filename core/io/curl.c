@@ -78,6 +78,7 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *user, void
     event = event_new(bq_loop_base(curl->loop), fd, (short)(wanted | EV_PERSIST), on_socket_ready, curl);
     if (event == NULL || event_add(event, NULL) < 0) {
       if (event != NULL) event_free(event);
+      (void)curl_multi_assign(curl->multi, fd, NULL); // the earlier event is gone
       return -1; // the transfer fails
     }
   }
