@@ -47,14 +47,17 @@ int bq_tree_copy_file(const char *from_root, const char *from, const char *to_ro
   }
   result = bq_tree_open_parent(to_root, to, 1, &name, &directory, err);
   if (result < 0) goto cleanup;
-  target = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                  (info.st_mode & S_IXUSR) != 0 ? 0750 : 0640);
+  target = openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (target < 0) {
     result = errno == EEXIST ? bq_fail(err, BQ_ECONFLICT, "%s is there already", to)
                              : bq_fail_errno(err, errno, "can't write %s", to);
     goto cleanup;
   }
   result = copy_bytes(source, target, from, size, err);
+  // Whatever the umask.
+  if (result == 0 && fchmod(target, (info.st_mode & S_IXUSR) != 0 ? 0750 : 0640) < 0) {
+    result = bq_fail_errno(err, errno, "can't set the permissions of %s", to);
+  }
   if (result == 0 && fsync(target) < 0) result = bq_fail_errno(err, errno, "can't write %s to the disk", to);
   if (result < 0) (void)unlinkat(directory, name, 0);
 cleanup:
