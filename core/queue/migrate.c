@@ -1,250 +1,331 @@
 #include "queue/migrate.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <libpq-fe.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 
 enum {
-  MAX_FILES = 1000,
-  MAX_FILE_BYTES = 1024 * 1024,
-  LOCK_KEY = 0x62756971, // "buiq": the advisory lock of everything that changes the schema
-  SESSION_PROBES = 3
+  MAX_MIGRATIONS = 1000,
+  MAX_FILE_BYTES = 1000 * 1000,
+  POOLER_ROUNDS = 5 // looks at whether two statements come to the same session
 };
 
 typedef struct migration {
-  int version;        // NNNN of its file's name
-  int oldest_program; // the schema version that an older program must know at least
+  int version;        // from the file's name
+  int oldest_program; // from its first line: programs that know fewer migrations must not run on the result
   char *name;         // owned; the file's name
-  char *text;         // owned; SQL
+  char *text;         // owned
+  int missing;        // the database has not got it
 } migration;
 
-typedef struct run {
-  PGconn *pg;
-  migration *files; // owned, sorted by version
-  size_t count;
+typedef struct migrations {
+  migration *list; // owned; versions 1 … count in order
+  int count;
+} migrations;
+
+typedef struct job {
   const bq_migrate_options *options;
-  void (*report)(void *arg, const char *line);
+  void (*report)(void *arg, const char *line); // or NULL
   void *arg;
-} run;
+  migrations all;
+  PGconn *pg; // owned
+} job;
 
-static void report(const run *r, const char *fmt, ...) BQ_PRINTF(2, 3);
+static void report(const job *j, const char *fmt, ...) BQ_PRINTF(2, 3);
 
-static void report(const run *r, const char *fmt, ...) {
+static void report(const job *j, const char *fmt, ...) {
   char line[512];
   va_list args;
   va_start(args, fmt);
   (void)vsnprintf(line, sizeof line, fmt, args);
   va_end(args);
-  if (r->report != NULL) r->report(r->arg, line);
+  if (j->report != NULL) j->report(j->arg, line);
 }
 
-// PostgreSQL's words end in a line break.
-static int fail_pg(const run *r, const char *what, bq_error *err) {
-  const char *text = PQerrorMessage(r->pg);
-  int length = (int)strlen(text);
-  while (length > 0 && text[length - 1] == '\n') length--;
-  return bq_fail(err, BQ_EDATABASE, "%s: %.*s", what, length, text);
+// The files ----------------------------------------------------------------------------------------------------------
+
+static void free_migrations(migrations *all) {
+  for (int i = 0; i < all->count; i++) {
+    bq_free(all->list[i].name);
+    bq_free(all->list[i].text);
+  }
+  bq_free(all->list);
 }
 
-static int execute(const run *r, const char *sql, const char *what, bq_error *err) {
-  PGresult *result = PQexec(r->pg, sql);
-  ExecStatusType status = PQresultStatus(result);
-  PQclear(result);
-  return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ? 0 : fail_pg(r, what, err);
+// "0001_build_queue.sql" gives 1; 0 when it is no migration's name.
+static int version_of(const char *file) {
+  size_t length = strlen(file);
+  if (length < 10 || strspn(file, "0123456789") != 4 || file[4] != '_') return 0;
+  if (strcmp(file + length - 4, ".sql") != 0) return 0;
+  return (int)strtol(file, NULL, 10);
 }
 
-// The first column of the first row as a number; `absent` without one.
-static int query_number(const run *r, const char *sql, long long absent, long long *out, bq_error *err) {
-  PGresult *result = PQexec(r->pg, sql);
-  int code = 0;
-  if (PQresultStatus(result) != PGRES_TUPLES_OK) code = fail_pg(r, "reading the schema's state failed", err);
-  else if (PQntuples(result) == 0 || PQgetisnull(result, 0, 0)) *out = absent;
-  else *out = strtoll(PQgetvalue(result, 0, 0), NULL, 10);
-  PQclear(result);
-  return code;
+static int read_migration(migration *m, const char *directory, const char *file, bq_error *err) {
+  static const char mark[] = "-- oldest program: ";
+  size_t length;
+  m->version = version_of(file);
+  m->missing = 1;
+  m->name = bq_strdup(file);
+  char *path = bq_format("%s/%s", directory, file);
+  int result = m->name != NULL && path != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory for the migrations");
+  if (result == 0) result = bq_file_read(path, MAX_FILE_BYTES, &m->text, &length, err);
+  bq_free(path);
+  if (result < 0) return result;
+  if (strncmp(m->text, mark, sizeof mark - 1) == 0) m->oldest_program = atoi(m->text + sizeof mark - 1);
+  if (m->oldest_program >= 1 && m->oldest_program <= m->version && strlen(m->text) == length) return 0;
+  return bq_fail(err, BQ_EINVAL, "the migration %s/%s must begin with the line `%sN`, N from 1 to %d, and be text",
+                 directory, file, mark, m->version);
 }
-
-// Files -----------------------------------------------------------------------------------------------------------
 
 static int by_version(const void *a, const void *b) {
   return ((const migration *)a)->version - ((const migration *)b)->version;
 }
 
-static int read_header(migration *m, bq_error *err) {
-  static const char header[] = "-- oldest program: ";
-  if (strncmp(m->text, header, sizeof header - 1) != 0) {
-    return bq_fail(err, BQ_EINVAL, "%s does not begin with \"%sN\"", m->name, header);
+static int read_directory(migrations *all, DIR *dir, const char *directory, bq_error *err) {
+  struct dirent *file;
+  while ((file = readdir(dir)) != NULL) {
+    if (version_of(file->d_name) == 0) continue;
+    if (all->count == MAX_MIGRATIONS) {
+      return bq_fail(err, BQ_ELIMIT, "%s holds more than %d migrations", directory, MAX_MIGRATIONS);
+    }
+    int result = read_migration(&all->list[all->count++], directory, file->d_name, err);
+    if (result < 0) return result;
   }
-  m->oldest_program = (int)strtol(m->text + sizeof header - 1, NULL, 10);
+  if (all->count == 0) return bq_fail(err, BQ_EINVAL, "there is no migration in %s", directory);
+  qsort(all->list, (size_t)all->count, sizeof all->list[0], by_version);
+  for (int i = 0; i < all->count; i++) {
+    if (all->list[i].version == i + 1) continue;
+    return bq_fail(err, BQ_EINVAL, "the migrations in %s must be numbered from 1 without a gap: %s comes where %04d "
+                                   "should", directory, all->list[i].name, i + 1);
+  }
   return 0;
 }
 
-static int read_migration(const char *directory, const char *name, migration *out, bq_error *err) {
-  char *path = bq_format("%s/%s", directory, name);
-  size_t length;
-  out->version = (int)strtol(name, NULL, 10);
-  out->name = bq_strdup(name);
-  if (path == NULL || out->name == NULL) {
-    bq_free(path);
-    return bq_fail(err, BQ_ENOMEM, "out of memory for migrations");
-  }
-  int result = bq_file_read(path, MAX_FILE_BYTES, &out->text, &length, err);
-  bq_free(path);
-  return result < 0 ? result : read_header(out, err);
-}
-
-static int read_migrations(run *r, const char *directory, bq_error *err) {
+static int load(migrations *all, const char *directory, bq_error *err) {
+  *all = (migrations){.list = bq_alloc_array(MAX_MIGRATIONS, sizeof(migration))};
+  if (all->list == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the migrations");
   DIR *dir = opendir(directory);
-  if (dir == NULL) return bq_fail(err, BQ_EIO, "there is no directory of migrations %s: is the program installed whole?",
-                                  directory);
-  struct dirent *entry;
-  int result = 0;
-  r->files = bq_alloc_array(MAX_FILES, sizeof r->files[0]);
-  if (r->files == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for migrations");
-  while (result == 0 && (entry = readdir(dir)) != NULL) {
-    size_t length = strlen(entry->d_name);
-    if (length < 9 || strcmp(entry->d_name + length - 4, ".sql") != 0 || strspn(entry->d_name, "0123456789") != 4) continue;
-    if (r->count == MAX_FILES) result = bq_fail(err, BQ_ELIMIT, "more than %d migrations", MAX_FILES);
-    else result = read_migration(directory, entry->d_name, &r->files[r->count++], err);
+  if (dir == NULL) return bq_fail_errno(err, errno, "can't read the migrations in %s", directory);
+  int result = read_directory(all, dir, directory, err);
+  closedir(dir);
+  return result;
+}
+
+// The connection -----------------------------------------------------------------------------------------------------
+
+static void on_notice(void *arg, const char *message) {
+  (void)arg;
+  bq_log(BQ_DEBUG, "a migration's notice", "message", message, NULL);
+}
+
+static int connect_to(PGconn **out, const char *conninfo, bq_error *err) {
+  *out = NULL;
+  PQconninfoOption *options = PQconninfoParse(conninfo, NULL); // its message would quote the string, and a password
+  PQconninfoFree(options);
+  if (options == NULL) {
+    return bq_fail(err, BQ_EINVAL, "the database connection string is neither a libpq URI nor keywords and values "
+                                   "(host=… dbname=…): check its quotes and option names");
   }
-  (void)closedir(dir);
+  // What the string itself says comes last and wins.
+  static const char *const keywords[] = {"connect_timeout", "client_encoding", "application_name", "dbname", NULL};
+  const char *const values[] = {"10", "UTF8", "buildq migrate", conninfo, NULL};
+  PGconn *pg = PQconnectdbParams(keywords, values, 1);
+  if (pg == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a database connection");
+  *out = pg;
+  if (PQstatus(pg) != CONNECTION_OK) {
+    return bq_fail(err, BQ_EUNAVAIL, "can't reach the database: %.*s", (int)strcspn(PQerrorMessage(pg), "\n"),
+                   PQerrorMessage(pg));
+  }
+  if (PQserverVersion(pg) < 150000) {
+    return bq_fail(err, BQ_EINVAL, "the database server is PostgreSQL %s; 15 or newer is needed",
+                   PQparameterStatus(pg, "server_version"));
+  }
+  (void)PQsetNoticeProcessor(pg, on_notice, NULL);
+  return 0;
+}
+
+static const char *or_empty(const char *text) {
+  return text != NULL ? text : "";
+}
+
+static int refused(PGconn *pg, const PGresult *rows, bq_error *err) {
+  const char *why = PQresultErrorField(rows, PG_DIAG_MESSAGE_PRIMARY);
+  const char *detail = PQresultErrorField(rows, PG_DIAG_MESSAGE_DETAIL);
+  const char *hint = PQresultErrorField(rows, PG_DIAG_MESSAGE_HINT);
+  const char *state = or_empty(PQresultErrorField(rows, PG_DIAG_SQLSTATE));
+  if (PQstatus(pg) != CONNECTION_OK) return bq_fail(err, BQ_EUNKNOWN, "the connection to the database was lost");
+  if (strcmp(state, "55P03") == 0) {
+    return bq_fail(err, BQ_EUNAVAIL, "somebody else holds a lock on the schema for a minute already (another "
+                                     "migration, or a long transaction on build_queue): try again");
+  }
+  return bq_fail(err, BQ_EDATABASE, "%s%s%s%s%s (SQLSTATE %s)", why != NULL ? why : "the database refused",
+                 detail != NULL ? "; " : "", or_empty(detail), hint != NULL ? "; " : "", or_empty(hint), state);
+}
+
+// Without parameters `sql` may hold several statements. `*out` (which may be NULL: no rows are wanted) is the caller's.
+static int run(PGconn *pg, const char *sql, int count, const char *const *params, PGresult **out, bq_error *err) {
+  PGresult *rows = count == 0 ? PQexec(pg, sql) : PQexecParams(pg, sql, count, NULL, params, NULL, NULL, 0);
+  ExecStatusType status = PQresultStatus(rows);
+  int result = status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK ? 0 : refused(pg, rows, err);
+  if (out != NULL) *out = NULL;
+  if (out != NULL && result == 0) *out = rows;
+  else PQclear(rows);
+  return result;
+}
+
+// The first value as a number.
+static int ask(PGconn *pg, const char *sql, int64_t *out, bq_error *err) {
+  PGresult *rows = NULL;
+  int result = run(pg, sql, 0, NULL, &rows, err);
   if (result < 0) return result;
-  if (r->count == 0) return bq_fail(err, BQ_ENOTFOUND, "there are no migrations in %s", directory);
-  qsort(r->files, r->count, sizeof r->files[0], by_version);
+  *out = PQntuples(rows) > 0 ? strtoll(PQgetvalue(rows, 0, 0), NULL, 10) : 0;
+  PQclear(rows);
   return 0;
 }
 
-// State -----------------------------------------------------------------------------------------------------------
-
-// A pooler in transaction mode gives each statement another session: prepared statements, LISTEN and settings are lost.
-static int check_session(const run *r, bq_error *err) {
-  int result = execute(r, "set buildq.session_probe = 'buildq'", "a session setting failed", err);
-  for (int i = 0; i < SESSION_PROBES && result == 0; i++) {
-    long long kept = 0;
-    result = query_number(r, "select 1 where current_setting('buildq.session_probe', true) = 'buildq'", 0, &kept, err);
-    if (result == 0 && kept != 1) {
-      result = bq_fail(err, BQ_EINVAL, "the connection is through a pooler in transaction mode: buildq needs session "
-                                       "mode (pgbouncer: pool_mode = session)");
+// A pooler in transaction mode lends one session to several clients between their transactions. Then locks, LISTEN,
+// prepared statements and settings land anywhere: two clients see one session, or one client sees two.
+static int look_for_pooler(PGconn *pg, const char *conninfo, bq_error *err) {
+  static const char whose[] = "select pg_backend_pid()";
+  int64_t mine = 0;
+  int64_t again = 0;
+  int64_t other = 0;
+  PGconn *second = NULL;
+  int result = ask(pg, whose, &mine, err);
+  if (result < 0 || mine == PQbackendPID(pg)) return result; // PostgreSQL itself: no pooler between
+  result = connect_to(&second, conninfo, err);
+  for (int round = 0; result == 0 && round < POOLER_ROUNDS; round++) {
+    result = run(second, "begin", 0, NULL, NULL, err);
+    if (result == 0) result = ask(second, whose, &other, err);
+    if (result == 0) result = ask(pg, whose, &again, err);
+    if (result == 0) result = run(second, "rollback", 0, NULL, NULL, err);
+    if (result == 0 && (again != mine || other == mine)) {
+      result = bq_fail(err, BQ_EINVAL, "the connection pooler before the database gives each transaction another "
+                                       "session, which the queue can't work with: set it to pool_mode=session, or "
+                                       "name PostgreSQL itself in BuildQueue.ConnectionString");
     }
   }
+  PQfinish(second);
   return result;
 }
 
-static int check_newer(const run *r, bq_error *err) {
-  long long oldest = 0;
-  int newest = r->files[r->count - 1].version;
-  int result = query_number(r, "select max(oldest_program) from schema_migrations", 0, &oldest, err);
-  if (result == 0 && oldest > newest) {
-    result = bq_fail(err, BQ_ECONFLICT, "the database's schema needs a program that knows version %lld, this one knows "
-                                        "%d: install the newer buildq", oldest, newest);
+// What the database has ----------------------------------------------------------------------------------------------
+
+static int compare(migrations *all, PGconn *pg, bq_error *err) {
+  int64_t there = 0;
+  int result = ask(pg, "select (to_regclass('schema_migrations') is not null)::int", &there, err);
+  if (result < 0 || !there) return result;
+  PGresult *rows = NULL;
+  result = run(pg, "select version, name, oldest_program from schema_migrations order by version", 0, NULL, &rows, err);
+  if (result < 0) return result;
+  for (int i = 0; i < PQntuples(rows) && result == 0; i++) {
+    int version = atoi(PQgetvalue(rows, i, 0));
+    int oldest_program = atoi(PQgetvalue(rows, i, 2));
+    const char *name = PQgetvalue(rows, i, 1);
+    if (oldest_program > all->count) {
+      result = bq_fail(err, BQ_ECONFLICT, "the database has the migration %s, which programs that know fewer than %d "
+                                          "migrations can't work with; this one knows %d: install a newer buildq",
+                       name, oldest_program, all->count);
+    } else if (version >= 1 && version <= all->count) {
+      migration *m = &all->list[version - 1];
+      m->missing = 0;
+      if (strcmp(m->name, name) != 0) {
+        result = bq_fail(err, BQ_ECONFLICT, "the database has a migration %s where this program has %s: it belongs to "
+                                            "another program", name, m->name);
+      }
+    }
   }
+  PQclear(rows);
   return result;
 }
 
-static int is_applied(const run *r, const migration *m, int *applied, bq_error *err) {
-  char sql[120];
-  long long found = 0;
-  (void)snprintf(sql, sizeof sql, "select 1 from schema_migrations where version = %d", m->version);
-  int result = query_number(r, sql, 0, &found, err);
-  *applied = found == 1;
-  return result;
-}
-
-static int apply(const run *r, const migration *m, bq_error *err) {
-  char setting[160];
-  char record[400];
-  char *name = PQescapeLiteral(r->pg, m->name, strlen(m->name));
-  if (name == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for migrations");
-  (void)snprintf(setting, sizeof setting, "set local buildq.max_retry_attempts = '%d'", r->options->max_retry_attempts);
-  (void)snprintf(record, sizeof record,
-                 "insert into schema_migrations (version, name, oldest_program) values (%d, %s, %d)", m->version, name,
-                 m->oldest_program);
-  PQfreemem(name);
-  int result = execute(r, "begin", m->name, err);
-  if (result == 0) result = execute(r, setting, m->name, err);
-  if (result == 0) result = execute(r, m->text, m->name, err);
-  if (result == 0) result = execute(r, record, m->name, err);
-  if (result == 0) result = execute(r, "commit", m->name, err);
-  if (result < 0) {
-    PQclear(PQexec(r->pg, "rollback"));
-    return result;
+static int apply(PGconn *pg, const migration *m, int max_retry_attempts, bq_error *err) {
+  char retries[16];
+  char version[16];
+  char oldest[16];
+  (void)snprintf(retries, sizeof retries, "%d", max_retry_attempts);
+  (void)snprintf(version, sizeof version, "%d", m->version);
+  (void)snprintf(oldest, sizeof oldest, "%d", m->oldest_program);
+  const char *settings[] = {retries};
+  const char *record[] = {version, m->name, oldest};
+  int result = run(pg, "begin isolation level read committed", 0, NULL, NULL, err);
+  if (result == 0) {
+    result = run(pg, "select set_config('buildq.max_retry_attempts', $1, true)", 1, settings, NULL, err);
   }
-  report(r, "applied %s", m->name);
+  if (result == 0) result = run(pg, m->text, 0, NULL, NULL, err);
+  if (result == 0 && PQtransactionStatus(pg) != PQTRANS_INTRANS) {
+    result = bq_fail(err, BQ_EINVAL, "it ends its transaction itself");
+  }
+  if (result == 0) {
+    result = run(pg, "insert into schema_migrations (version, name, oldest_program) values ($1::int, $2, $3::int)", 3,
+                 record, NULL, err);
+  }
+  if (result == 0) result = run(pg, "commit", 0, NULL, NULL, err);
+  if (result == 0) return 0;
+  PQclear(PQexec(pg, "rollback"));
+  return bq_fail_in(err, "the migration %s failed", m->name);
+}
+
+// What the operator should know about the old service's rows.
+static int report_adoption(const job *j, bq_error *err) {
+  PGresult *rows = NULL;
+  int result = run(j->pg, "select count(*), count(*) filter (where status = 'pending'), "
+                          "(select adopted_builds from queue_control where not retention_allowed) "
+                          "from build_queue where adopted having count(*) > 0", 0, NULL, &rows, err);
+  if (result < 0) return result;
+  if (PQntuples(rows) > 0) {
+    report(j, "adopted %s builds of the previous service, %s of them pending", PQgetvalue(rows, 0, 0),
+           PQgetvalue(rows, 0, 1));
+    if (!PQgetisnull(rows, 0, 2)) {
+      report(j, "no old build is removed before you confirm it: buildq retention confirm %s", PQgetvalue(rows, 0, 2));
+    }
+  }
+  PQclear(rows);
   return 0;
 }
 
-static void report_adoption(const run *r) {
-  PGresult *result = PQexec(r->pg, "select count(*), count(*) filter (where status = 'pending'), "
-                                   "(select adopted_builds from queue_control), "
-                                   "(select retention_allowed from queue_control) from build_queue where adopted");
-  if (PQresultStatus(result) == PGRES_TUPLES_OK && strcmp(PQgetvalue(result, 0, 0), "0") != 0) {
-    report(r, "adopted %s builds of the previous service, %s of them pending", PQgetvalue(result, 0, 0),
-           PQgetvalue(result, 0, 1));
-    if (PQgetvalue(result, 0, 3)[0] == 'f') {
-      report(r, "no old build is removed before you confirm it: buildq retention confirm %s", PQgetvalue(result, 0, 2));
-    }
-  }
-  PQclear(result);
-}
-
-static int migrate_locked(const run *r, bq_error *err) {
+static int bring_up(job *j, bq_error *err) {
   static const char table[] = "create table if not exists schema_migrations (version integer primary key, name text not "
                               "null, applied_at timestamptz not null default now(), oldest_program integer not null)";
-  long long exists = 0;
-  int applied_any = 0;
-  int result = query_number(r, "select 1 where to_regclass('schema_migrations') is not null", 0, &exists, err);
-  if (result == 0 && exists == 0 && r->options->check_only) {
-    return bq_fail(err, BQ_ECONFLICT, "the database has no schema of buildq: run `buildq migrate`");
-  }
-  if (result == 0 && exists == 0) result = execute(r, table, "making schema_migrations failed", err);
-  if (result == 0) result = check_newer(r, err);
-  for (size_t i = 0; i < r->count && result == 0; i++) {
-    int applied = 0;
-    result = is_applied(r, &r->files[i], &applied, err);
-    if (result < 0 || applied) continue;
-    if (r->options->check_only) {
-      return bq_fail(err, BQ_ECONFLICT, "the database's schema lacks %s: run `buildq migrate`", r->files[i].name);
+  const bq_migrate_options *options = j->options;
+  int applies = !options->check_only && !options->dry_run;
+  int applied = 0;
+  int result = compare(&j->all, j->pg, err);
+  if (result == 0 && applies) result = run(j->pg, table, 0, NULL, NULL, err);
+  for (int i = 0; i < j->all.count && result == 0; i++) {
+    const migration *m = &j->all.list[i];
+    if (!m->missing) continue;
+    if (options->check_only) {
+      return bq_fail(err, BQ_ECONFLICT, "the database's schema lacks %s: run `buildq migrate`", m->name);
     }
-    result = apply(r, &r->files[i], err);
-    applied_any = 1;
+    if (applies) result = apply(j->pg, m, options->max_retry_attempts, err);
+    if (result == 0) report(j, "%s %s", applies ? "applied" : "would apply", m->name);
+    applied += result == 0 && applies;
   }
-  if (result == 0 && applied_any) report_adoption(r);
-  return result;
-}
-
-static void drop_notice(void *arg, const char *message) {
-  (void)arg;
-  (void)message; // "already exists, skipping": the migrations are written to be run on either
+  return result == 0 && applied > 0 ? report_adoption(j, err) : result;
 }
 
 int bq_migrate(const char *conninfo, const char *directory, const bq_migrate_options *options,
                void (*report_line)(void *arg, const char *line), void *arg, bq_error *err) {
-  char lock[80];
-  run r = {.options = options, .report = report_line, .arg = arg};
-  int result = read_migrations(&r, directory, err);
+  job j = {.options = options, .report = report_line, .arg = arg};
+  int result = load(&j.all, directory, err);
+  if (result == 0) result = connect_to(&j.pg, conninfo, err);
+  if (result == 0) result = look_for_pooler(j.pg, conninfo, err);
   if (result < 0) goto cleanup;
-  r.pg = PQconnectdb(conninfo);
-  if (r.pg == NULL || PQstatus(r.pg) != CONNECTION_OK) {
-    result = r.pg == NULL ? bq_fail(err, BQ_ENOMEM, "out of memory") : fail_pg(&r, "can't reach the database", err);
-    goto cleanup;
-  }
-  (void)PQsetNoticeProcessor(r.pg, drop_notice, NULL);
-  result = check_session(&r, err);
-  // One at a time: the others wait here and then find everything done.
-  (void)snprintf(lock, sizeof lock, "select pg_advisory_lock(%d)", LOCK_KEY);
-  if (result == 0) result = execute(&r, lock, "locking the schema failed", err);
-  if (result == 0) result = migrate_locked(&r, err);
+  // The lock goes with the connection. A table in long use must not queue everybody behind a waiting ALTER.
+  result = run(j.pg, "set lock_timeout = '60s'; set statement_timeout = 0; "
+                     "select pg_advisory_lock(hashtext('buildq migrate'))", 0, NULL, NULL, err);
+  if (result == 0) result = bring_up(&j, err);
 cleanup:
-  if (r.pg != NULL) PQfinish(r.pg); // the lock goes with the session
-  for (size_t i = 0; i < r.count; i++) {
-    bq_free(r.files[i].name);
-    bq_free(r.files[i].text);
-  }
-  bq_free(r.files);
+  PQfinish(j.pg);
+  free_migrations(&j.all);
   return result;
 }

@@ -42,11 +42,14 @@ begin
       ('configuration_name', 'character varying(255)', null, true), ('manifest_path', 'text', null, true),
       ('tier', 'character varying(50)', null, true), ('architecture', 'character varying(50)', null, true),
       ('cloud_provider', 'character varying(50)', null, true), ('status', 'character varying(50)', '''pending''', true),
-      ('priority', 'integer', '1', true), ('progress_percent', 'integer', '0', true), ('current_step', 'text', null, false),
+      ('priority', 'integer', '1', true), ('progress_percent', 'integer', '0', true),
+      ('current_step', 'text', null, false),
       ('output_path', 'text', null, false), ('image_url', 'text', null, false), ('download_url', 'text', null, false),
       ('error_message', 'text', null, false), ('retry_count', 'integer', '0', true),
-      ('enqueued_at', 'timestamp with time zone', 'now()', true), ('started_at', 'timestamp with time zone', null, false),
-      ('completed_at', 'timestamp with time zone', null, false), ('updated_at', 'timestamp with time zone', 'now()', true),
+      ('enqueued_at', 'timestamp with time zone', 'now()', true),
+      ('started_at', 'timestamp with time zone', null, false),
+      ('completed_at', 'timestamp with time zone', null, false),
+      ('updated_at', 'timestamp with time zone', 'now()', true),
       ('build_duration_seconds', 'double precision', null, false)) as t(name, type, value, required)
   loop
     select format_type(a.atttypid, a.atttypmod) as type, a.atthasdef, a.attnotnull into found from pg_attribute a

@@ -5,7 +5,7 @@
 -- the clock by buildq.clock_offset (an interval).
 create function buildq_now() returns timestamptz language sql stable parallel safe as $$
   select coalesce(nullif(current_setting('buildq.now', true), '')::timestamptz,
-                  statement_timestamp() + coalesce(nullif(current_setting('buildq.clock_offset', true), ''), '0')::interval)
+    statement_timestamp() + coalesce(nullif(current_setting('buildq.clock_offset', true), ''), '0')::interval)
 $$;
 
 -- RFC 3339 in UTC with microseconds, the form of every time in the API.
@@ -18,8 +18,8 @@ create function buildq_seconds_since(since timestamptz) returns double precision
   select case when since is not null then greatest(0, extract(epoch from buildq_now() - since))::double precision end
 $$;
 
--- Claims go by one number, smallest first: higher priority, then earlier. Microseconds since 1970 take less than 58 bits
--- up to the year 9999; what a hand writes outside of that is drawn to the nearer end.
+-- Claims go by one number, smallest first: higher priority, then earlier. Microseconds since 1970 take less than 58
+-- bits up to the year 9999; what a hand writes outside of that is drawn to the nearer end.
 create function buildq_claim_key(priority integer, enqueued_at timestamptz) returns bigint
   language sql immutable parallel safe as $$
   select ((3 - priority)::bigint << 58) + (extract(epoch from
@@ -159,8 +159,8 @@ create table script_generation_files (
 );
 create index script_generation_files_source on script_generation_files (source_hash);
 
--- Adoption of the old service's rows, before any trigger of ours exists: nobody gets a mail for it. A build whose retries
--- were used up would stay pending for ever. Running builds died with the old service.
+-- Adoption of the old service's rows, before any trigger of ours exists: nobody gets a mail for it. A build whose
+-- retries were used up would stay pending for ever. Running builds died with the old service.
 with changed as (
   update build_queue set status = 'failed', completed_at = buildq_now(), event_seq = 1,
       error_message = coalesce(error_message, 'all retries were used up under the previous service')

@@ -1,5 +1,6 @@
 -- oldest program: 1
--- History, claim order and owed mails come from triggers on build_queue, so that a row written by plain SQL has them too.
+-- History, claim order and owed mails come from triggers on build_queue, so that a row written by plain SQL has them
+-- too.
 
 -- The event that a change of a row is, or null. One change is one event.
 create function buildq_event_type(before build_queue, after build_queue) returns text language plpgsql immutable as $$
@@ -11,7 +12,9 @@ begin
     if after.retry_count > before.retry_count then return 'retrying'; end if;
     return 'requeued';
   end if;
-  if before.cancel_requested_at is null and after.cancel_requested_at is not null then return 'cancel_requested'; end if;
+  if before.cancel_requested_at is null and after.cancel_requested_at is not null then
+    return 'cancel_requested';
+  end if;
   if before.priority <> after.priority then return 'priority'; end if;
   return null;
 end $$;
@@ -36,7 +39,9 @@ begin
     new.run_after := null;
     new.error_message := coalesce(new.cancel_reason, 'cancelled');
   end if;
-  if new.status not in ('pending', 'building') and new.completed_at is null then new.completed_at := buildq_now(); end if;
+  if new.status not in ('pending', 'building') and new.completed_at is null then
+    new.completed_at := buildq_now();
+  end if;
   if new.claim_key = old.claim_key
      and (new.priority <> old.priority or new.enqueued_at <> old.enqueued_at or new.claim_key = 0) then
     new.claim_key := buildq_claim_key(new.priority, new.enqueued_at);
@@ -62,8 +67,8 @@ create function buildq_owe(build build_queue, event text, attempt integer, data 
   on conflict (build_id, event, round, attempt) do nothing
 $$;
 
--- Tells the servers that something is due. NOTIFY takes a lock of the whole database at commit, so a writer of many rows
--- that announces them itself (a server does, for many at once) says so: set buildq.announces = 'on'.
+-- Tells the servers that something is due. NOTIFY takes a lock of the whole database at commit, so a writer of many
+-- rows that announces them itself (a server does, for many at once) says so: set buildq.announces = 'on'.
 create function buildq_wake() returns void language plpgsql as $$
 begin
   if current_setting('buildq.announces', true) is distinct from 'on' then perform pg_notify('buildq_wake', ''); end if;
@@ -112,7 +117,9 @@ begin
   elsif type = 'cancel_requested' then
     perform pg_notify('buildq_control', new.id::text);
   end if;
-  if new.status = 'pending' and (new.run_after is null or new.run_after <= buildq_now()) then perform buildq_wake(); end if;
+  if new.status = 'pending' and (new.run_after is null or new.run_after <= buildq_now()) then
+    perform buildq_wake();
+  end if;
   return null;
 end $$;
 

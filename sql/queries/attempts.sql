@@ -35,8 +35,8 @@ from started left join build_manifests m on m.hash = (build).manifest_hash
 order by (build).claim_key;
 
 -- name: lowest_key
--- The smallest claim key among the builds that are due, null when none is: where the next claims begin to look. What lies
--- below it are dead entries of the index and retries that wait.
+-- The smallest claim key among the builds that are due, null when none is: where the next claims begin to look. What
+-- lies below it are dead entries of the index and retries that wait.
 select (select claim_key from build_queue
         where status = 'pending' and (run_after is null or run_after <= buildq_now())
         order by claim_key limit 1);

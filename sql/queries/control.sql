@@ -149,7 +149,8 @@ delete from script_sources where hash in (
   where not exists (select from script_generation_files f where f.source_hash = s.hash) limit $1::integer);
 
 -- name: purge_nodes
--- $1 days. Servers that ended so long ago; more days than builds are kept, because a build's files are found by its node.
+-- $1 days. Servers that ended so long ago; more days than builds are kept, because a build's files are found by its
+-- node.
 delete from nodes where state in ('stopped', 'dead') and ended_at < buildq_now() - make_interval(days => $1::integer);
 
 -- name: unknown_builds
