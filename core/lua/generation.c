@@ -42,7 +42,10 @@ static void compile(lua_State *L, const bq_source *source, bq_buf *chunk, bq_buf
   if (luaL_loadbufferx(L, source->text, source->length, name, "t") != LUA_OK) {
     if (faults->length > 0) bq_buf_adds(faults, "\n");
     const char *reason = lua_tostring(L, -1);
-    bq_buf_adds(faults, reason != NULL ? reason : "can't be compiled");
+    if (reason == NULL) reason = "can't be compiled";
+    // A syntax error names its place; other refusals (bytecode, no memory) don't.
+    if (strncmp(reason, "scripts/", 8) != 0) bq_buf_addf(faults, "%s: ", source->path);
+    bq_buf_adds(faults, reason);
   } else if (lua_dump(L, write_chunk, chunk, 0) != 0) {
     faults->failed = 1;
   }

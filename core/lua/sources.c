@@ -60,11 +60,11 @@ static bq_source *find_unsorted(bq_sources *sources, const char *path) {
 }
 
 static int grow(bq_sources *sources, bq_error *err) {
-  if (sources->count < sources->capacity) return 0;
   if (sources->count == BQ_SOURCES_MAX_FILES) {
     return bq_fail(err, BQ_ELIMIT, "more than %d scripts and templates: remove files that are no part of them",
                    BQ_SOURCES_MAX_FILES);
   }
+  if (sources->count < sources->capacity) return 0;
   size_t capacity = sources->capacity > 0 ? 2 * sources->capacity : 32;
   bq_source *files = bq_realloc(sources->files, capacity * sizeof *files);
   if (files == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for scripts");
@@ -78,7 +78,9 @@ int bq_sources_add(bq_sources *sources, const char *path, const char *text, size
   if (length > BQ_SOURCES_MAX_FILE_BYTES) {
     return bq_fail(err, BQ_ELIMIT, "%s is larger than %d bytes", path, BQ_SOURCES_MAX_FILE_BYTES);
   }
-  if (sources->bytes + length > BQ_SOURCES_MAX_BYTES) {
+  bq_source *place = find_unsorted(sources, path);
+  size_t others = sources->bytes - (place != NULL ? place->length : 0);
+  if (others + length > BQ_SOURCES_MAX_BYTES) {
     return bq_fail(err, BQ_ELIMIT, "scripts and templates are larger than %d bytes together (at %s)",
                    BQ_SOURCES_MAX_BYTES, path);
   }
@@ -90,9 +92,7 @@ int bq_sources_add(bq_sources *sources, const char *path, const char *text, size
   }
   result = hash_bytes(text, length, file.hash, err);
   if (result < 0) goto cleanup;
-  bq_source *place = find_unsorted(sources, path);
   if (place != NULL) { // an overlay wins over the shipped file of the same path
-    sources->bytes -= place->length;
     bq_source old = *place;
     *place = file;
     file = old;
@@ -102,7 +102,7 @@ int bq_sources_add(bq_sources *sources, const char *path, const char *text, size
     sources->files[sources->count++] = file;
     file = (bq_source){0};
   }
-  sources->bytes += length;
+  sources->bytes = others + length;
 cleanup:
   bq_free(file.path);
   bq_free(file.text);
