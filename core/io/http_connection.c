@@ -1,50 +1,14 @@
-// One connection: reading heads and bodies, deadlines, the end.
+// One connection: its states, deadlines, reading and writing, and its end.
 #include <event2/event.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
 #include "io/http_internal.h"
-
-enum {
-  LINGER_MS = 2000,
-  LINGER_BYTES = 1024 * 1024,   // dropped at most while lingering
-  INPUT_BYTES = 64 * 1024,      // read ahead of the parser at most
-  PIPELINE_OUTPUT = 256 * 1024  // queued responses at which no further request is begun
-};
-
-static void free_exchange(bq_http_exchange *x) {
-  bq_free(x->bytes);
-  bq_free(x->path);
-  bq_buf_free(&x->body);
-  bq_free(x);
-}
-
-const char *bq_http_date(bq_http_server *server) {
-  int64_t second = bq_clock_wall_us() / 1000000;
-  if (second != server->date_second) {
-    time_t now = (time_t)second;
-    struct tm utc;
-    (void)gmtime_r(&now, &utc);
-    (void)strftime(server->date, sizeof server->date, "%a, %d %b %Y %H:%M:%S GMT", &utc);
-    server->date_second = second;
-  }
-  return server->date;
-}
-
-// The end of an exchange that its handler did not answer: it is told once.
-static void abandon_exchange(bq_http_connection *c) {
-  bq_http_exchange *x = c->exchange;
-  c->exchange = NULL;
-  if (x == NULL) return;
-  if (x->on_close != NULL) x->on_close(x->context);
-  free_exchange(x);
-}
 
 void bq_http_connection_free(bq_http_connection *c) {
   bq_http_server *server = c->server;
@@ -52,304 +16,278 @@ void bq_http_connection_free(bq_http_connection *c) {
   else server->first = c->next;
   if (c->next != NULL) c->next->previous = c->previous;
   server->stats.connections--;
-  abandon_exchange(c);
-  bq_timer_free(c->deadline);
+  bq_http_exchange_abandon(c);
+  bq_timer_free(c->timer);
   bufferevent_free(c->bev);
   bq_free(c);
+}
+
+// Deadlines cost nothing per request: the timer is left as it is when it runs early enough, and looks at due_us then.
+static void set_due(bq_http_connection *c, int64_t delay_ms) {
+  c->due_us = bq_clock_mono_us() + delay_ms * 1000;
+  if (c->timer_us <= c->due_us) return;
+  c->timer_us = c->due_us;
+  bq_timer_set(c->timer, delay_ms);
+}
+
+void bq_http_enter(bq_http_connection *c, bq_http_state state) {
+  if (c->state == BQ_HTTP_BROKEN) return;
+  c->state = state;
+  c->due_us = INT64_MAX;
+  const bq_http_options *options = &c->server->options;
+  switch (state) {
+  case BQ_HTTP_IDLE:
+    bq_http_parser_reset(&c->parser);
+    set_due(c, options->idle_timeout_ms);
+    break;
+  case BQ_HTTP_HEAD: set_due(c, options->head_deadline_ms); break;
+  case BQ_HTTP_BODY: set_due(c, options->body_deadline_ms); break;
+  case BQ_HTTP_LINGERING: set_due(c, BQ_HTTP_LINGER_MS); break;
+  case BQ_HTTP_BROKEN: set_due(c, 0); break;
+  case BQ_HTTP_STREAMING:
+    if (c->exchange->is_head) set_due(c, 0);
+    break;
+  case BQ_HTTP_HANDLING:
+  case BQ_HTTP_FLUSHING: break;
+  }
+}
+
+static size_t queued(const bq_http_connection *c) {
+  return evbuffer_get_length(c->output);
+}
+
+void bq_http_start_writing(bq_http_connection *c) {
+  c->writing = 1;
+  if (bufferevent_enable(c->bev, EV_WRITE) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+}
+
+// Writes what the socket takes at once; most responses need no round through the loop for it. The bufferevent keeps its
+// output frozen between its own writes. An error shows again when the bufferevent tries.
+static void flush(bq_http_connection *c) {
+  if (queued(c) == 0 || c->writing || c->state == BQ_HTTP_BROKEN) return;
+  (void)evbuffer_unfreeze(c->output, 1);
+  int written = evbuffer_write_atmost(c->output, bufferevent_getfd(c->bev), BQ_HTTP_WRITE_BYTES);
+  // A file behind its head is a system call of its own.
+  if (written > 0 && queued(c) > 0) {
+    (void)evbuffer_write_atmost(c->output, bufferevent_getfd(c->bev), BQ_HTTP_WRITE_BYTES);
+  }
+  (void)evbuffer_freeze(c->output, 1);
+  if (queued(c) > 0) bq_http_start_writing(c);
 }
 
 // The last byte is out: FIN goes, and what the peer still sends is read and dropped for a while. Closing at once would
 // make the kernel reset the connection, and the peer might lose the answer (RFC 9112, section 9.6).
 static void linger(bq_http_connection *c) {
-  if (c->peer_closed || c->broken) {
-    bq_http_connection_free(c);
+  if (c->peer_closed) {
+    bq_http_enter(c, BQ_HTTP_BROKEN);
     return;
   }
-  c->state = BQ_HTTP_LINGERING;
+  bq_http_enter(c, BQ_HTTP_LINGERING);
   (void)shutdown(bufferevent_getfd(c->bev), SHUT_WR);
-  bq_timer_set(c->deadline, LINGER_MS);
-  // What is there already may have stopped the reading.
-  struct evbuffer *input = bufferevent_get_input(c->bev);
-  (void)evbuffer_drain(input, evbuffer_get_length(input));
+  (void)evbuffer_drain(c->input, evbuffer_get_length(c->input));
   (void)bufferevent_enable(c->bev, EV_READ);
-}
-
-static void flush_and_end(bq_http_connection *c) {
-  c->state = BQ_HTTP_FLUSHING;
-  bq_timer_clear(c->deadline); // the write timeout of the bufferevent watches from here
-  if (evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) linger(c);
 }
 
 void bq_http_refuse(bq_http_connection *c, int status) {
   c->server->stats.bad_requests++;
-  abandon_exchange(c);
+  bq_http_exchange_abandon(c);
   char body[200];
   int length = snprintf(body, sizeof body, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}",
                         bq_http_reason(status), status);
-  (void)evbuffer_add_printf(bufferevent_get_output(c->bev),
-                            "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/problem+json\r\n"
-                            "Content-Length: %d\r\nConnection: close\r\n\r\n%s",
-                            status, bq_http_reason(status), bq_http_date(c->server), length, body);
-  flush_and_end(c);
-}
-
-static void on_deadline(void *arg) {
-  bq_http_connection *c = arg;
-  switch (c->state) {
-  case BQ_HTTP_HEAD:
-    if (c->head_started) bq_http_refuse(c, 408);
-    else flush_and_end(c); // an idle connection ends without a word
-    break;
-  case BQ_HTTP_BODY: bq_http_refuse(c, 408); break;
-  case BQ_HTTP_LINGERING: bq_http_connection_free(c); break;
-  case BQ_HTTP_HANDLING:
-  case BQ_HTTP_STREAMING:
-  case BQ_HTTP_FLUSHING: break; // no deadline of ours runs in these
-  }
-}
-
-// Copies the head, so that the input can be drained, and puts a NUL behind each name and value.
-static bq_http_exchange *new_exchange(bq_http_connection *c, const char *bytes, size_t length,
-                                      const bq_http_head *head) {
-  bq_http_exchange *x = bq_alloc(sizeof *x);
-  if (x == NULL) return NULL;
-  x->connection = c;
-  x->head = *head;
-  x->bytes = bq_strndup(bytes, length);
-  x->path = bq_alloc(head->path.length + 2);
-  if (x->bytes == NULL || x->path == NULL) {
-    free_exchange(x);
-    return NULL;
-  }
-  x->bytes[head->method.at + head->method.length] = '\0';
-  x->bytes[head->query.at + head->query.length] = head->query.length > 0 ? '\0' : x->bytes[head->query.at];
-  for (size_t i = 0; i < head->header_count; i++) {
-    x->bytes[head->names[i].at + head->names[i].length] = '\0';
-    x->bytes[head->values[i].at + head->values[i].length] = '\0';
-  }
-  x->is_head = strcmp(x->bytes + head->method.at, "HEAD") == 0;
-  x->has_body = head->chunked || head->content_length > 0;
-  x->keep_alive = head->keep_alive && !c->server->stopping;
-  return x;
-}
-
-// No head that is in order is longer, and of a longer one this much shows it.
-static size_t head_window(const bq_http_options *options) {
-  return options->max_line + options->max_header_bytes + 8;
+  bq_http_exchange refused = {.connection = c}; // an answer without a request that could be read
+  const bq_http_header type = {"Content-Type", "application/problem+json"};
+  (void)bq_http_add_response(&refused, status, (bq_http_headers){&type, 1}, (bq_http_headers){NULL, 0}, length, body);
+  bq_http_enter(c, BQ_HTTP_FLUSHING);
 }
 
 // Tries to take one head out of the input. Returns 1 when a request was handed to the handler.
-static int read_head(bq_http_connection *c) {
-  struct evbuffer *input = bufferevent_get_input(c->bev);
-  size_t length = evbuffer_get_length(input);
+static int take_head(bq_http_connection *c) {
+  size_t length = evbuffer_get_length(c->input);
   if (length == 0) return 0;
-  if (!c->head_started) {
-    c->head_started = 1;
-    bq_timer_set(c->deadline, c->server->options.head_deadline_ms);
-  }
-  const bq_http_options *options = &c->server->options;
-  bq_http_limits limits = {options->max_line, options->max_header_bytes, options->max_headers, options->max_body};
-  size_t window = head_window(options);
-  if (length > window) length = window;
-  const char *bytes = (const char *)evbuffer_pullup(input, (ev_ssize_t)length);
-  bq_http_head head;
-  int64_t used = bytes != NULL ? bq_http_parse_head(bytes, length, &limits, &head) : -503;
-  if (used == 0) return 0;
-  bq_http_exchange *x = NULL;
-  if (used > 0) {
-    x = new_exchange(c, bytes, (size_t)used, &head);
-    if (x == NULL) used = -503;
-    else if (bq_http_decode_path(bytes + head.path.at, head.path.length, x->path) < 0) used = -400;
-  }
-  if (used < 0) {
-    if (x != NULL) free_exchange(x);
-    bq_http_refuse(c, (int)-used);
+  if (length > c->server->window) length = c->server->window;
+  const char *bytes = (const char *)evbuffer_pullup(c->input, (ev_ssize_t)length);
+  int64_t used = bytes != NULL ? bq_http_parse(&c->parser, bytes, length, &c->server->limits) : -503;
+  if (used == 0) {
+    if (c->state == BQ_HTTP_IDLE) bq_http_enter(c, BQ_HTTP_HEAD);
     return 0;
   }
-  (void)evbuffer_drain(input, (size_t)used);
+  bq_http_exchange *x = used > 0 ? bq_http_exchange_new(c, bytes, (size_t)used) : NULL;
+  if (x == NULL) {
+    bq_http_refuse(c, used > 0 ? 503 : (int)-used);
+    return 0;
+  }
+  (void)evbuffer_drain(c->input, (size_t)used);
+  if (x->path[0] == '\0') { // it could not be decoded
+    bq_http_exchange_free(x);
+    bq_http_refuse(c, 400);
+    return 0;
+  }
   c->exchange = x;
-  c->head_started = 0;
-  c->state = BQ_HTTP_HANDLING;
-  bq_timer_clear(c->deadline);
   c->server->stats.requests++;
+  bq_http_enter(c, BQ_HTTP_HANDLING);
   c->server->handler.on_request(c->server->handler.arg, x);
   return 1;
 }
 
-static void hand_body(bq_http_connection *c, const char *body, size_t length) {
-  bq_http_exchange *x = c->exchange;
-  x->body_read = 1;
-  c->state = BQ_HTTP_HANDLING;
-  bq_timer_clear(c->deadline);
-  x->on_body(x->on_body_arg, x, body, length);
+static int is_between(const bq_http_connection *c) {
+  return c->state == BQ_HTTP_IDLE || c->state == BQ_HTTP_HEAD;
 }
 
-static int read_sized_body(bq_http_connection *c) {
-  struct evbuffer *input = bufferevent_get_input(c->bev);
-  bq_buf *body = &c->exchange->body;
-  size_t wanted = (size_t)c->exchange->head.content_length;
-  size_t there = evbuffer_get_length(input);
-  size_t piece = there < wanted - body->length ? there : wanted - body->length;
-  const char *bytes = piece > 0 ? (const char *)evbuffer_pullup(input, (ev_ssize_t)piece) : "";
-  bq_buf_add(body, bytes, piece);
-  (void)evbuffer_drain(input, piece);
-  return body->length == wanted;
-}
-
-// Returns 1 at the body's end, 0 for more, a negative status.
-static int read_chunked_body(bq_http_connection *c) {
-  struct evbuffer *input = bufferevent_get_input(c->bev);
-  bq_http_exchange *x = c->exchange;
-  size_t length = evbuffer_get_length(input);
-  const char *bytes = length > 0 ? (const char *)evbuffer_pullup(input, -1) : "";
-  size_t at = 0;
-  int status = 0;
-  while (at < length && status == 0) {
-    size_t consumed;
-    const char *data;
-    size_t data_length;
-    status = bq_http_dechunk(&x->dechunk, bytes + at, length - at, &consumed, &data, &data_length);
-    at += consumed;
-    if (x->body.length + data_length > c->server->options.max_body) status = -413;
-    else bq_buf_add(&x->body, data, data_length);
-  }
-  (void)evbuffer_drain(input, at);
-  return status;
-}
-
-static void read_body(bq_http_connection *c) {
-  bq_http_exchange *x = c->exchange;
-  int status = x->head.chunked ? read_chunked_body(c) : read_sized_body(c);
-  if (status == 0 && x->body.failed) status = -503;
-  if (status < 0) bq_http_refuse(c, -status);
-  else if (status > 0) hand_body(c, x->body.data != NULL ? x->body.data : "", x->body.length);
-}
-
-void bq_http_read_body(bq_http_exchange *x, void (*done)(void *arg, bq_http_exchange *x, const char *body,
-                                                         size_t length), void *arg) {
-  bq_http_connection *c = x->connection;
-  x->on_body = done;
-  x->on_body_arg = arg;
-  if (!x->has_body) {
-    hand_body(c, "", 0);
-    return;
-  }
-  c->state = BQ_HTTP_BODY;
-  bq_timer_set(c->deadline, c->server->options.body_deadline_ms);
-  if (x->head.expect_continue && evbuffer_get_length(bufferevent_get_input(c->bev)) == 0) {
-    (void)evbuffer_add_printf(bufferevent_get_output(c->bev), "HTTP/1.1 100 Continue\r\n\r\n");
-  }
-  read_body(c);
-}
-
+// A peer that pipelines without reading the answers is not served any further until it does.
 static int may_begin(const bq_http_connection *c) {
-  return c->state == BQ_HTTP_HEAD && evbuffer_get_length(bufferevent_get_output(c->bev)) < PIPELINE_OUTPUT;
+  return is_between(c) && queued(c) < BQ_HTTP_PIPELINE_BYTES;
 }
 
-void bq_http_process(bq_http_connection *c) {
-  if (c->processing) return; // a response from inside a handler: the loop below goes on by itself
-  c->processing = 1;
-  if (c->state == BQ_HTTP_BODY) read_body(c);
-  while (may_begin(c) && read_head(c)) { /* the next pipelined request */ }
-  c->processing = 0;
-  if (c->state == BQ_HTTP_HEAD && !may_begin(c)) return; // it goes on when the peer has taken some of the responses
-  // The peer has ended its side and nothing more can come of it.
-  if (c->peer_closed && (c->state == BQ_HTTP_HEAD || c->state == BQ_HTTP_BODY)) {
-    if (c->head_started || c->state == BQ_HTTP_BODY) bq_http_refuse(c, 400);
-    else flush_and_end(c);
-  } else if (c->server->stopping && c->state == BQ_HTTP_HEAD && !c->head_started) {
-    flush_and_end(c);
+// The peer has ended its side, and what it has sent is dealt with: nothing more can come of it.
+static void end_half_closed(bq_http_connection *c) {
+  if (c->state == BQ_HTTP_HEAD || c->state == BQ_HTTP_BODY) {
+    bq_http_refuse(c, 400);
+    flush(c);
+  } else if (c->state == BQ_HTTP_IDLE) {
+    bq_http_enter(c, BQ_HTTP_FLUSHING);
   }
+}
+
+void bq_http_advance(bq_http_connection *c) {
+  if (c->advancing) return;
+  c->advancing = 1;
+  if (c->state == BQ_HTTP_BODY) bq_http_take_body(c);
+  int held;
+  do {
+    int more = 1;
+    while (more && may_begin(c)) more = take_head(c);
+    held = more && is_between(c); // it was the output that stopped it, not the want of bytes
+    flush(c);
+  } while (held && may_begin(c));
+  if (c->peer_closed && !held) end_half_closed(c);
+  if (c->server->stopping && c->state == BQ_HTTP_IDLE && !held) bq_http_enter(c, BQ_HTTP_FLUSHING);
+  if (c->state == BQ_HTTP_FLUSHING && queued(c) == 0) linger(c);
+  c->advancing = 0;
+  if (c->state == BQ_HTTP_BROKEN) bq_http_connection_free(c);
 }
 
 void bq_http_finish_exchange(bq_http_connection *c) {
   bq_http_exchange *x = c->exchange;
-  int goes_on = x->keep_alive && !c->broken;
+  int goes_on = x->keep_alive;
   c->exchange = NULL;
-  free_exchange(x);
-  if (!goes_on) {
-    flush_and_end(c);
+  bq_http_exchange_free(x);
+  bq_http_enter(c, goes_on ? BQ_HTTP_IDLE : BQ_HTTP_FLUSHING);
+  bq_http_advance(c);
+}
+
+static void run_deadline(bq_http_connection *c) {
+  switch (c->state) {
+  case BQ_HTTP_IDLE: bq_http_enter(c, BQ_HTTP_FLUSHING); break; // an idle connection ends without a word
+  case BQ_HTTP_HEAD:
+  case BQ_HTTP_BODY: bq_http_refuse(c, 408); break;
+  case BQ_HTTP_STREAMING: { // the stream of a HEAD request: its answer is whole with its head
+    int goes_on = c->exchange->keep_alive;
+    bq_http_exchange_abandon(c);
+    bq_http_enter(c, goes_on ? BQ_HTTP_IDLE : BQ_HTTP_FLUSHING);
+    break;
+  }
+  case BQ_HTTP_LINGERING: bq_http_enter(c, BQ_HTTP_BROKEN); break;
+  case BQ_HTTP_HANDLING:
+  case BQ_HTTP_FLUSHING:
+  case BQ_HTTP_BROKEN: break;
+  }
+  bq_http_advance(c);
+}
+
+static void on_timer(void *arg) {
+  bq_http_connection *c = arg;
+  c->timer_us = INT64_MAX;
+  if (c->due_us == INT64_MAX) return;
+  int64_t left_us = c->due_us - bq_clock_mono_us();
+  if (left_us <= 0) {
+    run_deadline(c);
     return;
   }
-  c->state = BQ_HTTP_HEAD;
-  c->head_started = 0;
-  bq_timer_set(c->deadline, c->server->options.idle_timeout_ms);
-  bq_http_process(c);
+  c->timer_us = c->due_us;
+  bq_timer_set(c->timer, left_us / 1000 + 1);
 }
 
 static void on_readable(struct bufferevent *bev, void *arg) {
+  (void)bev;
   bq_http_connection *c = arg;
   if (c->state == BQ_HTTP_LINGERING) {
-    struct evbuffer *input = bufferevent_get_input(bev);
-    c->dropped += evbuffer_get_length(input);
-    (void)evbuffer_drain(input, evbuffer_get_length(input));
-    if (c->dropped > LINGER_BYTES) bq_http_connection_free(c);
-    return;
+    size_t length = evbuffer_get_length(c->input);
+    (void)evbuffer_drain(c->input, length);
+    c->dropped += length;
+    if (c->dropped > BQ_HTTP_LINGER_BYTES) bq_http_enter(c, BQ_HTTP_BROKEN);
   }
-  bq_http_process(c);
+  bq_http_advance(c);
 }
 
 static void on_written(struct bufferevent *bev, void *arg) {
+  (void)bev;
   bq_http_connection *c = arg;
-  size_t left = evbuffer_get_length(bufferevent_get_output(bev));
-  if (c->state == BQ_HTTP_FLUSHING) {
-    if (left == 0) linger(c);
-  } else if (c->state == BQ_HTTP_STREAMING) {
+  if (c->state == BQ_HTTP_STREAMING) {
     bq_http_exchange *x = c->exchange;
-    if (x->on_drain != NULL && left < c->server->options.stream_high_water) x->on_drain(x->context);
-  } else {
-    bq_http_process(c);
+    if (!x->waiting || queued(c) >= c->server->options.stream_high_water) return;
+    x->waiting = 0;
+    if (x->on_drain != NULL) x->on_drain(x->context);
+    return;
   }
+  if (queued(c) == 0) {
+    c->writing = 0;
+    (void)bufferevent_disable(c->bev, EV_WRITE);
+  }
+  bq_http_advance(c);
 }
 
 static void on_event(struct bufferevent *bev, short what, void *arg) {
   (void)bev;
   bq_http_connection *c = arg;
-  // EOF while writing is a file that became shorter than was announced.
   int half_closed = (what & BEV_EVENT_EOF) != 0 && (what & BEV_EVENT_READING) != 0 && (what & BEV_EVENT_ERROR) == 0;
-  if (half_closed) {
-    c->peer_closed = 1;
-    // A client may end its side after a request and still read the answer. One that reads a stream without an end has
-    // no reason to: it is gone.
-    if (c->state == BQ_HTTP_HANDLING || c->state == BQ_HTTP_FLUSHING) return;
-    if (c->state == BQ_HTTP_HEAD || c->state == BQ_HTTP_BODY) {
-      bq_http_process(c);
-      return;
-    }
-  }
-  c->broken = 1; // an error, or the peer took nothing for the write timeout
-  if (!c->processing) bq_http_connection_free(c);
+  // A client may end its side behind its requests and still read the answers. One that ends it in the middle of a
+  // stream, which may have no end, is gone. Otherwise: an error, a file shorter than it was, or the peer has taken
+  // nothing for the write timeout.
+  if (half_closed) c->peer_closed = 1;
+  if (!half_closed || c->state == BQ_HTTP_STREAMING || c->state == BQ_HTTP_LINGERING) bq_http_enter(c, BQ_HTTP_BROKEN);
+  bq_http_advance(c);
+}
+
+static void set_up(bq_http_connection *c, int fd) {
+  const bq_http_options *options = &c->server->options;
+  int on = 1;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  const struct timeval write_timeout = {.tv_sec = options->write_timeout_ms / 1000,
+                                        .tv_usec = options->write_timeout_ms % 1000 * 1000};
+  (void)bufferevent_set_timeouts(c->bev, NULL, &write_timeout);
+  (void)bufferevent_set_max_single_write(c->bev, BQ_HTTP_WRITE_BYTES); // 16 KiB else, a system call for each
+  size_t window = c->server->window;
+  bufferevent_setwatermark(c->bev, EV_READ, 0, window > BQ_HTTP_INPUT_BYTES ? window : BQ_HTTP_INPUT_BYTES);
+  bufferevent_setwatermark(c->bev, EV_WRITE, options->stream_high_water / 2, 0);
+  bufferevent_setcb(c->bev, on_readable, on_written, on_event, c);
+  (void)bufferevent_disable(c->bev, EV_WRITE); // see flush
 }
 
 int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_error *err) {
   bq_http_connection *c = bq_alloc(sizeof *c);
   if (c == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a connection");
   c->server = server;
+  c->timer_us = INT64_MAX;
   (void)snprintf(c->peer, sizeof c->peer, "%s", peer);
-  if (bq_timer_new(&c->deadline, server->loop, on_deadline, c, err) < 0) {
-    bq_free(c);
-    return BQ_ENOMEM;
-  }
+  int result = bq_timer_new(&c->timer, server->loop, on_timer, c, err);
+  if (result < 0) goto cleanup;
   c->bev = bufferevent_socket_new(bq_loop_base(server->loop), fd, BEV_OPT_CLOSE_ON_FREE);
   if (c->bev == NULL) {
-    bq_timer_free(c->deadline);
-    bq_free(c);
-    return bq_fail(err, BQ_ENOMEM, "out of memory for a connection");
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for a connection");
+    goto cleanup;
   }
-  int on = 1;
-  (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  const struct timeval write_timeout = {.tv_sec = server->options.write_timeout_ms / 1000,
-                                        .tv_usec = server->options.write_timeout_ms % 1000 * 1000};
-  (void)bufferevent_set_timeouts(c->bev, NULL, &write_timeout);
-  size_t input = head_window(&server->options) + 1; // a head must fit
-  bufferevent_setwatermark(c->bev, EV_READ, 0, input > INPUT_BYTES ? input : INPUT_BYTES);
-  bufferevent_setwatermark(c->bev, EV_WRITE, server->options.stream_high_water / 2, 0);
-  bufferevent_setcb(c->bev, on_readable, on_written, on_event, c);
+  c->input = bufferevent_get_input(c->bev);
+  c->output = bufferevent_get_output(c->bev);
+  set_up(c, fd);
   c->next = server->first;
   if (c->next != NULL) c->next->previous = c;
   server->first = c;
   server->stats.connections++;
-  bq_timer_set(c->deadline, server->options.idle_timeout_ms);
-  (void)bufferevent_enable(c->bev, EV_READ | EV_WRITE);
+  bq_http_enter(c, BQ_HTTP_IDLE);
+  if (bufferevent_enable(c->bev, EV_READ) < 0) bq_http_enter(c, BQ_HTTP_BROKEN); // it ends on the next turn
   return 0;
+cleanup:
+  bq_timer_free(c->timer);
+  bq_free(c);
+  return result;
 }

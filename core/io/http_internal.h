@@ -1,41 +1,58 @@
 // The inside of the HTTP server, shared by http_server.c (listening), http_connection.c (a connection's states),
-// http_exchange.c (what handlers ask of a request) and http_response.c (writing). Nobody else includes this.
+// http_exchange.c (the request, as handlers see it), http_response.c and http_file.c (the answer). Nobody else includes
+// this.
 #ifndef BQ_IO_HTTP_INTERNAL_H
 #define BQ_IO_HTTP_INTERNAL_H
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#include <event2/listener.h>
 
 #include "base/buf.h"
 #include "io/http_parser.h"
 #include "io/http_server.h"
 
-// A connection's states and its moves:
-//   HEAD → HANDLING (a head is complete) → BODY (the handler asked for it) → HANDLING → HEAD (answered, keep-alive)
-//   HANDLING → STREAMING (bq_http_stream_begin) → HEAD or FLUSHING
-//   any → FLUSHING (the last bytes are queued) → LINGERING (FIN sent; what still comes is dropped) → freed
+// A connection's states. All moves go through bq_http_enter, which also sets the state's deadline:
+//   IDLE → HEAD (part of a head is there) → HANDLING (it is whole) → BODY (the handler asked for it) → HANDLING
+//   IDLE → HANDLING (a head came in one piece)
+//   HANDLING → STREAMING (bq_http_stream_begin)
+//   HANDLING, STREAMING → IDLE (answered, keep-alive) or FLUSHING (answered, the connection ends)
+//   IDLE, HEAD, BODY → FLUSHING (idle for too long; refused)
+//   FLUSHING → LINGERING (all bytes are out)
+//   any → BROKEN
 typedef enum bq_http_state {
-  BQ_HTTP_HEAD,
-  BQ_HTTP_BODY,
-  BQ_HTTP_HANDLING,
-  BQ_HTTP_STREAMING,
-  BQ_HTTP_FLUSHING,
-  BQ_HTTP_LINGERING
+  BQ_HTTP_IDLE,      // no byte of a request yet. Deadline: idle_timeout_ms
+  BQ_HTTP_HEAD,      // head_deadline_ms
+  BQ_HTTP_HANDLING,  // the handler's time: no deadline
+  BQ_HTTP_BODY,      // body_deadline_ms
+  BQ_HTTP_STREAMING, // no deadline but the bufferevent's write timeout; after HEAD it ends at once
+  BQ_HTTP_FLUSHING,  // the last bytes are queued: the write timeout
+  BQ_HTTP_LINGERING, // FIN is sent, what still comes is dropped: BQ_HTTP_LINGER_MS
+  BQ_HTTP_BROKEN     // the socket or the memory failed: freed when the present call from the loop ends, or on the next
 } bq_http_state;
+
+enum {
+  BQ_HTTP_LINGER_MS = 2000,
+  BQ_HTTP_LINGER_BYTES = 1024 * 1024,    // dropped at most while lingering
+  BQ_HTTP_INPUT_BYTES = 64 * 1024,       // read ahead of the parser at most
+  BQ_HTTP_PIPELINE_BYTES = 256 * 1024,   // queued responses at which no further request is begun
+  BQ_HTTP_WRITE_BYTES = 256 * 1024       // written to one peer in one turn of the loop
+};
 
 typedef struct bq_http_connection bq_http_connection;
 
 struct bq_http_exchange {
   bq_http_connection *connection; // the owner
-  bq_http_head head;              // offsets into bytes
-  char *bytes;                    // owned; the head, with a NUL behind each name and value
-  char *path;                     // owned; decoded
+  bq_http_head head;              // offsets into text
+  bq_http_field *fields;          // head.field_count; in this allocation
+  char *text;                     // the head, with a NUL behind method, query, names and values; in this allocation
+  char *path;                     // decoded; in this allocation
   int is_head;                    // the method is HEAD: no body is sent
-  int has_body;                   // one was announced
-  int body_read;                  // and read to its end, or collected now
+  int body_pending;               // a body was announced and is not read to its end
   int keep_alive;                 // the connection goes on after the response
   int chunked_response;           // of a stream: framed in chunks; else its end is the connection's
-  bq_buf body;                    // of a chunked or slow body
+  int waiting;                    // the handler was told to wait for on_drain
+  bq_buf body;                    // as far as it has come
   bq_dechunk dechunk;
   void (*on_body)(void *arg, bq_http_exchange *x, const char *body, size_t length);
   void *on_body_arg;
@@ -47,42 +64,66 @@ struct bq_http_exchange {
 struct bq_http_connection {
   bq_http_server *server;
   struct bufferevent *bev;        // owned
-  bq_timer *deadline;             // owned; of the present state
+  struct evbuffer *input;         // bev's
+  struct evbuffer *output;        // bev's
   bq_http_state state;
-  bq_http_exchange *exchange;     // owned; NULL in HEAD and after a response
-  int processing;                 // bq_http_process is on the stack: don't enter it again
-  int head_started;               // the first byte of a head has come: its deadline runs
+  bq_http_exchange *exchange;     // owned; from HANDLING to the response's end
+  bq_timer *timer;                // owned
+  int64_t due_us;                 // monotonic: when the present state has lasted too long; INT64_MAX: never
+  int64_t timer_us;               // when the timer runs, not later than due_us; INT64_MAX: it is not set
+  int advancing;                  // bq_http_advance is on the stack: it sees to what is left to do
+  int writing;                    // the bufferevent waits for the socket to take more
   int peer_closed;                // the peer has ended its side
-  int broken;                     // the socket failed: nothing can be sent
-  size_t dropped;                 // bytes read while lingering
+  size_t dropped;                 // bytes while lingering
   char peer[64];                  // its address, without the port
   bq_http_connection *next;       // the server's list
   bq_http_connection *previous;
+  bq_http_parser parser;          // of the next head
 };
 
 struct bq_http_server {
   bq_loop *loop;
   bq_http_options options;
+  bq_http_limits limits;           // the parser's part of options
+  size_t window;                   // bytes after which a head is whole or too long
   bq_http_handler handler;
   struct evconnlistener *listener; // owned; NULL once it stopped accepting
-  bq_timer *resume;                // owned; accepts again after a failure
+  bq_timer *resume;                // owned; accepts again after descriptors ran out
   char address[80];                // as bound
   bq_http_connection *first;
   bq_http_stats stats;
   int stopping;                    // connections end after their response
-  int64_t date_second;             // of date
-  char date[40];                   // the Date header's value
+  int64_t date_second;             // of date, since 1970
+  char date[32];                   // the Date header's value
 };
 
 // http_connection.c
 int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_error *err) BQ_MUSTCHECK;
-void bq_http_connection_free(bq_http_connection *c); // on_close is called when an exchange is open
-void bq_http_process(bq_http_connection *c);         // goes on with what is in the input
-void bq_http_finish_exchange(bq_http_connection *c); // the response is queued whole
-void bq_http_refuse(bq_http_connection *c, int status); // answers a broken request and ends the connection
-const char *bq_http_date(bq_http_server *server);
+void bq_http_connection_free(bq_http_connection *c);  // on_close is called when an exchange is open
+void bq_http_enter(bq_http_connection *c, bq_http_state state);
+void bq_http_start_writing(bq_http_connection *c);    // the bufferevent writes from here, turn by turn
+void bq_http_advance(bq_http_connection *c);          // does all that can be done now; may free the connection
+void bq_http_finish_exchange(bq_http_connection *c);  // the response is queued whole; may free the connection
+void bq_http_refuse(bq_http_connection *c, int status); // answers a broken request; the connection ends behind it
+
+// http_exchange.c
+bq_http_exchange *bq_http_exchange_new(bq_http_connection *c, const char *bytes, size_t length); // NULL: no memory
+void bq_http_exchange_free(bq_http_exchange *x);
+void bq_http_exchange_abandon(bq_http_connection *c); // ends it unanswered: on_close is called
+void bq_http_take_body(bq_http_connection *c);        // in BODY: reads on
 
 // http_response.c
+typedef struct bq_http_headers {
+  const bq_http_header *items;
+  size_t count;
+} bq_http_headers;
+
+enum { BQ_HTTP_UNKNOWN_LENGTH = -1 };
+// Queues a head and, for small ones, the body behind it. Both lists of headers are sent. `length` is the body's; with
+// `body` NULL the caller sends that many bytes itself. Returns whether a body is to follow or has been queued.
+int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers headers, bq_http_headers own, int64_t length,
+                         const void *body);
+void bq_http_add(bq_http_connection *c, const void *bytes, size_t length); // BROKEN when memory is out
 const char *bq_http_reason(int status);
 
 #endif

@@ -3,15 +3,16 @@
 #include <string.h>
 #include <strings.h>
 
-// Reads digits into `*number`; returns the first byte behind them, or NULL when there are none or too many.
+// Reads digits into `*number`, which stays at INT64_MAX for anything beyond. Returns the first byte behind them, or NULL
+// when there are none.
 static const char *read_number(const char *text, int64_t *number) {
-  int digits = 0;
+  const char *start = text;
   *number = 0;
-  while (*text >= '0' && *text <= '9') {
-    if (++digits > 18) return NULL;
-    *number = *number * 10 + (*text++ - '0');
+  for (; *text >= '0' && *text <= '9'; text++) {
+    int digit = *text - '0';
+    *number = *number > (INT64_MAX - digit) / 10 ? INT64_MAX : *number * 10 + digit;
   }
-  return digits > 0 ? text : NULL;
+  return text > start ? text : NULL;
 }
 
 bq_range_kind bq_http_range(const char *value, int64_t size, int64_t *first, int64_t *last) {

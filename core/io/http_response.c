@@ -1,11 +1,14 @@
-// Responses: whole, from a file, and streamed.
+// Responses: heads, whole bodies, streams.
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <unistd.h>
+#include <time.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "io/http_internal.h"
-#include "io/http_range.h"
+
+enum { SMALL_BODY = 16 * 1024, FIXED_HEAD = 256 }; // bytes: copied behind its head; status line and our own headers
 
 typedef struct reason {
   int status;
@@ -21,19 +24,26 @@ static const reason reasons[] = {
     {206, "Partial Content"},
     {301, "Moved Permanently"},
     {302, "Found"},
+    {303, "See Other"},
     {304, "Not Modified"},
+    {307, "Temporary Redirect"},
+    {308, "Permanent Redirect"},
     {400, "Bad Request"},
+    {401, "Unauthorized"},
     {403, "Forbidden"},
     {404, "Not Found"},
     {405, "Method Not Allowed"},
+    {406, "Not Acceptable"},
     {408, "Request Timeout"},
     {409, "Conflict"},
     {410, "Gone"},
+    {412, "Precondition Failed"},
     {413, "Content Too Large"},
     {414, "URI Too Long"},
     {415, "Unsupported Media Type"},
     {416, "Range Not Satisfiable"},
     {417, "Expectation Failed"},
+    {421, "Misdirected Request"},
     {422, "Unprocessable Content"},
     {429, "Too Many Requests"},
     {431, "Request Header Fields Too Large"},
@@ -41,6 +51,7 @@ static const reason reasons[] = {
     {501, "Not Implemented"},
     {502, "Bad Gateway"},
     {503, "Service Unavailable"},
+    {504, "Gateway Timeout"},
     {505, "HTTP Version Not Supported"},
 };
 
@@ -51,120 +62,166 @@ const char *bq_http_reason(int status) {
   return "Status";
 }
 
-// An unread body would be taken for the next request: the connection ends behind this response.
-static void settle_connection(bq_http_exchange *x) {
-  bq_http_connection *c = x->connection;
-  // A peer that has ended its side may have sent more requests before.
-  int last = c->peer_closed && evbuffer_get_length(bufferevent_get_input(c->bev)) == 0;
-  if ((x->has_body && !x->body_read) || c->server->stopping || last) x->keep_alive = 0;
+// The Date header's value, made once a second.
+static const char *date(bq_http_server *server) {
+  static const char days[7][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  int64_t second = bq_clock_wall_us() / 1000000;
+  if (second == server->date_second) return server->date;
+  time_t now = (time_t)second;
+  struct tm utc = {0};
+  (void)gmtime_r(&now, &utc);
+  (void)snprintf(server->date, sizeof server->date, "%s, %02d %s %04d %02d:%02d:%02d GMT", days[utc.tm_wday % 7],
+                 utc.tm_mday % 100, months[utc.tm_mon % 12], (utc.tm_year + 1900) % 10000, utc.tm_hour % 100,
+                 utc.tm_min % 100, utc.tm_sec % 100);
+  server->date_second = second;
+  return server->date;
 }
 
-static void add_head(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count) {
-  bq_http_connection *c = x->connection;
-  settle_connection(x);
-  struct evbuffer *output = bufferevent_get_output(c->bev);
-  char line[160];
-  int length = snprintf(line, sizeof line, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, bq_http_reason(status),
-                        bq_http_date(c->server));
-  (void)evbuffer_add(output, line, (size_t)length);
-  for (size_t i = 0; i < header_count; i++) {
-    (void)evbuffer_add(output, headers[i].name, strlen(headers[i].name));
-    (void)evbuffer_add(output, ": ", 2);
-    (void)evbuffer_add(output, headers[i].value, strlen(headers[i].value));
-    (void)evbuffer_add(output, "\r\n", 2);
+void bq_http_add(bq_http_connection *c, const void *bytes, size_t length) {
+  if (c->state == BQ_HTTP_BROKEN) return;
+  if (evbuffer_add(c->output, bytes, length) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+}
+
+// Headers that are the server's own to send.
+static int is_ours(const char *name) {
+  switch (strlen(name)) {
+  case 4: return strcasecmp(name, "Date") == 0;
+  case 10: return strcasecmp(name, "Connection") == 0;
+  case 14: return strcasecmp(name, "Content-Length") == 0;
+  case 17: return strcasecmp(name, "Transfer-Encoding") == 0;
+  default: return 0;
   }
-  if (!x->keep_alive) (void)evbuffer_add(output, "Connection: close\r\n", 19);
-  else if (x->head.minor == 0) (void)evbuffer_add(output, "Connection: keep-alive\r\n", 24);
 }
 
-// 1xx, 204 and 304 have no body and no Content-Length (RFC 9110, section 8.6).
-static int is_bodiless(int status) {
-  return status == 204 || status == 304;
+// Whether no header can end its line and begin another. Adds their size to `*size`.
+static int are_safe(bq_http_headers headers, size_t *size) {
+  for (size_t i = 0; i < headers.count; i++) {
+    size_t name = strcspn(headers.items[i].name, "\r\n: ");
+    size_t value = strcspn(headers.items[i].value, "\r\n");
+    if (name == 0 || headers.items[i].name[name] != '\0' || headers.items[i].value[value] != '\0') return 0;
+    *size += name + value + 4;
+  }
+  return 1;
 }
 
-static void add_length(bq_http_exchange *x, int status, int64_t length) {
-  struct evbuffer *output = bufferevent_get_output(x->connection->bev);
-  char line[48];
-  int size = is_bodiless(status) ? snprintf(line, sizeof line, "\r\n")
-                                 : snprintf(line, sizeof line, "Content-Length: %lld\r\n\r\n", (long long)length);
-  (void)evbuffer_add(output, line, (size_t)size);
+static char *put(char *at, const char *text, size_t length) {
+  memcpy(at, text, length);
+  return at + length;
+}
+
+static char *put_text(char *at, const char *text) {
+  return put(at, text, strlen(text));
+}
+
+static char *put_number(char *at, int64_t number) {
+  char digits[20];
+  size_t first = sizeof digits;
+  do {
+    digits[--first] = (char)('0' + number % 10);
+    number /= 10;
+  } while (number > 0);
+  return put(at, digits + first, sizeof digits - first);
+}
+
+static char *put_headers(char *at, bq_http_headers headers) {
+  for (size_t i = 0; i < headers.count; i++) {
+    if (is_ours(headers.items[i].name)) continue;
+    at = put_text(at, headers.items[i].name);
+    at = put(at, ": ", 2);
+    at = put_text(at, headers.items[i].value);
+    at = put(at, "\r\n", 2);
+  }
+  return at;
+}
+
+static char *put_head(char *at, bq_http_exchange *x, int status, bq_http_headers headers, bq_http_headers own,
+                      int64_t length) {
+  at = put(at, "HTTP/1.1 ", 9);
+  at = put_number(at, status);
+  *at++ = ' ';
+  at = put_text(at, bq_http_reason(status));
+  at = put(at, "\r\nDate: ", 8);
+  at = put_text(at, date(x->connection->server));
+  at = put(at, "\r\n", 2);
+  at = put_headers(at, headers);
+  at = put_headers(at, own);
+  if (!x->keep_alive) at = put(at, "Connection: close\r\n", 19);
+  else if (x->head.minor == 0) at = put(at, "Connection: keep-alive\r\n", 24);
+  if (length >= 0) {
+    at = put(at, "Content-Length: ", 16);
+    at = put_number(at, length);
+    at = put(at, "\r\n", 2);
+  } else if (x->chunked_response) {
+    at = put(at, "Transfer-Encoding: chunked\r\n", 28);
+  }
+  return put(at, "\r\n", 2);
+}
+
+int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers headers, bq_http_headers own, int64_t length,
+                         const void *body) {
+  bq_http_connection *c = x->connection;
+  // An unread body would be taken for the next request: the connection ends behind this response. A peer that has
+  // ended its side may have sent more requests before.
+  int last = c->peer_closed && evbuffer_get_length(c->input) == 0;
+  if (x->body_pending || c->server->stopping || last) x->keep_alive = 0;
+  size_t size = FIXED_HEAD;
+  if (!are_safe(headers, &size) || !are_safe(own, &size)) {
+    bq_log(BQ_ERROR, "a response header has a line break or no name; the answer was made a 500", NULL);
+    status = 500;
+    headers.count = own.count = 0;
+    length = 0;
+    x->chunked_response = 0;
+  }
+  // 204 and 304 have no body and no Content-Length of one (RFC 9110, section 8.6).
+  int bodiless = status == 204 || status == 304;
+  int has_body = !x->is_head && !bodiless && length != 0;
+  int small = has_body && body != NULL && length <= SMALL_BODY;
+  if (bodiless) x->chunked_response = 0;
+  if (c->state == BQ_HTTP_BROKEN) return 0;
+  struct evbuffer_iovec space;
+  if (evbuffer_reserve_space(c->output, (ev_ssize_t)(size + (small ? (size_t)length : 0)), &space, 1) < 1) {
+    bq_http_enter(c, BQ_HTTP_BROKEN);
+    return 0;
+  }
+  char *start = space.iov_base;
+  char *end = put_head(start, x, status, headers, own, bodiless ? BQ_HTTP_UNKNOWN_LENGTH : length);
+  if (small) end = put(end, body, (size_t)length);
+  space.iov_len = (size_t)(end - start);
+  if (evbuffer_commit_space(c->output, &space, 1) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  else if (has_body && body != NULL && !small) bq_http_add(c, body, (size_t)length);
+  return has_body;
 }
 
 void bq_http_respond(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count,
                      const void *body, size_t length) {
-  bq_http_connection *c = x->connection;
-  add_head(x, status, headers, header_count);
-  add_length(x, status, (int64_t)length);
-  if (!x->is_head && !is_bodiless(status)) (void)evbuffer_add(bufferevent_get_output(c->bev), body, length);
-  bq_http_finish_exchange(c);
-}
-
-void bq_http_respond_file(bq_http_exchange *x, int fd, off_t size, const char *etag, const bq_http_header *headers,
-                          size_t header_count) {
-  enum { OWN_HEADERS = 3, MAX_HEADERS = 64 };
-  bq_http_connection *c = x->connection;
-  bq_http_header all[MAX_HEADERS + OWN_HEADERS];
-  size_t count = header_count < MAX_HEADERS ? header_count : MAX_HEADERS;
-  if (count > 0) memcpy(all, headers, count * sizeof all[0]);
-  all[count++] = (bq_http_header){"ETag", etag};
-  all[count++] = (bq_http_header){"Accept-Ranges", "bytes"};
-  int64_t first = 0;
-  int64_t last = size - 1;
-  bq_range_kind kind = BQ_RANGE_ALL;
-  // Only GET has ranges (RFC 9110, section 14.2).
-  if (strcmp(bq_http_method(x), "GET") == 0 && bq_http_if_range(bq_http_get_header(x, "If-Range"), etag)) {
-    kind = bq_http_range(bq_http_get_header(x, "Range"), size, &first, &last);
-  }
-  if (bq_http_none_match(bq_http_get_header(x, "If-None-Match"), etag)) {
-    (void)close(fd);
-    bq_http_respond(x, 304, all, count, NULL, 0);
-    return;
-  }
-  char range[80];
-  if (kind == BQ_RANGE_UNSATISFIABLE) {
-    (void)close(fd);
-    (void)snprintf(range, sizeof range, "bytes */%lld", (long long)size);
-    all[count++] = (bq_http_header){"Content-Range", range};
-    bq_http_respond(x, 416, all, count, NULL, 0);
-    return;
-  }
-  if (kind == BQ_RANGE_PART) {
-    (void)snprintf(range, sizeof range, "bytes %lld-%lld/%lld", (long long)first, (long long)last, (long long)size);
-    all[count++] = (bq_http_header){"Content-Range", range};
-  } else {
-    first = 0;
-    last = size - 1;
-  }
-  int status = kind == BQ_RANGE_PART ? 206 : 200;
-  int64_t length = last - first + 1;
-  add_head(x, status, all, count);
-  add_length(x, status, length);
-  // The segment owns the descriptor from here, also when it can't be added.
-  if (x->is_head || length == 0) (void)close(fd);
-  else if (evbuffer_add_file(bufferevent_get_output(c->bev), fd, first, length) < 0) x->keep_alive = 0;
-  bq_http_finish_exchange(c);
+  (void)bq_http_add_response(x, status, (bq_http_headers){headers, header_count}, (bq_http_headers){NULL, 0},
+                             (int64_t)length, length > 0 ? body : "");
+  bq_http_finish_exchange(x->connection);
 }
 
 void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count) {
   bq_http_connection *c = x->connection;
   x->chunked_response = x->head.minor >= 1;
   if (!x->chunked_response) x->keep_alive = 0; // to HTTP/1.0 the end of the connection is the end of the body
-  add_head(x, status, headers, header_count);
-  struct evbuffer *output = bufferevent_get_output(c->bev);
-  if (x->chunked_response) (void)evbuffer_add(output, "Transfer-Encoding: chunked\r\n\r\n", 30);
-  else (void)evbuffer_add(output, "\r\n", 2);
-  c->state = BQ_HTTP_STREAMING;
+  int has_body = bq_http_add_response(x, status, (bq_http_headers){headers, header_count}, (bq_http_headers){NULL, 0},
+                                      BQ_HTTP_UNKNOWN_LENGTH, NULL);
+  if (!has_body) x->is_head = 1;
+  bq_http_enter(c, BQ_HTTP_STREAMING);
+  bq_http_start_writing(c); // from here small pieces are gathered until the next turn of the loop
 }
 
 int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length) {
   bq_http_connection *c = x->connection;
-  struct evbuffer *output = bufferevent_get_output(c->bev);
   if (length > 0 && !x->is_head) {
-    if (x->chunked_response) (void)evbuffer_add_printf(output, "%zx\r\n", length);
-    (void)evbuffer_add(output, bytes, length);
-    if (x->chunked_response) (void)evbuffer_add(output, "\r\n", 2);
+    char size[24];
+    int digits = x->chunked_response ? snprintf(size, sizeof size, "%zx\r\n", length) : 0;
+    bq_http_add(c, size, (size_t)digits);
+    bq_http_add(c, bytes, length);
+    if (x->chunked_response) bq_http_add(c, "\r\n", 2);
   }
-  return evbuffer_get_length(output) >= c->server->options.stream_high_water;
+  x->waiting = c->state == BQ_HTTP_BROKEN || evbuffer_get_length(c->output) >= c->server->options.stream_high_water;
+  return x->waiting;
 }
 
 void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context)) {
@@ -173,6 +230,6 @@ void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context
 
 void bq_http_stream_end(bq_http_exchange *x) {
   bq_http_connection *c = x->connection;
-  if (x->chunked_response && !x->is_head) (void)evbuffer_add(bufferevent_get_output(c->bev), "0\r\n\r\n", 5);
+  if (x->chunked_response && !x->is_head) bq_http_add(c, "0\r\n\r\n", 5);
   bq_http_finish_exchange(c);
 }

@@ -16,7 +16,7 @@
 #include "base/memory.h"
 #include "io/http_internal.h"
 
-enum { ACCEPT_PAUSE_MS = 200 };
+enum { ACCEPT_AGAIN_MS = 1000, BACKLOG = 1024 };
 
 void bq_http_options_default(bq_http_options *options) {
   *options = (bq_http_options){.max_line = 8 * 1024,
@@ -45,12 +45,20 @@ static void peer_name(const struct sockaddr *address, char *out, size_t size) {
   if (inet_ntop(address->sa_family, bytes, out, (socklen_t)size) == NULL) out[0] = '\0';
 }
 
-// Over a limit: one answer, as far as the socket takes it at once, and the end.
+#define TOO_MANY "{\"type\":\"about:blank\",\"title\":\"Too many connections\",\"status\":503}"
+_Static_assert(sizeof TOO_MANY - 1 == 66, "the Content-Length below");
+
+// Over a limit: one answer, as far as the socket takes it at once, and the end. What has come already is read: left
+// unread it would make the kernel reset the connection, and the peer might lose the answer.
 static void turn_away(bq_http_server *server, int fd) {
-  static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-                               "Connection: close\r\n\r\n";
+  static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 66\r\n"
+                               "Content-Type: application/problem+json\r\nConnection: close\r\n\r\n" TOO_MANY;
+  char rest[4096];
   server->stats.refused++;
-  if (send(fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) { /* it is turned away without a word */ }
+  if (send(fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+    (void)shutdown(fd, SHUT_WR);
+    if (recv(fd, rest, sizeof rest, MSG_DONTWAIT) < 0) { /* nothing has come */ }
+  }
   (void)close(fd);
 }
 
@@ -71,37 +79,54 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
   if (bq_http_connection_new(server, fd, peer, &err) < 0) turn_away(server, fd);
 }
 
-// Most likely there are no descriptors left. The connection stays in the kernel's queue, so trying again at once would
-// only burn the loop's time.
+// Out of descriptors, mostly: the waiting connection stays readable, so that asking again at once would never end.
 static void on_accept_error(struct evconnlistener *listener, void *arg) {
   bq_http_server *server = arg;
   bq_error err;
-  (void)bq_fail_errno(&err, errno, "can't accept a connection");
+  (void)bq_fail_errno(&err, errno, "can't accept a connection (trying again in a second)");
   bq_log_error("accepting failed", &err);
   (void)evconnlistener_disable(listener);
-  bq_timer_set(server->resume, ACCEPT_PAUSE_MS);
+  bq_timer_set(server->resume, ACCEPT_AGAIN_MS);
 }
 
-static void resume_accepting(void *arg) {
+static void on_resume(void *arg) {
   bq_http_server *server = arg;
   if (server->listener != NULL) (void)evconnlistener_enable(server->listener);
 }
 
-// "127.0.0.1:8080", "[::1]:8080", "localhost:8080". libevent's parser takes no port 0, so it gets the address alone.
+// Digits only, 0 to 65535; -1 for anything else.
+static int read_port(const char *text) {
+  size_t length = strspn(text, "0123456789");
+  if (length == 0 || length > 5 || text[length] != '\0') return -1;
+  long port = strtol(text, NULL, 10);
+  return port <= 65535 ? (int)port : -1;
+}
+
+// "127.0.0.1:8080", "[::1]:8080", "localhost:8080"; evutil_parse_sockaddr_port refuses port 0.
 static int read_address(const char *listen, struct sockaddr_storage *out, int *length, bq_error *err) {
-  char host[80];
-  char *end = NULL;
+  char host[64];
   const char *colon = strrchr(listen, ':');
-  long port = colon != NULL ? strtol(colon + 1, &end, 10) : -1;
-  if (colon == NULL || end == colon + 1 || *end != '\0' || port < 0 || port > 65535) goto bad;
-  (void)snprintf(host, sizeof host, "%.*s", (int)(colon - listen), listen);
-  *length = (int)sizeof *out;
-  if (evutil_parse_sockaddr_port(strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, (struct sockaddr *)out,
-                                 length) < 0) goto bad;
-  if (out->ss_family == AF_INET6) ((struct sockaddr_in6 *)(void *)out)->sin6_port = htons((uint16_t)port);
-  else ((struct sockaddr_in *)(void *)out)->sin_port = htons((uint16_t)port);
-  return 0;
-bad:
+  size_t host_length = colon != NULL ? (size_t)(colon - listen) : 0;
+  int port = colon != NULL ? read_port(colon + 1) : -1;
+  if (port < 0 || host_length == 0 || host_length >= sizeof host) goto wrong;
+  memcpy(host, listen, host_length);
+  host[host_length] = '\0';
+  memset(out, 0, sizeof *out);
+  struct sockaddr_in *v4 = (struct sockaddr_in *)(void *)out;
+  struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)(void *)out;
+  if (host[0] == '[' && host[host_length - 1] == ']') {
+    host[host_length - 1] = '\0';
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons((uint16_t)port);
+    *length = (int)sizeof *v6;
+    if (inet_pton(AF_INET6, host + 1, &v6->sin6_addr) == 1) return 0;
+  } else {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons((uint16_t)port);
+    *length = (int)sizeof *v4;
+    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4->sin_addr) == 1) return 0;
+  }
+wrong:
   return bq_fail(err, BQ_EINVAL, "BuildQueue.Listen is \"%s\": write an address and a port, as 127.0.0.1:8080", listen);
 }
 
@@ -123,11 +148,11 @@ static int read_bound_address(bq_http_server *server, bq_error *err) {
 
 static int start_listening(bq_http_server *server, bq_error *err) {
   struct sockaddr_storage address;
-  int length;
+  int length = 0;
   int result = read_address(server->options.listen, &address, &length, err);
   if (result < 0) return result;
   server->listener = evconnlistener_new_bind(bq_loop_base(server->loop), on_accept, server,
-                                             LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, 1024,
+                                             LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, BACKLOG,
                                              (struct sockaddr *)&address, length);
   if (server->listener == NULL) {
     return bq_fail_errno(err, errno, "can't listen on %s (choose another address with BuildQueue.Listen)",
@@ -145,7 +170,10 @@ int bq_http_server_new(bq_http_server **out, bq_loop *loop, const bq_http_option
   server->loop = loop;
   server->options = *options;
   server->handler = *handler;
-  int result = bq_timer_new(&server->resume, loop, resume_accepting, server, err);
+  server->limits = (bq_http_limits){options->max_line, options->max_header_bytes, options->max_headers,
+                                    options->max_body};
+  server->window = options->max_line + options->max_header_bytes + sizeof "\r\n\r\n"; // one byte over the longest head
+  int result = bq_timer_new(&server->resume, loop, on_resume, server, err);
   if (result == 0) result = start_listening(server, err);
   if (result < 0) bq_http_server_free(server);
   else *out = server;
@@ -162,7 +190,7 @@ void bq_http_server_stop_accepting(bq_http_server *server) {
   server->stopping = 1;
   for (bq_http_connection *c = server->first; c != NULL;) {
     bq_http_connection *next = c->next;
-    int idle = c->state == BQ_HTTP_HEAD && !c->head_started && evbuffer_get_length(bufferevent_get_output(c->bev)) == 0;
+    int idle = c->state == BQ_HTTP_IDLE && evbuffer_get_length(c->output) == 0;
     if (idle) bq_http_connection_free(c);
     c = next;
   }
@@ -171,8 +199,8 @@ void bq_http_server_stop_accepting(bq_http_server *server) {
 void bq_http_server_free(bq_http_server *server) {
   if (server == NULL) return;
   if (server->listener != NULL) evconnlistener_free(server->listener);
-  bq_timer_free(server->resume);
   while (server->first != NULL) bq_http_connection_free(server->first);
+  bq_timer_free(server->resume);
   bq_free(server);
 }
 
