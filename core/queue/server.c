@@ -311,7 +311,7 @@ static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned si
 static int open_database(bq_server *server, bq_error *err) {
   static const char *const channels[] = {"buildq_wake", "buildq_control"};
   const bq_config *config = server->config;
-  char *queries = bq_format("%s/sql/queries", server->options->share);
+  char *queries = bq_format("%s/sql/queries", server->share);
   if (queries == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
   int result = bq_statements_load(&server->statements, queries, err);
   bq_free(queries);
@@ -371,7 +371,7 @@ static int open_scripts(bq_server *server, bq_error *err) {
       .loop = server->loop,
       .compute = server->compute,
       .blocking = server->blocking,
-      .directories = {.share = server->options->share,
+      .directories = {.share = server->share,
                       .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
                       .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
       .check_modules = bq_check_modules,
@@ -383,8 +383,8 @@ static int open_scripts(bq_server *server, bq_error *err) {
       .arg = server};
   int result = bq_script_host_new(&server->host, &options, err);
   if (result < 0) return result;
-  char *scripts = bq_format("%s/scripts", server->options->share);
-  char *templates = bq_format("%s/templates", server->options->share);
+  char *scripts = bq_format("%s/scripts", server->share);
+  char *templates = bq_format("%s/templates", server->share);
   const char *roots[4] = {scripts, templates};
   size_t count = 2;
   if (options.directories.scripts != NULL) roots[count++] = options.directories.scripts;
@@ -543,6 +543,7 @@ static void free_server(bq_server *server) {
   bq_cluster_stop(server->cluster);
   if (server->lock_fd >= 0) (void)close(server->lock_fd);
   if (server->abrupt) return;
+  bq_free(server->share);
   bq_free(server->url);
   bq_free(server->predecessor);
   bq_free(server->stored);
@@ -560,7 +561,7 @@ static void report_migration(void *arg, const char *line) {
 
 static int prepare(bq_server *server, bq_error *err) {
   const bq_config *config = server->config;
-  int result = bq_server_become_user(config, err);
+  int result = bq_server_become_user(config, server->options->share, &server->share, err);
   if (result == 0) result = bq_server_lock_state(server, err);
   if (result < 0) return result;
   server->conninfo = config->connection_string;
@@ -570,7 +571,7 @@ static int prepare(bq_server *server, bq_error *err) {
     if (result < 0) return result;
     server->conninfo = bq_cluster_conninfo(server->cluster);
   }
-  char *sql = bq_format("%s/sql/migrations", server->options->share);
+  char *sql = bq_format("%s/sql/migrations", server->share);
   if (sql == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
   const bq_migrate_options options = {.max_retry_attempts = config->max_retry_attempts,
                                       .check_only = !(server->options->migrate && config->migrate_at_start)};

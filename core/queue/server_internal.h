@@ -51,6 +51,7 @@ typedef struct bq_server {
   char *predecessor;            // owned; node id of the last server in this state directory, or NULL
   char *stored;                 // owned; hash of the generation that is safely in SQL
   char host_name[256];
+  char *share;                  // owned; where scripts/, templates/ and sql/ can be read
   int lock_fd;                  // of StateDirectory/lock
   int sandbox_works;            // the probe at the start went well
   int ready;                    // the first generation runs: HTTP is open
@@ -95,7 +96,9 @@ int bq_janitor_busy(const bq_janitor *janitor); // file work is under way
 void bq_janitor_stop(bq_janitor *janitor);
 
 // server_start.c: before the loop
-int bq_server_become_user(const bq_config *config, bq_error *err) BQ_MUSTCHECK; // makes directories, gives up root
+// Makes the directories and gives up root. `*share` (owned by the caller) is where the shipped files can be read as that
+// user: `from`, or a descriptor's path when a parent directory of it is closed to others, as a clone in root's home is.
+int bq_server_become_user(const bq_config *config, const char *from, char **share, bq_error *err) BQ_MUSTCHECK;
 int bq_server_lock_state(bq_server *server, bq_error *err) BQ_MUSTCHECK;        // lock_fd, predecessor
 int bq_server_remember_node(const bq_server *server, const char *node_id, bq_error *err) BQ_MUSTCHECK;
 

@@ -57,7 +57,23 @@ static int make_directories(const bq_config *config, const struct passwd *owner,
   return 0;
 }
 
-int bq_server_become_user(const bq_config *config, bq_error *err) {
+static int is_readable(const char *share) {
+  char *probe = bq_format("%s/scripts/pipelines", share);
+  int readable = probe != NULL && access(probe, R_OK | X_OK) == 0;
+  bq_free(probe);
+  return readable;
+}
+
+// `fd` was opened as root. A path through a descriptor needs no permission on the directories above it.
+static int choose_share(const char *from, int fd, char **share, bq_error *err) {
+  *share = is_readable(from) ? bq_strdup(from) : bq_format("/proc/self/fd/%d", fd);
+  if (*share == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
+  if (is_readable(*share)) return 0;
+  return bq_fail(err, BQ_EIO, "the scripts in %s can't be read by this server's user: make them readable for others",
+                 from);
+}
+
+static int give_up_root(const bq_config *config, bq_error *err) {
   int result = 0;
   if (geteuid() != 0) {
     result = make_directories(config, NULL, err);
@@ -78,6 +94,15 @@ int bq_server_become_user(const bq_config *config, bq_error *err) {
       return bq_fail_errno(err, errno, "can't become the user %s", user->pw_name);
     }
   }
+  return result;
+}
+
+int bq_server_become_user(const bq_config *config, const char *from, char **share, bq_error *err) {
+  // Kept open as long as the server runs: the share may be read through it at any time.
+  int fd = open(from, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return bq_fail_errno(err, errno, "can't open the directory of scripts %s", from);
+  int result = give_up_root(config, err);
+  if (result == 0) result = choose_share(from, fd, share, err);
   // Neither a core dump nor a debugger of the same user, which builds are, may read what this process knows.
   if (result == 0 && prctl(PR_SET_DUMPABLE, 0) < 0) {
     result = bq_fail_errno(err, errno, "can't make the server undumpable");
