@@ -12,7 +12,7 @@
 // A row that another program put into the table brings only a path: its manifest is read and checked here, with the
 // rules that POST /builds has.
 static const char run_source[] =
-    "local load, make_build, adopt, keep = ...\n"
+    "local load, make_build, adopt, keep, fixed = ...\n"
     "local build = make_build()\n"
     "build.config = require('buildq').config\n"
     "if adopt then\n"
@@ -20,7 +20,7 @@ static const char run_source[] =
     "    architecture = build.architecture, cloudProvider = build.cloud}\n"
     "  if not found then build:fail(why, {retry = false}) end\n"
     "  build.manifest, build.manifest_trusted = found.manifest, found.trusted\n"
-    "  build.pipeline = found.pipeline or build.pipeline\n"
+    "  if not fixed then build.pipeline = found.pipeline or build.pipeline end\n"
     "  keep(found.manifest)\n"
     "end\n"
     "load('scripts/pipelines/' .. build.pipeline .. '.lua').run(build)\n";
@@ -132,7 +132,8 @@ int bq_attempt_run(bq_attempt *attempt, bq_error *err) {
   lua_pushcfunction(L, make_build);
   lua_pushboolean(L, !json_is_object(json_object_get(attempt->row, "manifest")));
   lua_pushcfunction(L, keep);
-  return bq_fiber_start(&attempt->fiber, attempt->vm, L, 4, on_run_end, attempt, err);
+  lua_pushboolean(L, json_is_true(json_object_get(attempt->row, "pipelineFixed")));
+  return bq_fiber_start(&attempt->fiber, attempt->vm, L, 5, on_run_end, attempt, err);
 }
 
 static void on_deferred_end(void *arg, bq_end end, lua_State *L) {
