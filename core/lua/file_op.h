@@ -32,7 +32,8 @@ struct bq_file_op {
   bq_error error;                            // code 0: none
 };
 
-// Raises `invalid` where there is no workspace, saying that `module` is for pipelines. `size` is the embedding struct's.
+// Raises `invalid` where there is no workspace, saying that `module` is for pipelines. `size` is the embedding
+// struct's.
 void *bq_file_op_new(lua_State *L, const char *module, size_t size, void (*work)(bq_file_op *f),
                      int (*push)(bq_file_op *f, lua_State *L));
 

@@ -208,7 +208,8 @@ function fs.copy(from, to) end
 ---Parents of `to` are made; an existing file is replaced, an existing directory is `conflict`.
 function fs.move(from, to) end
 
----Paths that match, sorted, relative to the workspace; * and ? within a segment, ** over segments; at most 10 000.
+---Paths that match, sorted, relative to the workspace; * and ? within a segment, ** over segments; names that begin
+---with a dot match like others; at most 10 000.
 ---@param pattern string "out/**/*.so"
 ---@return string[]
 function fs.glob(pattern) end
@@ -233,7 +234,8 @@ function fs.sha256(path) end
 ---@class buildq.archive [build]
 local archive = {}
 
----The same input gives the same bytes: names sorted, fixed times, owner 0. Waits. Raises like fs.
+---The same input gives the same bytes: names sorted, fixed times, owner 0. Waits. Raises like fs; `limit` over
+---1 000 000 entries or 64 GiB of contents, also from unpack.
 ---@param options PackOptions
 ---@return PackResult
 function archive.pack(options) end

@@ -44,7 +44,8 @@ typedef struct client {
   size_t count;       // of client_has: how often
 } client;
 
-static inline void rig_open(rig *r, const bq_http_options *options, void (*on_request)(void *arg, bq_http_exchange *x)) {
+static inline void rig_open(rig *r, const bq_http_options *options,
+                            void (*on_request)(void *arg, bq_http_exchange *x)) {
   bq_error err;
   memset(r, 0, sizeof *r);
   assert_int_equal(bq_loop_new(&r->loop, &err), 0);

@@ -47,7 +47,8 @@ static void takes_what_is_right(void **state) {
   size_t routes;
   char *faults = check(files, &pipelines, &routes);
   assert_string_equal(faults, "");
-  assert_string_equal(pipelines, "{\"one\":{\"pin\":false,\"secrets\":[]},\"two-2\":{\"pin\":true,\"secrets\":[\"A\",\"B\"]}}");
+  assert_string_equal(pipelines,
+                      "{\"one\":{\"pin\":false,\"secrets\":[]},\"two-2\":{\"pin\":true,\"secrets\":[\"A\",\"B\"]}}");
   assert_int_equal(routes, 3);
   free(pipelines);
   bq_free(faults);
@@ -70,7 +71,8 @@ static void names_each_wrong_shape(void **state) {
       {"scripts/pipelines/p.lua", "return require 'none'", "there is no module none"},
       {"scripts/pipelines/P.lua", "return {run = print}", "scripts/pipelines/P.lua: a pipeline's file name has"},
       {"scripts/pipelines/p.lua", "return {run = print, pin = true}", "scripts/pipelines/p.lua: pin must be \"build\""},
-      {"scripts/pipelines/p.lua", "return {run = print, needs = 'A'}", "scripts/pipelines/p.lua: needs must be a table"},
+      {"scripts/pipelines/p.lua", "return {run = print, needs = 'A'}",
+       "scripts/pipelines/p.lua: needs must be a table"},
       {"scripts/pipelines/p.lua", "return {run = print, needs = {secrets = 'A'}}",
        "scripts/pipelines/p.lua: needs.secrets must be a list of names"},
       {"scripts/pipelines/p.lua", "return {run = print, check = 1}",
@@ -79,14 +81,16 @@ static void names_each_wrong_shape(void **state) {
        "scripts/pipelines/p.lua:2: wrong"},
       {"scripts/routes/r.lua", "return {}", "scripts/routes/r.lua: a route file returns a route"},
       {"scripts/routes/r.lua", "return {1}", "scripts/routes/r.lua: an entry of the list is no route"},
-      {"scripts/routes/r.lua", "return {handle = print, path = '/'}", "scripts/routes/r.lua: a route has method and path"},
+      {"scripts/routes/r.lua", "return {handle = print, path = '/'}",
+       "scripts/routes/r.lua: a route has method and path"},
       {"scripts/routes/r.lua", "return {{method = 'GET', path = '/'}}",
        "scripts/routes/r.lua: handle must be a function, it is nil"},
       {"scripts/routes/r.lua", "return {handle = print, method = 'GET', path = 'x'}", "a path begins with a slash"},
       {"scripts/routes/r.lua", "return {handle = print, method = 'get', path = '/'}", "not a word in capitals"},
       {"scripts/routes/r.lua", "local r = {handle = print, method = 'GET', path = '/x'} return {r, r}",
        "scripts/routes/r.lua: route GET /x is there already"},
-      {"scripts/policies/p.lua", "return {a = 1}", "scripts/policies/p.lua: a policy returns a table with at least one"},
+      {"scripts/policies/p.lua", "return {a = 1}",
+       "scripts/policies/p.lua: a policy returns a table with at least one"},
       {"scripts/notifications/n.lua", "return {events = {}}",
        "scripts/notifications/n.lua: deliver must be a function, it is nil"},
       {"scripts/notifications/n.lua", "return {deliver = print}",

@@ -128,7 +128,8 @@ static void refuses_wrong_requests(void **state) {
   rig *r = *state;
   expect(r, "return kind{url = 'ftp://127.0.0.1/x'} .. kind{url = 'file:///etc/passwd'} .. kind{url = 'http://'}",
          "invalidinvalidinvalid");
-  expect(r, "return (kind{url = at, timeout = 0}):match('timeout is') .. (kind{url = at, max_bytes = -1}):match('max_bytes is') "
+  expect(r, "return (kind{url = at, timeout = 0}):match('timeout is') "
+            ".. (kind{url = at, max_bytes = -1}):match('max_bytes is') "
             ".. (kind{url = at, method = 'get'}):match('method is') "
             ".. (kind{url = at, headers = {A = 'b\\r\\nC: d'}}):match('headers are') "
             ".. (kind{url = at, headers = {['A: b'] = 'c'}}):match('headers are') "
@@ -159,7 +160,8 @@ static void runs_many_at_once(void **state) {
   rig *r = *state;
   script s[30];
   bq_vm *vm[30];
-  char *text = with_address(r, "local sum = 0 for i = 1, 5 do sum = sum + http.request{url = at}.status end return sum");
+  char *text = with_address(r, "local sum = 0 for i = 1, 5 do "
+                               "sum = sum + http.request{url = at}.status end return sum");
   for (int i = 0; i < 30; i++) {
     vm[i] = bench_vm(&r->b);
     bench_start(&s[i], &r->b, vm[i], text);

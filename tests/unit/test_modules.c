@@ -44,12 +44,14 @@ static int teardown(void **state) {
 }
 
 static void gives_buildq(void **state) {
-  assert_bench_returns(*state, "local q = require 'buildq' return q.answer.value + q.ask() .. tostring(q.none)", "85nil");
+  assert_bench_returns(*state, "local q = require 'buildq' return q.answer.value + q.ask() .. tostring(q.none)",
+                       "85nil");
   assert_bench_returns(*state, "return tostring(rawequal(require 'buildq', require 'buildq'))", "true");
 }
 
 static void gives_libraries_once(void **state) {
-  assert_bench_returns(*state, "local c = require 'counter' c.next() return c.name .. require('deep.inner').counter.next()",
+  assert_bench_returns(*state, "local c = require 'counter' c.next() return c.name "
+                               ".. require('deep.inner').counter.next()",
                        "counter2");
   assert_bench_returns(*state, "return tostring(require 'nothing') .. tostring(require 'nothing') .. shared",
                        "truetrueset");
