@@ -3,6 +3,7 @@
 #define BQ_TESTS_HTTP_TEST_H
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "io/http_server.h"
 #include "support.h"
@@ -39,6 +41,9 @@ typedef struct client {
   rig *r;
   int fd;
   int ended;          // the server has closed its side, or reset the connection
+  int deaf;           // reads nothing for now
+  const char *drip;   // sent while waiting, a byte in 2 ms at most
+  int64_t dripped_us; // when the last one went
   bq_buf in;          // what came
   const char *wanted; // of client_has
   size_t count;       // of client_has: how often
@@ -84,13 +89,16 @@ static inline void client_send(client *c, const char *text) {
 }
 
 static inline void client_read(client *c) {
-  char bytes[16384];
-  while (!c->ended) {
+  static char bytes[128 * 1024];
+  while (!c->ended && !c->deaf) {
     ssize_t got = recv(c->fd, bytes, sizeof bytes, MSG_DONTWAIT);
     if (got > 0) bq_buf_add(&c->in, bytes, (size_t)got);
     else if (got == 0 || errno != EAGAIN) c->ended = 1;
     else break;
   }
+  if (c->drip == NULL || *c->drip == '\0' || bq_clock_mono_us() - c->dripped_us < 2000) return;
+  c->dripped_us = bq_clock_mono_us();
+  if (send(c->fd, c->drip, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1) c->drip++;
 }
 
 static inline size_t count_of(const char *text, const char *part) {
@@ -134,6 +142,49 @@ static inline void assert_has(const client *c, const char *text) {
 
 static inline void assert_lacks(const client *c, const char *text) {
   if (c->in.data != NULL && strstr(c->in.data, text) != NULL) fail_msg("\"%s\" is in \"%s\"", text, c->in.data);
+}
+
+static inline int is_held(void *arg) {
+  return ((rig *)arg)->held != NULL;
+}
+
+static inline int has_closed(void *arg) {
+  return ((rig *)arg)->closed > 0;
+}
+
+static inline int has_no_connection(void *arg) {
+  bq_http_stats stats;
+  bq_http_server_get_stats(((rig *)arg)->server, &stats);
+  return stats.connections == 0;
+}
+
+static inline int is_never(void *arg) {
+  (void)arg;
+  return 0;
+}
+
+// Some turns of the loop, for things that must not happen.
+static inline void rig_turn(rig *r) {
+  (void)support_run_until(r->loop, is_never, NULL, 50);
+}
+
+// The first answer's status; 0 when none came.
+static inline int client_status(const client *c) {
+  int status = 0;
+  return c->in.data != NULL && sscanf(c->in.data, "HTTP/1.1 %d ", &status) == 1 ? status : 0;
+}
+
+// What stands behind the first head.
+static inline const char *client_body(const client *c) {
+  const char *end = c->in.data != NULL ? strstr(c->in.data, "\r\n\r\n") : NULL;
+  return end != NULL ? end + 4 : "";
+}
+
+// Sends the text on a new connection and waits for the connection's end.
+static inline void client_ask(client *c, rig *r, const char *text) {
+  client_open(c, r, 0);
+  client_send(c, text);
+  client_wait_end(c);
 }
 
 #endif

@@ -86,20 +86,6 @@ static void stop(rig *r, client *c) {
   rig_close(r);
 }
 
-static int is_held(void *arg) {
-  return ((rig *)arg)->held != NULL;
-}
-
-static int has_closed(void *arg) {
-  return ((rig *)arg)->closed > 0;
-}
-
-static int has_no_connection(void *arg) {
-  bq_http_stats stats;
-  bq_http_server_get_stats(((rig *)arg)->server, &stats);
-  return stats.connections == 0;
-}
-
 static void answers_pipelined_requests_in_order(void **state) {
   (void)state;
   rig r;
