@@ -162,11 +162,14 @@ static void calls_on_drain_once_for_each_wait(void **state) {
   assert_true(support_run_until(r.loop, is_held, &r, LIMIT_MS));
   size_t written = 0;
   for (int i = 0; i < 2; i++) {
-    r.drains = 0;
     c.deaf = 1;
-    written += fill(&r);
-    rig_turn(&r);
-    assert_int_equal(r.drains, 0); // nobody reads
+    do { // until the kernel takes no more either
+      r.drains = 0;
+      written += fill(&r);
+      rig_turn(&r);
+      assert_in_range(r.drains, 0, 1);
+      assert_true(written < FILL_BOUND);
+    } while (r.drains > 0);
     c.deaf = 0;
     assert_true(support_run_until(r.loop, has_drained, &c, LIMIT_MS));
     for (int j = 0; j < 10; j++) (void)support_run_until(r.loop, client_ended, &c, 5);
