@@ -13,9 +13,9 @@ create function buildq_time(at timestamptz) returns text language sql stable par
   select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 $$;
 
--- Seconds from `since` to now, never negative. Null when it never began.
+-- Seconds from `since` to now, never negative. Null when it never began, or has no real time.
 create function buildq_seconds_since(since timestamptz) returns double precision language sql stable parallel safe as $$
-  select case when since is not null then greatest(0, extract(epoch from buildq_now() - since))::double precision end
+  select case when isfinite(since) then greatest(0, extract(epoch from buildq_now() - since))::double precision end
 $$;
 
 -- Claims go by one number, smallest first: higher priority, then earlier. Microseconds since 1970 take less than 58

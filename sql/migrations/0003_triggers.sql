@@ -19,9 +19,11 @@ begin
   return null;
 end $$;
 
--- The row's numbers are taken while it is locked. Numbers of history go on where an earlier row of this id left off.
+-- The row's numbers are taken while it is locked. Numbers of history go on where an earlier row of this id left off. A
+-- row with no real time of its own came now: one odd row must not fail the statements that read many.
 create function buildq_before_insert() returns trigger language plpgsql as $$
 begin
+  if not isfinite(new.enqueued_at) then new.enqueued_at := buildq_now(); end if;
   if coalesce(new.claim_key, 0) = 0 then new.claim_key := buildq_claim_key(new.priority, new.enqueued_at); end if;
   new.event_seq := 1 + coalesce((select max(seq) from build_events where build_id = new.id), 0);
   return new;
@@ -34,6 +36,7 @@ create trigger buildq_before_insert before insert on build_queue
 -- cancelled never waits for another attempt. What has ended has a time of its end: retention and figures go by it.
 create function buildq_before_update() returns trigger language plpgsql as $$
 begin
+  if not isfinite(new.enqueued_at) then new.enqueued_at := old.enqueued_at; end if;
   if new.status = 'pending' and new.cancel_requested_at is not null then
     new.status := 'cancelled';
     new.run_after := null;

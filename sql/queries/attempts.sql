@@ -30,7 +30,7 @@ with due as (
 select buildq_view(build) || jsonb_build_object(
     'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,
     'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
-    'claimKey', (build).claim_key, 'waitSeconds', extract(epoch from (build).started_at - (build).enqueued_at))
+    'claimKey', (build).claim_key, 'waitSeconds', buildq_seconds_since((build).enqueued_at))
 from started left join build_manifests m on m.hash = (build).manifest_hash
 order by (build).claim_key;
 
