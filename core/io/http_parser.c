@@ -157,8 +157,8 @@ static int apply_field(bq_http_parser *p, const char *bytes, const bq_http_field
   case 4:
     if (strncasecmp(name, "host", 4) != 0) return 0;
     p->host_index = p->head.field_count - 1;
-    if (p->hosts++ > 0 || (length > 0 && !is_authority(value, length))) return -400;
-    return 0;
+    // An http URI has a host that is not empty (RFC 9110, section 4.2.1), so the header has one, too.
+    return p->hosts++ > 0 || !is_authority(value, length) ? -400 : 0;
   case 6:
     if (strncasecmp(name, "expect", 6) != 0) return 0;
     if (!is_word(value, length, "100-continue")) return -417;

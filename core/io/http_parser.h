@@ -56,7 +56,7 @@ typedef struct bq_http_parser {
   int codings;              // Transfer-Encoding headers seen
   unsigned host_index;      // of the Host header in fields
   bq_http_slice authority;  // of an absolute target; length 0 otherwise
-  bq_http_field fields[BQ_HTTP_MAX_HEADERS]; // head.field_count are in use; an absolute target names the same Host
+  bq_http_field fields[BQ_HTTP_MAX_HEADERS]; // head.field_count are in use
 } bq_http_parser;
 
 void bq_http_parser_reset(bq_http_parser *p);

@@ -3,8 +3,8 @@
 #include <string.h>
 #include <strings.h>
 
-// Reads digits into `*number`, which stays at INT64_MAX for anything beyond. Returns the first byte behind them, or NULL
-// when there are none.
+// Reads digits into `*number`, which stays at INT64_MAX for anything beyond. Returns the first byte behind them, or
+// NULL when there are none.
 static const char *read_number(const char *text, int64_t *number) {
   const char *start = text;
   *number = 0;

@@ -65,7 +65,8 @@ const char *bq_http_reason(int status) {
 // The Date header's value, made once a second.
 static const char *date(bq_http_server *server) {
   static const char days[7][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-  static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
   int64_t second = bq_clock_wall_us() / 1000000;
   if (second == server->date_second) return server->date;
   time_t now = (time_t)second;
@@ -220,8 +221,9 @@ int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length) 
     bq_http_add(c, bytes, length);
     if (x->chunked_response) bq_http_add(c, "\r\n", 2);
   }
-  x->waiting = c->state == BQ_HTTP_BROKEN || evbuffer_get_length(c->output) >= c->server->options.stream_high_water;
-  return x->waiting;
+  int full = c->state == BQ_HTTP_BROKEN || evbuffer_get_length(c->output) >= c->server->options.stream_high_water;
+  if (full) x->waiting = 1; // until on_drain, whatever a later write says
+  return full;
 }
 
 void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context)) {

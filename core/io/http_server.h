@@ -2,7 +2,10 @@
 //
 // Thread rule: loop thread only. An exchange is one request and its response; the server owns it. It lives until
 // the response is ended or the peer is gone, whichever is later for the handler: after `on_close` was called, or
-// after bq_http_respond/bq_http_stream_end, it must not be touched again.
+// after bq_http_respond/bq_http_stream_end, it must not be touched again. `on_close` may come from inside
+// bq_http_read_body (the body is refused), and from no other call of the handler's.
+//
+// The process must ignore SIGPIPE: a peer may close its socket between two writes.
 #ifndef BQ_IO_HTTP_SERVER_H
 #define BQ_IO_HTTP_SERVER_H
 
@@ -49,7 +52,8 @@ int bq_http_server_new(bq_http_server **out, bq_loop *loop, const bq_http_option
                        const bq_http_handler *handler, bq_error *err) BQ_MUSTCHECK;
 const char *bq_http_server_address(const bq_http_server *server); // "127.0.0.1:34567", the port really bound
 void bq_http_server_stop_accepting(bq_http_server *server);       // closes idle connections, lets exchanges end
-void bq_http_server_free(bq_http_server *server);                 // ends all; on_close is called for each open exchange
+// Ends all; on_close is called for each open exchange. Not from inside a callback of this server. NULL is fine.
+void bq_http_server_free(bq_http_server *server);
 
 typedef struct bq_http_stats {
   unsigned connections;  // open now
@@ -79,7 +83,9 @@ void *bq_http_context(const bq_http_exchange *x);
 void bq_http_read_body(bq_http_exchange *x, void (*done)(void *arg, bq_http_exchange *x, const char *body,
                                                          size_t length), void *arg);
 
-// The whole response. Content-Length, Date and Connection are the server's; HEAD sends no body. Bytes are copied.
+// The whole response. Content-Length, Transfer-Encoding, Date and Connection are the server's, and left out when given;
+// HEAD, 204 and 304 send no body. Bytes are copied. A header with a line break makes the answer a 500 without any of
+// them.
 void bq_http_respond(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count,
                      const void *body, size_t length);
 
@@ -88,9 +94,12 @@ void bq_http_respond(bq_http_exchange *x, int status, const bq_http_header *head
 void bq_http_respond_file(bq_http_exchange *x, int fd, off_t size, const char *etag, const bq_http_header *headers,
                           size_t header_count);
 
-// A response of unknown length (chunked; to HTTP/1.0 until close).
+// A response of unknown length (chunked; to HTTP/1.0 until close). The head goes out at once. A peer that ends its side
+// in the middle of a stream is taken for gone (on_close). After HEAD there is nothing to stream: unless it was ended by
+// then, on_close is called on the next turn of the loop.
 void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count);
-// Queues bytes. Returns 1 when the high-water mark is reached: write no more until `on_drain`.
+// Queues bytes; none is nothing. Returns 1 when the high-water mark is reached: write no more until `on_drain`, which
+// is called once for each such 1, when half of the mark or less is left.
 int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length);
 void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context)); // context of bq_http_set_context
 void bq_http_stream_end(bq_http_exchange *x);

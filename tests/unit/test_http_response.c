@@ -184,6 +184,34 @@ static void calls_on_drain_once_for_each_wait(void **state) {
   rig_close(&r);
 }
 
+// Who writes on without having waited (a heartbeat, say) must not take on_drain from the one who waits.
+static void remembers_who_waits(void **state) {
+  (void)state;
+  rig r;
+  client c;
+  bq_http_options options;
+  bq_http_options_default(&options);
+  options.listen = "127.0.0.1:0";
+  options.stream_high_water = 8 * 1024 * 1024; // large beside what one turn of the loop writes
+  rig_open(&r, &options, on_request);
+  client_open(&c, &r, PIECE);
+  c.deaf = 1;
+  client_send(&c, GET("/stream", ""));
+  assert_true(support_run_until(r.loop, is_held, &r, LIMIT_MS));
+  (void)fill(&r);
+  while (bq_http_stream_write(r.held, "x", 1)) {
+    char some[PIECE];
+    (void)recv(c.fd, some, sizeof some, MSG_DONTWAIT);
+    (void)event_base_loop(bq_loop_base(r.loop), EVLOOP_NONBLOCK);
+  }
+  assert_int_equal(r.drains, 0);
+  c.deaf = 0;
+  assert_true(support_run_until(r.loop, has_drained, &c, LIMIT_MS));
+  assert_int_equal(r.drains, 1);
+  client_close(&c);
+  rig_close(&r);
+}
+
 // The write timeout is about bytes that wait: a stream that is silent for longer goes on.
 static void keeps_a_silent_stream(void **state) {
   (void)state;
@@ -278,6 +306,7 @@ int main(void) {
       cmocka_unit_test(streams_as_it_is_written),
       cmocka_unit_test(lets_go_of_a_stream_after_head),
       cmocka_unit_test(calls_on_drain_once_for_each_wait),
+      cmocka_unit_test(remembers_who_waits),
       cmocka_unit_test(keeps_a_silent_stream),
       cmocka_unit_test(sends_large_files),
       cmocka_unit_test(sends_empty_files),

@@ -93,7 +93,8 @@ static void answers_pipelined_requests_in_order(void **state) {
   start(&r, &c);
   client_send(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\nPOST /a?q=1 HTTP/1.1\r\n" HOST "Content-Length: 3\r\n\r\nabc"
                   "POST /b HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n1\r\nf\r\n0\r\n\r\n"
-                  "HEAD /c HTTP/1.1\r\n" HOST "\r\nGET /chunks HTTP/1.1\r\n" HOST "\r\nGET /last HTTP/1.1\r\n" HOST "\r\n");
+                  "HEAD /c HTTP/1.1\r\n" HOST "\r\nGET /chunks HTTP/1.1\r\n" HOST "\r\n"
+                  "GET /last HTTP/1.1\r\n" HOST "\r\n");
   assert_true(support_run_until(r.loop, is_held, &r, LIMIT_MS));
   bq_http_respond(r.held, 202, NULL, 0, "held", 4);
   client_wait(&c, "<GET /last? >", 1);
@@ -121,7 +122,8 @@ static void takes_bytes_one_by_one(void **state) {
   rig r;
   client c;
   start(&r, &c);
-  const char text[] = "POST /b HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n1;x\r\nf\r\n0\r\nT: t\r\n\r\n"
+  const char text[] = "POST /b HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n"
+                      "2\r\nde\r\n1;x\r\nf\r\n0\r\nT: t\r\n\r\n"
                       "POST /c HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\ngh";
   for (size_t i = 0; i < sizeof text - 1; i++) {
     char byte[2] = {text[i], '\0'};
@@ -375,7 +377,8 @@ static void sends_files(void **state) {
       {"GET", "Range: bytes=2-4\r\n", {"206 Partial Content", "Content-Range: bytes 2-4/10", "\r\n\r\n234<"}, "0123"},
       {"GET", "Range: bytes=-1\r\n", {"206 Partial Content", "Content-Range: bytes 9-9/10", "\r\n\r\n9<"}, "0123"},
       {"HEAD", "Range: bytes=2-4\r\n", {"200 OK", "Content-Length: 10", "ETag"}, "0123"},
-      {"GET", "Range: bytes=10-\r\n", {"416 Range Not Satisfiable", "Content-Range: bytes */10", "\"status\":416}"}, "0123"},
+      {"GET", "Range: bytes=10-\r\n", {"416 Range Not Satisfiable", "Content-Range: bytes */10", "\"status\":416}"},
+       "0123"},
       {"GET", "Range: bytes=0-1,3-4\r\n", {"200 OK", "0123456789<", "ETag"}, "206"},
       {"GET", "Range: bytes=2-4\r\nIf-Range: \"tag\"\r\n", {"206 Partial Content", "\r\n\r\n234<", "ETag"}, "0123"},
       {"GET", "Range: bytes=2-4\r\nIf-Range: \"old\"\r\n", {"200 OK", "0123456789<", "ETag"}, "206"},
@@ -508,7 +511,8 @@ static void stops_accepting(void **state) {
   bq_http_server_stop_accepting(r.server);
   client_wait_end(&idle);
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port),
+                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), -1);
   (void)close(fd);
   client_send(&half, "\r\n");
