@@ -1,60 +1,71 @@
-// The program: `buildq serve`.
-#include <limits.h>
+// The program: its commands, one row each.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/log.h"
+#include "base/nearest.h"
 #include "base/version.h"
-#include "queue/server.h"
+#include "cli/command.h"
 
-// Where scripts, templates and sql are: beside an installed program, or in its source tree.
-static int find_share(char out[PATH_MAX]) {
-  static const char *const places[] = {"../share/buildq", ".."};
-  char self[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-  if (length < 0) return 0;
-  self[length] = '\0';
-  *strrchr(self, '/') = '\0';
-  for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-    char probe[PATH_MAX * 2];
-    (void)snprintf(probe, sizeof probe, "%s/%s/scripts/pipelines", self, places[i]);
-    if (access(probe, R_OK) != 0) continue;
-    (void)snprintf(probe, sizeof probe, "%s/%s", self, places[i]);
-    return realpath(probe, out) != NULL;
-  }
-  return 0;
+static int print_version(int argc, char **argv) {
+  (void)argc;
+  (void)argv;
+  (void)puts("buildq " BQ_VERSION);
+  return BQ_EXIT_OK;
+}
+
+static const bq_command commands[] = {
+    {"serve", "run the server", bq_command_serve},
+    {"check", "check configuration, scripts and manifests without starting", bq_command_check},
+    {"config", "write an example configuration, show the one in effect", bq_command_config},
+    {"migrate", "bring the database's schema up to date", bq_command_migrate},
+    {"retention", "confirm the removal of the old service's builds", bq_command_retention},
+    {"enqueue", "queue a build", bq_command_enqueue},
+    {"status", "show one build, or follow it", bq_command_status},
+    {"list", "list builds", bq_command_list},
+    {"logs", "print a build's log, or follow it", bq_command_logs},
+    {"cancel", "cancel a build", bq_command_cancel},
+    {"retry", "put ended builds into the queue again", bq_command_retry},
+    {"pause", "let no build start, on all servers", bq_command_pause},
+    {"resume", "let builds start again", bq_command_resume},
+    {"stats", "show the queue's figures", bq_command_stats},
+    {"run", "do one build in the foreground, without a queue", bq_command_run},
+    {"version", "print the version", print_version},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static void print_help(FILE *out) {
+  (void)fputs("Usage: buildq COMMAND [OPTION...]\n\n", out);
+  for (int i = 0; i < COMMAND_COUNT; i++) (void)fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+  (void)fputs("\nbuildq COMMAND --help says more.\n", out);
+}
+
+static int refuse(const char *word) {
+  const char *names[COMMAND_COUNT + 1] = {NULL};
+  for (int i = 0; i < COMMAND_COUNT; i++) names[i] = commands[i].name;
+  const char *near = bq_nearest(word, names);
+  (void)fprintf(stderr, "buildq: there is no command %s", word);
+  if (near != NULL) (void)fprintf(stderr, "; did you mean %s?", near);
+  (void)fputs("\n", stderr);
+  return BQ_EXIT_USAGE;
 }
 
 int main(int argc, char **argv) {
-  bq_config *config = NULL;
-  bq_config_faults *faults = NULL;
-  bq_error err = {0};
-  bq_config_source source = {0};
-  char share[PATH_MAX];
-  if (argc > 1 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0)) {
-    (void)puts("buildq " BQ_VERSION);
-    return 0;
+  char name[64];
+  if (argc < 2) {
+    print_help(stderr);
+    return BQ_EXIT_USAGE;
   }
-  if (argc < 2 || strcmp(argv[1], "serve") != 0) {
-    (void)fputs("usage: buildq serve [--config FILE]\n", stderr);
-    return 2;
+  if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    print_help(stdout);
+    return BQ_EXIT_OK;
   }
-  for (int i = 2; i + 1 < argc; i++) {
-    if (strcmp(argv[i], "--config") == 0) source.path = argv[i + 1];
+  if (strcmp(argv[1], "--version") == 0) return print_version(argc, argv);
+  for (int i = 0; i < COMMAND_COUNT; i++) {
+    if (strcmp(argv[1], commands[i].name) != 0) continue;
+    (void)snprintf(name, sizeof name, "buildq %s", argv[1]);
+    argv[1] = name;
+    argp_err_exit_status = BQ_EXIT_USAGE;
+    return commands[i].run(argc - 1, argv + 1);
   }
-  int result = bq_config_load(&config, &source, &faults, &err);
-  if (result == 0) bq_log_setup((bq_log_level)config->log_level, (bq_log_format)config->log_format);
-  if (faults != NULL) bq_config_faults_log(faults);
-  bq_config_faults_free(faults);
-  if (result == 0 && !find_share(share)) {
-    bq_config_free(config);
-    result = bq_fail(&err, BQ_ENOTFOUND, "the program's scripts are neither beside it nor in ../share/buildq");
-  } else if (result == 0) {
-    const bq_serve_options options = {.share = share, .source = &source, .migrate = 1};
-    result = bq_serve(config, &options, &err);
-  }
-  if (result < 0) bq_log_error("buildq serve failed", &err);
-  return result < 0;
+  return refuse(argv[1]);
 }

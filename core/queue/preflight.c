@@ -1,0 +1,214 @@
+#include "queue/preflight.h"
+
+#include <dirent.h>
+#include <lauxlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "lua/script_host.h"
+#include "queue/migrate.h"
+#include "queue/server_internal.h"
+#include "queue/server_modules.h"
+
+enum { MAX_MANIFEST_BYTES = 1024 * 1024, MAX_MANIFESTS = 10000, CHECK_BYTES = 64 * 1024 * 1024 };
+
+// Checks one manifest's text; returns nil, or what is wrong, a line each.
+static const char manifest_source[] =
+    "local text = ...\n"
+    "local decoded, message = require('buildq').json.decode(text)\n"
+    "if decoded == nil then return message end\n"
+    "local _, faults = require('manifest').check(decoded, {trusted = true})\n"
+    "if #faults == 0 then return nil end\n"
+    "local lines = {}\n"
+    "for i, fault in ipairs(faults) do lines[i] = fault.path .. ': ' .. fault.message end\n"
+    "return table.concat(lines, '\\n')\n";
+
+typedef struct preflight {
+  const bq_config *config;
+  const bq_preflight_options *options;
+  bq_server server; // only what scripts and their bindings look at
+  int faults;
+} preflight;
+
+static void say(preflight *p, int fault, const char *subject, const char *text) {
+  if (fault) p->faults++;
+  p->options->report(p->options->arg, fault, subject, text);
+}
+
+static void on_scripts(void *arg, int swapped, const bq_error *error) {
+  preflight *p = arg;
+  (void)swapped;
+  if (error != NULL) say(p, 1, "scripts", error->message);
+  else say(p, 0, "scripts", bq_generation_hash(bq_script_host_current(p->server.host)));
+  bq_loop_stop(p->server.loop);
+}
+
+static const char *no_build(lua_State *L) {
+  (void)L;
+  return NULL;
+}
+
+static int open_scripts(preflight *p, bq_error *err) {
+  bq_server *server = &p->server;
+  const bq_config *config = p->config;
+  int result = bq_loop_new(&server->loop, err);
+  if (result == 0) result = bq_pool_new(&server->compute, server->loop, "compute", 1, 100, err);
+  if (result == 0) result = bq_pool_new(&server->blocking, server->loop, "blocking", 1, 100, err);
+  if (result < 0) return result;
+  server->services = (bq_services){.loop = server->loop,
+                                   .blocking = server->blocking,
+                                   .workspace = no_build,
+                                   .build_id = no_build,
+                                   .product = server};
+  const bq_script_host_options options = {
+      .loop = server->loop,
+      .compute = server->compute,
+      .blocking = server->blocking,
+      .directories = {.share = p->options->share,
+                      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
+                      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
+      .check_modules = bq_check_modules,
+      .handler_modules = bq_check_modules,
+      .services = &server->services,
+      .memory_bytes = CHECK_BYTES,
+      .handler_slice_us = 1000000,
+      .loaded = on_scripts,
+      .arg = p};
+  return bq_script_host_new(&server->host, &options, err);
+}
+
+// Manifests -------------------------------------------------------------------------------------------------------
+
+// Argument: the source. Pushes it as a function in the scripts' environment. Inside bq_vm_call: may raise.
+static int load_source(lua_State *L) {
+  if (luaL_loadbufferx(L, manifest_source, sizeof manifest_source - 1, "=check", "t") != LUA_OK) return lua_error(L);
+  bq_script_push_env(L);
+  (void)lua_setupvalue(L, -2, 1);
+  lua_insert(L, 1); // under the text
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+static void check_manifest(preflight *p, bq_vm *vm, const char *name) {
+  char *path = bq_format("%s/%s", p->config->manifest_directory, name);
+  char *text = NULL;
+  size_t length;
+  bq_error err;
+  lua_State *L = bq_vm_state(vm);
+  if (path == NULL || bq_file_read(path, MAX_MANIFEST_BYTES, &text, &length, &err) < 0) {
+    say(p, 1, name, path == NULL ? "out of memory" : err.message);
+  } else {
+    lua_pushcfunction(L, load_source);
+    lua_pushlstring(L, text, length);
+    if (bq_vm_call(vm, L, 1, 1, &err) < 0) {
+      say(p, 1, name, err.message);
+    } else {
+      const char *faults = lua_tostring(L, -1);
+      say(p, faults != NULL, name, faults != NULL ? faults : "well");
+      lua_pop(L, 1);
+    }
+  }
+  bq_free(text);
+  bq_free(path);
+}
+
+static void check_manifests(preflight *p) {
+  bq_vm *vm = NULL;
+  bq_error err;
+  const bq_vm_options options = {.loop = p->server.loop, .memory_bytes = CHECK_BYTES, .slice_us = 1000000};
+  DIR *dir = opendir(p->config->manifest_directory);
+  if (dir == NULL) return; // it is made at the first start
+  if (bq_script_vm_new(&vm, &options, bq_script_host_current(p->server.host), bq_check_modules, &p->server.services,
+                       &err) < 0) {
+    say(p, 1, "manifests", err.message);
+  } else {
+    struct dirent *entry;
+    for (int count = 0; count < MAX_MANIFESTS && (entry = readdir(dir)) != NULL;) {
+      size_t length = strlen(entry->d_name);
+      if (length < 6 || strcmp(entry->d_name + length - 5, ".json") != 0) continue;
+      check_manifest(p, vm, entry->d_name);
+      count++;
+    }
+    bq_vm_free(vm);
+  }
+  (void)closedir(dir);
+}
+
+static void check_scripts(preflight *p) {
+  bq_server *server = &p->server;
+  bq_error err;
+  server->config = (bq_config *)(uintptr_t)p->config;
+  int result = open_scripts(p, &err);
+  if (result == 0) {
+    bq_script_host_reload(server->host);
+    result = bq_loop_run(server->loop, &err);
+  }
+  if (result < 0) say(p, 1, "scripts", err.message);
+  else if (bq_script_host_current(server->host) != NULL) check_manifests(p);
+  bq_pool_free(server->compute);
+  bq_pool_free(server->blocking);
+  bq_script_host_free(server->host);
+  bq_loop_free(server->loop);
+}
+
+// With --connect ----------------------------------------------------------------------------------------------------
+
+static void check_database(preflight *p) {
+  char *directory = bq_format("%s/sql/migrations", p->options->share);
+  const bq_migrate_options options = {.max_retry_attempts = p->config->max_retry_attempts, .check_only = 1};
+  bq_error err;
+  if (directory == NULL) say(p, 1, "database", "out of memory");
+  else if (bq_migrate(p->options->conninfo, directory, &options, NULL, NULL, &err) < 0) say(p, 1, "database", err.message);
+  else say(p, 0, "database", "reached, and its schema is up to date");
+  bq_free(directory);
+}
+
+static void check_directory(preflight *p, const char *option, const char *path) {
+  char text[600];
+  struct statvfs info;
+  if (access(path, W_OK | X_OK) < 0) {
+    (void)snprintf(text, sizeof text, "%s can't be written by this user", path);
+    say(p, 1, option, text);
+    return;
+  }
+  if (statvfs(path, &info) < 0) return;
+  unsigned long long free_mb = (unsigned long long)info.f_bavail * (info.f_frsize / 1024) / 1024;
+  (void)snprintf(text, sizeof text, "%s, %llu MB free", path, free_mb);
+  say(p, free_mb < (unsigned long long)p->config->disk_reserve_megabytes, option, text);
+}
+
+static void check_sandbox(preflight *p) {
+  const bq_config *config = p->config;
+  const bq_sandbox sandbox = {.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
+                              .bwrap_path = "/usr/bin/bwrap",
+                              .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
+                              .network = config->sandbox_network};
+  bq_error err;
+  if (bq_sandbox_probe(&sandbox, &err) < 0) say(p, 1, "sandbox", err.message);
+  else say(p, 0, "sandbox", sandbox.kind == BQ_SANDBOX_NONE ? "none: builds see this machine" : "works");
+}
+
+int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
+  preflight *p = bq_alloc(sizeof *p);
+  if (p == NULL) {
+    options->report(options->arg, 1, "check", "out of memory");
+    return 1;
+  }
+  p->config = config;
+  p->options = options;
+  check_scripts(p);
+  if (options->conninfo != NULL) {
+    check_database(p);
+    check_directory(p, "StateDirectory", config->state_directory);
+    check_directory(p, "WorkspaceDirectory", config->workspace_directory);
+    check_directory(p, "OutputDirectory", config->output_directory);
+    check_sandbox(p);
+  }
+  int faults = p->faults;
+  bq_free(p);
+  return faults;
+}
