@@ -207,7 +207,10 @@ static int look_for_pooler(PGconn *pg, const char *conninfo, bq_error *err) {
     if (result == 0) result = ask(second, whose, &other, err);
     if (result == 0) result = ask(pg, whose, &again, err);
     if (result == 0) result = run(second, "rollback", 0, NULL, NULL, err);
-    if (result == 0 && (again != mine || other == mine)) {
+    if (result < 0) {
+      result = bq_fail_in(err, "trying the connection pooler before the database (it must have pool_mode=session and "
+                               "sessions for at least ten connections)");
+    } else if (again != mine || other == mine) {
       result = bq_fail(err, BQ_EINVAL, "the connection pooler before the database gives each transaction another "
                                        "session, which the queue can't work with: set it to pool_mode=session, or "
                                        "name PostgreSQL itself in BuildQueue.ConnectionString");

@@ -11,12 +11,8 @@ select buildq_view(b) from build_queue b where id = $1::uuid;
 -- name: list_builds
 -- $1 status, $2 customer, $3 limit, $4 cursor time, $5 cursor id, $6 metadata that must be contained. Newest first.
 -- One row more than the limit tells the caller that there is a next page.
-select buildq_view(b), extract(epoch from enqueued_at)::text, id from build_queue b
-where ($1::text is null or status = $1) and ($2::text is null or customer_id = $2)
-  and ($6::jsonb is null or metadata @> $6::jsonb)
-  and ($4::double precision is null or (enqueued_at, id) < (to_timestamp($4::double precision), $5::uuid))
-order by enqueued_at desc, id desc
-limit $3::integer + 1;
+select view, at, build_id
+from buildq_list($1, $2, $3::integer + 1, to_timestamp($4::double precision), $5::uuid, $6::jsonb);
 
 -- name: set_priority
 -- $1 id, $2 priority. Only of a pending build; the trigger gives it its new place.
