@@ -41,6 +41,7 @@ typedef struct client {
   rig *r;
   int fd;
   int ended;          // the server has closed its side, or reset the connection
+  int reset;          // it was reset
   int deaf;           // reads nothing for now
   const char *drip;   // sent while waiting, a byte in 2 ms at most
   int64_t dripped_us; // when the last one went
@@ -93,8 +94,9 @@ static inline void client_read(client *c) {
   while (!c->ended && !c->deaf) {
     ssize_t got = recv(c->fd, bytes, sizeof bytes, MSG_DONTWAIT);
     if (got > 0) bq_buf_add(&c->in, bytes, (size_t)got);
-    else if (got == 0 || errno != EAGAIN) c->ended = 1;
-    else break;
+    else if (got < 0 && errno == EAGAIN) break;
+    else c->ended = 1;
+    if (got < 0) c->reset = 1;
   }
   if (c->drip == NULL || *c->drip == '\0' || bq_clock_mono_us() - c->dripped_us < 2000) return;
   c->dripped_us = bq_clock_mono_us();

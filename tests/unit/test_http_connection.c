@@ -1,4 +1,8 @@
 // One HTTP connection under pressure: slow, deaf, vanished and greedy peers, large bodies, no memory.
+#include <event2/event.h>
+#include <netinet/tcp.h>
+#include <time.h>
+
 #include "http_test.h"
 
 #define HOST "Host: a\r\n"
@@ -6,7 +10,10 @@
 #define GET(path, more) "GET " path " HTTP/1.1\r\n" HOST more "\r\n"
 #define POST(more) "POST /echo HTTP/1.1\r\n" HOST more "\r\n"
 
-enum { HUGE_BODY = 8 * 1024 * 1024 }; // more than the sockets of both ends hold
+enum {
+  HUGE_BODY = 8 * 1024 * 1024, // more than the sockets of both ends hold
+  PIECE = 16 * 1024
+};
 
 static void on_close(void *context) {
   rig *r = context;
@@ -245,8 +252,139 @@ static void answers_a_refused_peer_that_still_sends(void **state) {
   bq_free(body);
   client_wait_end(&c);
   assert_int_equal(client_status(&c), 413);
+  assert_false(c.reset);
   client_close(&c);
   assert_true(support_run_until(r.loop, has_no_connection, &r, LIMIT_MS)); // not after two seconds of lingering
+  rig_close(&r);
+}
+
+// … but not for ever.
+static void drops_no_more_than_a_mebibyte(void **state) {
+  (void)state;
+  enum { MUCH = 32 * 1024 * 1024 };
+  static char bytes[PIECE];
+  rig r;
+  client c;
+  start(&r);
+  client_open(&c, &r, 0);
+  client_send(&c, POST("Content-Length: 900000000\r\n"));
+  size_t sent = 0;
+  for (;;) {
+    ssize_t piece = send(c.fd, bytes, sizeof bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (piece < 0 && errno != EAGAIN) break;
+    if (piece > 0) sent += (size_t)piece;
+    (void)event_base_loop(bq_loop_base(r.loop), EVLOOP_NONBLOCK);
+    assert_true(sent < MUCH);
+  }
+  client_close(&c);
+  rig_close(&r);
+}
+
+static void turns_away_without_a_reset(void **state) {
+  (void)state;
+  rig r;
+  client first;
+  client second;
+  bq_http_options options = options_default();
+  options.max_connections = 1;
+  rig_open(&r, &options, on_request);
+  client_open(&first, &r, 0);
+  client_send(&first, GET("/x", ""));
+  client_wait(&first, "[/x]", 1);
+  client_ask(&second, &r, GET("/y", ""));
+  assert_int_equal(client_status(&second), 503);
+  assert_has(&second, "application/problem+json");
+  assert_false(second.reset);
+  client_close(&first);
+  client_close(&second);
+  rig_close(&r);
+}
+
+static void asks_for_no_body_that_is_there(void **state) {
+  (void)state;
+  rig r;
+  client c;
+  start(&r);
+  client_ask(&c, &r, POST(CLOSE "Expect: 100-continue\r\nContent-Length: 2\r\n") "ok");
+  assert_int_equal(client_status(&c), 200);
+  assert_string_equal(client_body(&c), "ok");
+  client_close(&c);
+  rig_close(&r);
+}
+
+// A response that was queued before the stop goes out whole, and then the connection ends.
+static void ends_a_writing_connection_at_the_stop(void **state) {
+  (void)state;
+  rig r;
+  client c;
+  start(&r);
+  client_open(&c, &r, 0);
+  c.deaf = 1;
+  client_send(&c, GET("/huge", ""));
+  assert_true(support_run_until(r.loop, has_request, &r, LIMIT_MS));
+  bq_http_server_stop_accepting(r.server);
+  c.deaf = 0;
+  client_wait_end(&c);
+  assert_int_equal(c.in.length - (size_t)(client_body(&c) - c.in.data), HUGE_BODY);
+  client_close(&c);
+  assert_true(support_run_until(r.loop, has_no_connection, &r, LIMIT_MS));
+  rig_close(&r);
+}
+
+// The descriptor of the server's end of the connection: it is in this process.
+static int server_end(const client *c) {
+  struct sockaddr_in mine = {0};
+  struct sockaddr_in theirs = {0};
+  socklen_t length = sizeof mine;
+  assert_int_equal(getsockname(c->fd, (struct sockaddr *)&mine, &length), 0);
+  for (int fd = 3; fd < 256; fd++) {
+    length = sizeof theirs;
+    if (fd == c->fd || getpeername(fd, (struct sockaddr *)&theirs, &length) < 0) continue;
+    if (theirs.sin_family == AF_INET && theirs.sin_port == mine.sin_port) return fd;
+  }
+  fail_msg("the server has no such connection");
+  return -1;
+}
+
+static void sends_without_delay(void **state) {
+  (void)state;
+  rig r;
+  client c;
+  start(&r);
+  client_open(&c, &r, 0);
+  client_send(&c, GET("/x", ""));
+  client_wait(&c, "[/x]", 1);
+  int on = 0;
+  socklen_t length = sizeof on;
+  assert_int_equal(getsockopt(server_end(&c), IPPROTO_TCP, TCP_NODELAY, &on, &length), 0);
+  assert_true(on);
+  client_close(&c);
+  rig_close(&r);
+}
+
+static int64_t date_of(const client *c) {
+  struct tm utc = {0};
+  const char *text = strstr(c->in.data, "\r\nDate: ");
+  assert_non_null(text);
+  const char *end = strptime(text + 8, "%a, %d %b %Y %H:%M:%S GMT\r\n", &utc);
+  assert_non_null(end);
+  return timegm(&utc);
+}
+
+static void tells_the_time(void **state) {
+  (void)state;
+  rig r;
+  start(&r);
+  int64_t first = 0;
+  for (int64_t now = 0; now == first || first == 0;) { // until the second has passed
+    client c;
+    client_ask(&c, &r, GET("/x", CLOSE));
+    now = date_of(&c);
+    int64_t wall = bq_clock_wall_us() / 1000000;
+    assert_in_range(now, wall - 1, wall);
+    if (first == 0) first = now;
+    client_close(&c);
+  }
   rig_close(&r);
 }
 
@@ -296,6 +434,12 @@ int main(void) {
       cmocka_unit_test(tells_of_an_end_in_the_body_but_not_behind_the_answer),
       cmocka_unit_test(bounds_what_is_queued_for_a_deaf_peer),
       cmocka_unit_test(answers_a_refused_peer_that_still_sends),
+      cmocka_unit_test(drops_no_more_than_a_mebibyte),
+      cmocka_unit_test(turns_away_without_a_reset),
+      cmocka_unit_test(asks_for_no_body_that_is_there),
+      cmocka_unit_test(ends_a_writing_connection_at_the_stop),
+      cmocka_unit_test(sends_without_delay),
+      cmocka_unit_test(tells_the_time),
       cmocka_unit_test(says_503_without_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

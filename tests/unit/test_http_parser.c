@@ -126,6 +126,7 @@ static const hostile hostile_heads[] = {
     {"CR in a value", BYTES("GET / HTTP/1.1\r\n" HOST "X: a\rb\r\n\r\n"), 400},
     {"two CRs", BYTES("GET / HTTP/1.1\r\n" HOST "X: a\r\r\n\r\n"), 400},
     {"a bare LF", BYTES("GET / HTTP/1.1\n" HOST "\r\n"), 400},
+    {"a bare LF behind a header", BYTES("GET / HTTP/1.1\r\nHost: ab\n\r\n"), 400},
     {"a bare LF at the end", BYTES("GET / HTTP/1.1\r\n" HOST "\n"), 400},
     {"a bare LF before the request", BYTES("\nGET / HTTP/1.1\r\n" HOST "\r\n"), 400},
     {"a bare CR before the request", BYTES("\rGET / HTTP/1.1\r\n" HOST "\r\n"), 400},
