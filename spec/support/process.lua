@@ -16,9 +16,10 @@ process.is_root = uv.getuid() == 0
 ---@param milliseconds integer
 function process.pump(milliseconds)
   local timer = uv.new_timer()
-  timer:start(milliseconds, 0, function() timer:stop() end)
+  -- Repeating: run("once") may call a timer that is due already before it begins to wait, and would then wait for ever.
+  timer:start(milliseconds, milliseconds, function() end)
   uv.run("once")
-  if not timer:is_closing() then timer:close() end
+  timer:close()
   uv.run("nowait")
 end
 
