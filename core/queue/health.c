@@ -73,9 +73,11 @@ json_t *bq_server_health(bq_server *server) {
   check_scripts(server, health);
   check_disk(server, health);
   check_sandbox(server, health);
-  if (bq_node_paused(server->node)) {
-    const char *reason = json_string_value(json_object_get(server->statistics, "pauseReason"));
-    add_check(health, "queue", "degraded", reason != NULL ? reason : "the queue is paused: no build starts");
+  const char *paused = bq_node_pause_reason(server->node);
+  if (paused != NULL) {
+    char message[1200]; // a reason has 250 characters of at most four bytes
+    (void)snprintf(message, sizeof message, "the queue is paused, no build starts: %s", paused);
+    add_check(health, "queue", "degraded", message);
   } else {
     add_check(health, "queue", "ok", NULL);
   }

@@ -6,6 +6,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -532,6 +533,12 @@ static void manifest_work(bq_task *task) {
   int fd;
   if (bq_tree_open(root, m->path, O_RDONLY | O_NONBLOCK, 0, BQ_TREE_INNER_LINKS, &fd, &m->error) < 0) return;
   m->error.code = 0;
+  struct stat info;
+  if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode)) {
+    (void)bq_fail(&m->error, BQ_EINVAL, "%s is no file", m->path);
+    (void)close(fd);
+    return;
+  }
   m->text = bq_alloc(MAX_MANIFEST_BYTES + 2);
   while (m->text != NULL && m->length <= MAX_MANIFEST_BYTES) {
     ssize_t got = read(fd, m->text + m->length, MAX_MANIFEST_BYTES + 1 - m->length);

@@ -16,7 +16,7 @@ struct bq_node {
   int beat_again;              // another one was asked for meanwhile
   int judging;                 // expiry and takeover are under way
   int buried;                  // the predecessor has been declared dead
-  int paused;
+  char *pause_reason;          // owned; NULL: the queue is not paused
   int leaving;
   void (*left)(void *arg);
   void *left_arg;
@@ -40,6 +40,7 @@ int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) {
 void bq_node_free(bq_node *node) {
   if (node == NULL) return;
   bq_timer_free(node->timer);
+  bq_free(node->pause_reason);
   bq_free(node);
 }
 
@@ -47,8 +48,8 @@ const char *bq_node_id(const bq_node *node) {
   return node->id;
 }
 
-int bq_node_paused(const bq_node *node) {
-  return node->paused;
+const char *bq_node_pause_reason(const bq_node *node) {
+  return node->pause_reason;
 }
 
 static void schedule(bq_node *node) {
@@ -100,7 +101,10 @@ static void read_heartbeat(bq_node *node, const PGresult *rows) {
   json_t *state = bq_store_json(rows, 0);
   json_t *cancel;
   size_t index;
-  node->paused = json_is_true(json_object_get(state, "paused"));
+  const char *reason = json_string_value(json_object_get(state, "pauseReason"));
+  bq_free(node->pause_reason);
+  node->pause_reason =
+      json_is_true(json_object_get(state, "paused")) ? bq_strdup(reason != NULL ? reason : "no reason given") : NULL;
   json_array_foreach(json_object_get(state, "cancels"), index, cancel) {
     node->options.cancel(node->options.arg, json_string_value(json_object_get(cancel, "id")),
                          json_string_value(json_object_get(cancel, "reason")));

@@ -9,7 +9,7 @@ on conflict (id) do nothing;
 -- name: node_heartbeat
 -- $1 id. Due every third of the lease; a gap of more than half of it breaks the row of heartbeats that a judge needs.
 -- So an outage that A's heartbeats survive unbroken was too short for B's to reach the lease. No row: this node was
--- declared dead. Else one JSON object: whether the queue is paused, and which of this node's builds somebody wants
+-- declared dead. Else one JSON object: whether the queue is paused and why, and which of this node's builds somebody wants
 -- cancelled (the durable way, when the notification is lost).
 with alive as (
   update nodes set heartbeat_at = buildq_now(),
@@ -20,6 +20,7 @@ with alive as (
 )
 select jsonb_build_object(
   'paused', (select paused from queue_control),
+  'pauseReason', (select pause_reason from queue_control),
   'cancels', (select coalesce(jsonb_agg(jsonb_build_object('id', id, 'attempt', attempt,
                 'reason', cancel_reason)), '[]')
               from build_queue where status = 'building' and node_id = $1::uuid and cancel_requested_at is not null))
