@@ -42,6 +42,7 @@ Server.__index = Server
 
 local servers = {} ---@type Server[] that have been started, also those stopped since
 
+local EMPTY <const> = setmetatable({}, { __jsontype = "object" })
 local DIRECTORIES <const> = { "state", "builds", "output", "manifests", "scripts", "templates" }
 -- What may reach the server from our own environment: how to find programs, and the sanitizers' options.
 local PASSED <const> = {
@@ -243,7 +244,7 @@ function Server:request(method, path, body, headers)
 end
 
 function Server:get(path, headers) return self:request("GET", path, nil, headers) end
-function Server:post(path, body, headers) return self:request("POST", path, body or {}, headers) end
+function Server:post(path, body, headers) return self:request("POST", path, body or EMPTY, headers) end
 function Server:patch(path, body, headers) return self:request("PATCH", path, body, headers) end
 
 --- A raw connection (luasocket), for what no client library would send.
