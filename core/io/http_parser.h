@@ -99,8 +99,8 @@ typedef struct bq_dechunk {
   int last;            // the size was 0
 } bq_dechunk;
 
-// Reads some of `bytes`: `*consumed` says how many, `*data` and `*data_length` the piece of body in them (may be empty).
-// Returns 1 at the end of the body, 0 when there is more to come, -400, -413 (more than max_body bytes are announced)
+// Reads some of `bytes`: `*consumed` says how many, `*data` and `*data_length` the piece of body in them (may be
+// empty). Returns 1 at the end of the body, 0 when there is more to come, -400, -413 (more than max_body bytes are announced)
 // or -431 (extensions or trailers over their bounds). To be called again with what is left. Trailers are checked and
 // dropped.
 int bq_http_dechunk(bq_dechunk *d, uint64_t max_body, const char *bytes, size_t length, size_t *consumed,

@@ -171,7 +171,8 @@ static void test_hostile_heads(void **state) {
 static void test_whole_request(void **state) {
   (void)state;
   static const char text[] = "\r\nPOST /a%20b?c=d%3F HTTP/1.1\r\nhOST:\t localhost:80 \t\r\nEmpty:\r\n"
-                             "Content-Length: 12\r\ncontent-length: 12\r\nExpect: 100-Continue\r\nX: \xe4 \xff\r\n\r\nGET";
+                             "Content-Length: 12\r\ncontent-length: 12\r\nExpect: 100-Continue\r\n"
+                             "X: \xe4 \xff\r\n\r\nGET";
   bq_http_parser p;
   assert_int_equal(parse_bytes(&p, text, sizeof text - 1), sizeof text - 1 - 3);
   expect_slice(text, p.head.method, "POST");
