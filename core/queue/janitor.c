@@ -16,6 +16,7 @@
 enum {
   TICK_MS = 5000,          // between two looks at the disk
   SWEEP_TICKS = 12,        // between two sweeps: a minute
+  HOUR_TICKS = 720,        // between two looks for rows that nothing needs any more
   RETENTION_BATCH = 200,   // builds of one statement
   PURGE_BATCH = 5000,      // rows of history or keys of one statement
   MAX_LISTED = 20000       // directories looked at in one sweep
@@ -250,6 +251,15 @@ static void retain(bq_janitor *janitor) {
       bq_store_query(janitor->server->store, "retention", 2, params, on_retained, janitor, &err) == 0;
 }
 
+static void purge_what_nothing_needs(bq_janitor *janitor) {
+  const bq_config *config = janitor->server->config;
+  purge(janitor, "purge_manifests", 0);
+  purge(janitor, "purge_generations", config->history_retention_days);
+  purge(janitor, "purge_sources", 0);
+  // A build's files are found by its node: nodes stay longer than builds.
+  purge(janitor, "purge_nodes", config->completed_build_retention_days + config->history_retention_days);
+}
+
 static void on_tick(void *arg) {
   bq_janitor *janitor = arg;
   look_at_disk(janitor);
@@ -257,6 +267,7 @@ static void on_tick(void *arg) {
     retain(janitor);
     purge(janitor, "purge_history", janitor->server->config->history_retention_days);
     purge(janitor, "purge_keys", 0);
+    if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
     sweep(janitor);
   }
   bq_timer_set(janitor->timer, TICK_MS);

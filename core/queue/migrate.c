@@ -296,8 +296,8 @@ static int report_adoption(const job *j, bq_error *err) {
 }
 
 static int bring_up(job *j, bq_error *err) {
-  static const char table[] = "create table if not exists schema_migrations (version integer primary key, name text not "
-                              "null, applied_at timestamptz not null default now(), oldest_program integer not null)";
+  static const char table[] = "create table if not exists schema_migrations (version integer primary key, name text "
+                              "not null, applied_at timestamptz not null default now(), oldest_program integer not null)";
   const bq_migrate_options *options = j->options;
   int applies = !options->check_only && !options->dry_run;
   int applied = 0;

@@ -1,6 +1,6 @@
 -- oldest program: 1
--- Lists of builds are planned for the filters that are really given: one plan for all of them reads the whole table for a
--- customer with few builds, or a state that few are in.
+-- Lists of builds are planned for the filters that are really given: one plan for all of them reads the whole table for
+-- a customer with few builds, or a state that few are in.
 
 -- A customer's builds in the order they are listed. Neither column changes.
 create index build_queue_customer_list on build_queue (customer_id, enqueued_at, id);

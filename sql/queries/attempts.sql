@@ -26,6 +26,9 @@ with due as (
 ), noted as (
   insert into build_attempts (build_id, attempt, node_id, generation, started_at)
   select (build).id, (build).attempt, (build).node_id, (build).generation, (build).started_at from started
+), used as (
+  -- Whatever a server runs is not purged, however long nothing was changed.
+  update script_generations set used_at = buildq_now() where hash = $4 and used_at < buildq_now() - interval '1 day'
 )
 select buildq_view(build) || jsonb_build_object(
     'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,

@@ -67,8 +67,7 @@ select jsonb_build_object(
   'outboxPending', (select count(*) from outbox where state = 'pending'));
 
 -- name: store_generation
--- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once. A server
--- repeats it daily for the generation it runs, so that purge_generations leaves it alone.
+-- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once.
 with files as (
   select * from jsonb_to_recordset($2::jsonb) as f(path text, hash text, content text)
 ), sources as (
@@ -149,9 +148,12 @@ delete from script_sources where hash in (
   where not exists (select from script_generation_files f where f.source_hash = s.hash) limit $1::integer);
 
 -- name: purge_nodes
--- $1 days. Servers that ended so long ago; more days than builds are kept, because a build's files are found by its
--- node.
-delete from nodes where state in ('stopped', 'dead') and ended_at < buildq_now() - make_interval(days => $1::integer);
+-- $1 days, $2 how many. Servers that ended so long ago; more days than builds are kept, because a build's files are
+-- found by its node.
+delete from nodes where id in (
+  select id from nodes where state in ('stopped', 'dead')
+    and ended_at < buildq_now() - make_interval(days => $1::integer)
+  limit $2::integer);
 
 -- name: unknown_builds
 -- $1 ids. Which of them have no row any more: their files can go.
