@@ -434,6 +434,7 @@ static void what_the_table_must_not_hold_is_refused(void **state) {
   sql_do(pg, "update build_queue set enqueued_at = 'infinity' where id = '" BUILD(2) "'");
   PQclear(CALL("claim", NODE, "10", "0", "gen-1"));
   EXPECT_SQL("select string_agg(status, ' ') from build_queue", "building building building building");
+  EXPECT_SQL("select bool_and(isfinite(enqueued_at)) from build_queue", "t");
   RUN("statistics", NULL);
   RUN("metrics", NULL);
 }
