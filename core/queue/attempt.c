@@ -39,7 +39,8 @@ json_t *bq_attempt_row(const bq_attempt *attempt) {
 }
 
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt) {
-  return attempt->log;
+  // Before, a blocking thread is making it.
+  return attempt->state != BQ_ATTEMPT_PREPARING ? attempt->log : NULL;
 }
 
 bq_generation *bq_attempt_generation(bq_attempt *attempt) {

@@ -2,21 +2,27 @@
 //
 //   READING (a piece is being read on the blocking pool) → read again, WAITING for more, or the end
 //   FULL: the peer is slow; reading goes on when it has taken what is queued
+//   SOON: the build was claimed a moment ago and its log is not there yet
 #include <string.h>
 
 #include "base/memory.h"
 #include "queue/attempt_log.h"
 #include "queue/streams.h"
 
-enum { PIECE_BYTES = 64 * 1024 };
+enum { PIECE_BYTES = 64 * 1024, SOON_MS = 50, SOON_TRIES = 40 };
 
-typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL } log_state;
+typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL, LOG_SOON } log_state;
 
 typedef struct log_stream {
   bq_task task;
   bq_server *server;
   bq_http_exchange *x;           // NULL once the peer is gone
   log_state state;
+  char *build;                   // owned; its id
+  int64_t attempt;
+  int wanted;                    // the peer wants to follow, and there was nothing to follow yet
+  int tries;                     // looks for a log that was not there
+  bq_timer *timer;               // owned; of SOON
   char *path;                    // owned
   uint64_t offset;               // of what was written, to go on from
   uint64_t next;                 // after the piece being read
@@ -31,6 +37,8 @@ static void read_piece(log_stream *stream);
 
 static void free_stream(log_stream *stream) {
   if (stream->follower != NULL) bq_attempt_log_unfollow(stream->follower);
+  bq_timer_free(stream->timer);
+  bq_free(stream->build);
   bq_free(stream->path);
   bq_free(stream->piece);
   bq_free(stream);
@@ -49,15 +57,41 @@ static void end_stream(log_stream *stream) {
   bq_http_stream_end(x);
 }
 
+static void on_told(void *arg, uint64_t size, int ended);
+
+// Returns 1 when there may be something to follow soon: the row says "building" before the attempt has made its log.
+static int follow(log_stream *stream) {
+  if (!stream->wanted) return 0;
+  bq_attempt *attempt = bq_runner_find(stream->server->runner, stream->build);
+  if (attempt == NULL || bq_attempt_number(attempt) != stream->attempt) {
+    return stream->error.code == BQ_ENOTFOUND && stream->tries++ < SOON_TRIES;
+  }
+  bq_attempt_log *log = bq_attempt_get_log(attempt);
+  if (log == NULL) return 1;
+  bq_error err;
+  stream->wanted = 0;
+  if (bq_attempt_log_follow(&stream->follower, log, on_told, stream, &err) < 0) stream->follower = NULL;
+  stream->more = 1; // what was written since the last look
+  return 0;
+}
+
 static void go_on(log_stream *stream) {
+  int soon = stream->length == 0 && !stream->more && follow(stream);
   if (stream->length > 0 || stream->more) {
     stream->more = 0;
     read_piece(stream);
   } else if (stream->follower != NULL) {
     stream->state = LOG_WAITING;
+  } else if (soon) {
+    stream->state = LOG_SOON;
+    bq_timer_set(stream->timer, SOON_MS);
   } else {
     end_stream(stream);
   }
+}
+
+static void on_soon(void *arg) {
+  read_piece(arg);
 }
 
 static void on_drain(void *context) {
@@ -104,26 +138,23 @@ static void on_told(void *arg, uint64_t size, int ended) {
   if (stream->state == LOG_WAITING && stream->x != NULL) go_on(stream);
 }
 
-static void follow(log_stream *stream, const bq_api_response *response) {
-  bq_attempt *attempt = bq_runner_find(stream->server->runner, response->build);
-  if (attempt == NULL || bq_attempt_number(attempt) != response->attempt) return;
-  bq_attempt_log *log = bq_attempt_get_log(attempt);
-  bq_error err;
-  if (log == NULL || bq_attempt_log_follow(&stream->follower, log, on_told, stream, &err) < 0) stream->follower = NULL;
-}
-
 void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
                         const bq_http_header *headers, size_t header_count) {
   log_stream *stream = bq_alloc(sizeof *stream);
+  bq_error err = {0};
   if (stream != NULL) {
     stream->server = server;
     stream->x = x;
     stream->offset = (uint64_t)response->offset;
+    stream->build = bq_strdup(response->build);
+    stream->attempt = response->attempt;
+    stream->wanted = response->follow;
     stream->path = bq_format("%s/logs/%s/attempt-%lld.log", server->config->state_directory, response->build,
                              (long long)response->attempt);
     stream->piece = bq_alloc(PIECE_BYTES);
   }
-  if (stream == NULL || stream->path == NULL || stream->piece == NULL) {
+  if (stream == NULL || stream->build == NULL || stream->path == NULL || stream->piece == NULL ||
+      bq_timer_new(&stream->timer, server->loop, on_soon, stream, &err) < 0) {
     if (stream != NULL) free_stream(stream);
     bq_api_problem(x, 503, "out of memory", NULL, NULL, 0);
     return;
@@ -135,6 +166,5 @@ void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_res
   bq_http_set_context(x, stream, on_close);
   bq_http_stream_begin(x, 200, all, count);
   bq_http_stream_on_drain(x, on_drain);
-  if (response->follow) follow(stream, response);
   read_piece(stream);
 }
