@@ -9,6 +9,7 @@ local server
 setup(function()
   server = Server.start {
     config = { BuildQueue = { MaxConcurrentBuilds = 2, MaxBodyKilobytes = 64, MaxRetryAttempts = 0,
+      GracefulShutdownTimeoutSeconds = 1,
       AllowedHosts = { "builds.example.org" } } },
     scripts = builds.scripts {
       ["pipelines/fails.lua"] = [[return { run = function(build) build:fail("as asked") end }]],
@@ -336,7 +337,8 @@ describe("GET /builds", function()
       insert into build_queue (customer_id, customer_name, customer_email, configuration_name, manifest_path, tier,
         architecture, cloud_provider, status, priority, enqueued_at, completed_at, metadata)
       select 'many', 'n', 'e@example.org', 'c', 'm', 't', 'a', 'p',
-        case when n % 3 = 0 then 'failed' else 'cancelled' end, 1, timestamptz '2020-01-01' + (n / 10) * interval '1 second', timestamptz '2020-01-02',
+        case when n % 3 = 0 then 'failed' else 'cancelled' end, 1,
+        timestamptz '2020-01-01' + (n / 10) * interval '1 second', timestamptz '2020-01-02',
         jsonb_build_object('team', case when n % 2 = 0 then 'web' else 'db' end, 'size', n)
       from generate_series(1, 120) n]]
   end)
