@@ -343,8 +343,8 @@ static void a_cancel_wins_in_each_state(void **state) {
   PQclear(CALL("claim", NODE, "4", "0", "gen-1"));
   EXPECT("{\"status\": \"building\", \"outcome\": \"requested\"}", "cancel", BUILD(2), "why");
   EXPECT("{\"status\": \"building\", \"outcome\": \"requested\"}", "cancel", BUILD(2), "again");
-  EXPECT("{\"paused\": false, \"cancels\": [{\"id\": \"" BUILD(2) "\", \"reason\": \"why\", \"attempt\": 1}]}",
-         "node_heartbeat", NODE);
+  EXPECT("{\"paused\": false, \"cancels\": [{\"id\": \"" BUILD(2) "\", \"reason\": \"why\", \"attempt\": 1}],"
+         " \"pauseReason\": null}", "node_heartbeat", NODE);
   // It failed by itself meanwhile: no retry, and no failure either.
   EXPECT("recorded|cancelled", "finish_failure", BUILD(2), "1", NODE, "boom", "step", "false", "3", "5", "true", "0.5",
          "", "false");
