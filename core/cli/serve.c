@@ -58,6 +58,7 @@ int bq_command_serve(int argc, char **argv) {
     const bq_serve_options serve = {.share = share,
                                     .source = &source,
                                     .migrate = !a.no_migrate,
+                                    .ends_with_parent = a.demonstrate != NULL,
                                     .ready = a.demonstrate != NULL ? on_ready : NULL,
                                     .arg = (void *)(uintptr_t)a.demonstrate};
     result = bq_serve(config, &serve, &err);

@@ -54,6 +54,7 @@ struct bq_runner {
   int stopping;
   int64_t low_key;            // no pending build has a smaller claim key, as far as we know
   int64_t low_key_us;         // when that was looked up
+  int looking;                // it is being looked up, and a claim follows
   bq_timer *progress_timer;   // owned
   bq_timer *grace_timer;      // owned
   bq_timer *poll_timer;       // owned
@@ -108,6 +109,7 @@ static const char *row_text(json_t *row, const char *key) {
 }
 
 static void claim_more(bq_runner *runner);
+static void on_low_key_for_claim(void *arg, const bq_pg_result *result);
 static void count_less(bq_runner *runner);
 
 // Progress --------------------------------------------------------------------------------------------------------
@@ -482,6 +484,12 @@ static void on_low_key(void *arg, const bq_pg_result *result) {
   else runner->low_key = strtoll(PQgetvalue(result->rows, 0, 0), NULL, 10);
 }
 
+static void on_low_key_for_claim(void *arg, const bq_pg_result *result) {
+  ((bq_runner *)arg)->looking = 0;
+  on_low_key(arg, result);
+  claim_more(arg);
+}
+
 // Dead index entries lie below the smallest living key. A key inserted below the bound is seen within LOW_KEY_MS.
 static void refresh_low_key(bq_runner *runner) {
   int64_t now = bq_clock_mono_us();
@@ -515,8 +523,16 @@ static void claim_more(bq_runner *runner) {
   if (bq_store_query(runner->options.store, "claim", 4, params, on_claimed, runner, &err) == 0) runner->claiming = 1;
 }
 
-// What has come may have a smaller key than the bound: the next claim looks from the beginning.
+// What has come may have a smaller key than the bound: it is looked up before the next claim.
 void bq_runner_wake(bq_runner *runner) {
+  bq_error err;
+  if (runner->looking) return;
+  if (runner->low_key != 0 &&
+      bq_store_query(runner->options.store, "lowest_key", 0, NULL, on_low_key_for_claim, runner, &err) == 0) {
+    runner->low_key_us = bq_clock_mono_us();
+    runner->looking = 1;
+    return;
+  }
   runner->low_key = 0;
   claim_more(runner);
 }

@@ -1,12 +1,14 @@
 // The server's life: what is made in which order, what follows a signal, what is taken down.
 #include "queue/server.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -294,7 +296,7 @@ static void on_reload_signal(evutil_socket_t number, short what, void *arg) {
 // Making the parts ------------------------------------------------------------------------------------------------
 
 static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned size, int64_t statement_ms, size_t bytes,
-                   bq_error *err) {
+                   const char *session_sql, bq_error *err) {
   const bq_pg_options options = {.conninfo = server->conninfo,
                                  .application_name = "buildq",
                                  .role = role,
@@ -304,7 +306,7 @@ static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned si
                                  .statement_timeout_ms = statement_ms,
                                  .max_result_bytes = bytes,
                                  .blocking = server->blocking,
-                                 .session_sql = "set jit = off"};
+                                 .session_sql = session_sql};
   return bq_pg_new(out, server->loop, &options, err);
 }
 
@@ -316,11 +318,12 @@ static int open_database(bq_server *server, bq_error *err) {
   int result = bq_statements_load(&server->statements, queries, err);
   bq_free(queries);
   if (result == 0) {
-    result = open_pg(server, &server->core, "core", (unsigned)config->database_connections, CORE_STATEMENT_MS, 0, err);
+    result = open_pg(server, &server->core, "core", (unsigned)config->database_connections, CORE_STATEMENT_MS, 0,
+                     "set jit = off; set buildq.announces = 'on'", err); // the server announces once for many
   }
   if (result == 0) {
     result = open_pg(server, &server->scripts, "scripts", (unsigned)config->script_database_connections,
-                     (int64_t)config->script_statement_timeout_seconds * 1000, 16 * 1024 * 1024, err);
+                     (int64_t)config->script_statement_timeout_seconds * 1000, 16 * 1024 * 1024, "set jit = off", err);
   }
   if (result == 0) result = bq_store_new(&server->store, server->loop, server->core, server->statements, err);
   if (result == 0) result = bq_pg_listen(&server->listener, server->loop, server->conninfo, channels, 2, on_notify,
@@ -564,6 +567,10 @@ static int prepare(bq_server *server, bq_error *err) {
   int result = bq_server_become_user(config, server->options->share, &server->share, err);
   if (result == 0) result = bq_server_lock_state(server, err);
   if (result < 0) return result;
+  // After the change of user, which clears it.
+  if (server->options->ends_with_parent && prctl(PR_SET_PDEATHSIG, SIGTERM) < 0) {
+    return bq_fail_errno(err, errno, "can't tie the server to the process that started it");
+  }
   server->conninfo = config->connection_string;
   if (server->conninfo[0] == '\0') {
     const bq_cluster_options options = {.state_directory = config->state_directory};

@@ -9,8 +9,8 @@ typedef struct bq_serve_options {
   const char *share;                 // directory with scripts/, templates/ and sql/
   const bq_config_source *source;    // where the configuration came from: read again at SIGHUP
   int migrate;                       // bring the schema up to date first
-  int demonstrate;                   // 1: call `ready` once the server answers
-  void (*ready)(void *arg, const char *address); // on a thread of its own; may block. NULL: nothing
+  int ends_with_parent;              // 1: stop as at SIGTERM when the process that started it ends (`make run`)
+  void (*ready)(void *arg, const char *address); // once it answers; on a thread of its own; may block. NULL: nothing
   void *arg;
 } bq_serve_options;
 
