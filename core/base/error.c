@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 int (bq_fail)(bq_error *err, int code, const char *fmt, ...) {
   if (err == NULL) return code;
   va_list args;
@@ -10,7 +12,7 @@ int (bq_fail)(bq_error *err, int code, const char *fmt, ...) {
   err->code = code;
   // Formatted aside first: an argument may be err->message itself.
   char text[sizeof err->message];
-  (void)vsnprintf(text, sizeof text, fmt, args);
+  if (vsnprintf(text, sizeof text, fmt, args) >= (int)sizeof text) bq_utf8_clean(text); // it may end inside a character
   va_end(args);
   memcpy(err->message, text, sizeof text);
   return code;

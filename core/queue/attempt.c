@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "queue/attempt_internal.h"
 
 static void take_turn(bq_post *post);
@@ -80,6 +81,7 @@ void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *erro
   bq_buf masked = {0};
   bq_mask_text(attempt->secrets, message, strnlen(message, BQ_ATTEMPT_MESSAGE_BYTES), &masked);
   attempt->message = bq_buf_take(&masked);
+  if (attempt->message != NULL) bq_utf8_clean(attempt->message); // else PostgreSQL refuses the whole outcome
   attempt->error_kind = bq_strdup(error_kind);
   attempt->outcome.kind = kind;
   attempt->outcome.retryable = retryable;

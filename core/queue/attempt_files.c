@@ -38,10 +38,17 @@ static int remove_path(const char *root, const char *path, bq_error *err) {
   return result == BQ_ENOTFOUND ? 0 : result; // its parent is not there either
 }
 
+// An earlier attempt of the same build may be removing its last directory, and the parent with it, at this moment.
+static int make_directory(const char *path, bq_error *err) {
+  int result = BQ_ENOTFOUND;
+  for (int tries = 0; tries < 10 && result == BQ_ENOTFOUND; tries++) result = bq_tree_make_path(path, err);
+  return result;
+}
+
 static int make_log(bq_attempt *attempt, bq_error *err) {
   char *directory = bq_strndup(attempt->log_path, (size_t)(strrchr(attempt->log_path, '/') - attempt->log_path));
   if (directory == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a build's log");
-  int result = bq_tree_make_path(directory, err);
+  int result = make_directory(directory, err);
   bq_free(directory);
   if (result < 0) return result;
   uint64_t max_bytes = (uint64_t)attempt->env->config->max_log_megabytes * 1024 * 1024;
@@ -94,9 +101,9 @@ static int prepare(bq_attempt *attempt, bq_error *err) {
   // A number is claimed once: what lies here already is the rest of a start that never reached the database.
   if (result == 0) result = remove_path(config->workspace_directory, attempt->workspace, err);
   if (result == 0) result = remove_path(config->output_directory, attempt->partial, err);
-  if (result == 0) result = bq_tree_make_path(attempt->workspace, err);
+  if (result == 0) result = make_directory(attempt->workspace, err);
   if (result == 0) result = bq_tree_make(attempt->workspace, ".tmp", err);
-  if (result == 0) result = bq_tree_make_path(attempt->partial, err);
+  if (result == 0) result = make_directory(attempt->partial, err);
   return result;
 }
 
@@ -183,11 +190,34 @@ static int add_sums(bq_attempt *attempt, bq_error *err) {
   return result;
 }
 
+// A pipeline may have put a secret into what it says of itself.
+static int mask_strings(const bq_mask_set *secrets, json_t *value) {
+  const char *key;
+  void *next;
+  json_t *inner;
+  size_t index;
+  int result = 0;
+  if (json_is_string(value)) {
+    bq_buf masked = {0};
+    bq_mask_text(secrets, json_string_value(value), json_string_length(value), &masked);
+    result = json_string_set(value, masked.data != NULL ? masked.data : "");
+    bq_buf_free(&masked);
+  } else if (json_is_array(value)) {
+    json_array_foreach(value, index, inner) result |= mask_strings(secrets, inner);
+  } else if (json_is_object(value)) {
+    json_object_foreach_safe(value, next, key, inner) result |= mask_strings(secrets, inner);
+  }
+  return result;
+}
+
 static int add_provenance(bq_attempt *attempt, bq_error *err) {
   char started[BQ_CLOCK_TEXT_SIZE];
   char ended[BQ_CLOCK_TEXT_SIZE];
   bq_clock_format(attempt->started_us, started);
   bq_clock_format(bq_clock_wall_us(), ended);
+  if (mask_strings(attempt->secrets, attempt->provenance) != 0) {
+    return bq_fail(err, BQ_ENOMEM, "out of memory for build.json");
+  }
   json_t *document = json_pack(
       "{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:O, s:I, s:O}", "buildId", attempt->id, "attempt",
       attempt->number, "pipeline", json_string_value(json_object_get(attempt->row, "pipeline")), "generation",

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 
 enum { FLUSH_BYTES = 256 * 1024 }; // gathered at most before they are written
 
@@ -58,20 +59,6 @@ struct bq_attempt_source {
 static const char *const stream_words[] = {"out", "err"};
 
 // --- the last lines -------------------------------------------------------------------------------------------------
-
-// The length of the UTF-8 character at `u`, 0 when it is none (or NUL).
-static size_t character_length(const unsigned char *u, size_t room) {
-  if (u[0] == 0) return 0;
-  if (u[0] < 0x80) return 1;
-  size_t length = u[0] >= 0xf0 ? 4 : u[0] >= 0xe0 ? 3 : 2;
-  if (u[0] < 0xc2 || u[0] > 0xf4 || length > room) return 0;
-  for (size_t i = 1; i < length; i++) {
-    if ((u[i] & 0xc0) != 0x80) return 0;
-  }
-  if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f)) return 0; // overlong, surrogates
-  if ((u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f)) return 0; // overlong, above U+10FFFF
-  return length;
-}
 
 // At most `length`, and not inside a character.
 static size_t cut_length(const char *text, size_t length) {
@@ -188,10 +175,9 @@ static void flush_and_tell(bq_attempt_log *log) {
 // --- lines ----------------------------------------------------------------------------------------------------------
 
 static void add_safe(bq_buf *out, const char *text, size_t length) {
-  const unsigned char *u = (const unsigned char *)text;
   size_t start = 0, i = 0;
   while (i < length) {
-    size_t n = character_length(u + i, length - i);
+    size_t n = bq_utf8_character(text + i, length - i);
     if (n > 0) {
       i += n;
       continue;

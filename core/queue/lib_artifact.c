@@ -107,6 +107,7 @@ int bq_build_artifact(lua_State *L) {
     kind = luaL_optstring(L, -1, kind);
   }
   (void)check_artifact(L, attempt, name);
+  if (!is_file_name(kind)) return luaL_error(L, "build:artifact: the kind %s is no word", kind);
   artifact_op *copy = bq_alloc(sizeof *copy);
   if (copy == NULL) return luaL_error(L, "out of memory");
   copy->op = (bq_op){.start = artifact_start, .push = artifact_push, .release = artifact_release};

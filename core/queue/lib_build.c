@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/attempt_internal.h"
@@ -36,6 +37,7 @@ static int build_result(lua_State *L) {
   if (!lua_isnil(L, -1)) {
     char *url = bq_strdup(luaL_checkstring(L, -1));
     if (url == NULL) return luaL_error(L, "out of memory");
+    bq_utf8_clean(url);
     bq_free(attempt->image_url);
     attempt->image_url = url;
   }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "queue/attempt_internal.h"
 
 static void note_start(bq_op *op) {
@@ -51,6 +52,7 @@ static void run_begin(bq_note *note) {
   double at = note->number >= 0 ? note->number : attempt->percent;
   size_t length = strlen(note->text);
   memcpy(attempt->step, note->text, length + 1); // begin_step has checked that it fits
+  bq_utf8_clean(attempt->step);
   move_progress(attempt, at);
   // The total of the weights to come is unknown in straight-line code: a weight takes its share of what is left as if
   // one more step of weight 1 were to follow.

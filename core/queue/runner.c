@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "base/uuid.h"
 #include "lua/generation.h"
 #include "queue/server_metrics.h"
@@ -27,6 +28,7 @@ typedef struct running {
   int64_t started_us;             // bq_clock_mono_us
   int dirty;                      // progress or step is not written yet
   int writing;                    // a progress write is under way
+  int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
   const bq_outcome *outcome;      // from `ended` to the answer
   struct running *next;
   struct running *previous;
@@ -185,13 +187,16 @@ static void requeue(running *r, const char *why) {
   bq_attempt_close(r->attempt, 0);
 }
 
+static void record_refused(running *r, const bq_error *why);
+
 static void on_recorded(void *arg, const bq_pg_result *result) {
   running *r = arg;
   if (result->error != NULL) {
     bq_log(BQ_ERROR, "the outcome of a build could not be recorded", "build", r->id, "attempt", r->number, "error",
            result->error->message, NULL);
     int refused = result->error->code == BQ_EDATABASE && r->outcome->kind != BQ_OUTCOME_REQUEUED;
-    if (refused) requeue(r, "its outcome could not be recorded");
+    if (refused && !r->refused) record_refused(r, result->error);
+    else if (refused) requeue(r, "its outcome could not be recorded");
     else bq_attempt_close(r->attempt, 0);
     return;
   }
@@ -202,7 +207,7 @@ static void on_recorded(void *arg, const bq_pg_result *result) {
   if (PQnfields(result->rows) > 1 && !PQgetisnull(result->rows, 0, 1)) status = PQgetvalue(result->rows, 0, 1);
   note_end(r, stale ? "superseded" : status);
   r->runner->options.changed(r->runner->options.arg, r->id);
-  bq_attempt_close(r->attempt, !stale);
+  bq_attempt_close(r->attempt, !stale && !r->refused);
 }
 
 static int record_success(running *r, bq_error *err) {
@@ -219,7 +224,8 @@ static int record_success(running *r, bq_error *err) {
   return result;
 }
 
-static int record_failure(running *r, bq_error *err) {
+static int record_failure(running *r, const char *message, const char *kind, int retryable, const char *log_tail,
+                          bq_error *err) {
   const bq_config *config = r->runner->options.env->config;
   char retries[16];
   char delay[16];
@@ -231,16 +237,30 @@ static int record_failure(running *r, bq_error *err) {
   const char *params[] = {r->id,
                           r->number,
                           r->node_id,
-                          r->outcome->message,
-                          r->outcome->error_kind,
-                          r->outcome->retryable ? "true" : "false",
+                          message,
+                          kind,
+                          retryable ? "true" : "false",
                           retries,
                           delay,
                           config->use_exponential_backoff ? "true" : "false",
                           jitter,
-                          r->outcome->log_tail,
+                          log_tail,
                           r->runner->options.is_pinned(r->runner->options.arg, pipeline) ? "true" : "false"};
   return bq_store_write(r->runner->options.store, "finish_failure", 12, params, on_recorded, r, err);
+}
+
+// PostgreSQL took the statement and not the data: it will not another time either. That is a failure like any other, and
+// charged: given back uncharged, the build would start again for ever.
+static void record_refused(running *r, const bq_error *why) {
+  bq_error err;
+  char message[200];
+  r->refused = 1;
+  (void)snprintf(message, sizeof message, "the outcome (%s) was refused by the database: %.120s",
+                 r->outcome->kind == BQ_OUTCOME_SUCCESS ? "success" : "failure", why->message);
+  bq_utf8_clean(message);
+  if (record_failure(r, message, "infrastructure", 1, NULL, &err) == 0) return;
+  bq_log_error("the outcome of a build could not be written", &err);
+  bq_attempt_close(r->attempt, 0);
 }
 
 static int record_end(running *r, const char *status, bq_error *err) {
@@ -256,7 +276,9 @@ static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) 
   r->outcome = outcome;
   switch (outcome->kind) {
   case BQ_OUTCOME_SUCCESS: result = record_success(r, &err); break;
-  case BQ_OUTCOME_FAILED: result = record_failure(r, &err); break;
+  case BQ_OUTCOME_FAILED:
+    result = record_failure(r, outcome->message, outcome->error_kind, outcome->retryable, outcome->log_tail, &err);
+    break;
   case BQ_OUTCOME_TIMEDOUT: result = record_end(r, "timedout", &err); break;
   case BQ_OUTCOME_CANCELLED: result = record_end(r, "cancelled", &err); break;
   case BQ_OUTCOME_REQUEUED: requeue(r, outcome->message); break;
