@@ -119,14 +119,32 @@ static void check_policy(lua_State *L, bq_check *check, const char *path) {
   if (functions == 0) add_fault(check, path, "a policy returns a table with at least one hook, a function");
 }
 
+// The file that claimed the pattern first: as a path it matches itself.
+static const char *first_claim(const bq_check *check, const bq_router *router, const char *method,
+                               const char *pattern) {
+  bq_route_match match;
+  if (bq_router_match(router, method, pattern, &match) != BQ_ROUTE_FOUND) return "another file";
+  return bq_sources_at(bq_generation_sources(check->generation), (size_t)match.handler)->path;
+}
+
 static void check_route(lua_State *L, bq_check *check, const char *path, bq_router *router) {
   lua_getfield(L, -1, "method");
   lua_getfield(L, -2, "path");
   int named = lua_type(L, -1) == LUA_TSTRING && lua_type(L, -2) == LUA_TSTRING;
   bq_error err;
-  if (!named) add_fault(check, path, "a route has method and path, both strings");
-  else if (bq_router_add(router, lua_tostring(L, -2), lua_tostring(L, -1), 0, &err) < 0) {
-    add_fault(check, path, err.message);
+  if (!named) {
+    add_fault(check, path, "a route has method and path, both strings");
+  } else {
+    const char *method = lua_tostring(L, -2);
+    const char *pattern = lua_tostring(L, -1);
+    int result = bq_router_add(router, method, pattern, (int)check->current_index, &err);
+    if (result == BQ_ECONFLICT) {
+      lua_pushfstring(L, "%s, claimed by %s", err.message, first_claim(check, router, method, pattern));
+      add_fault(check, path, lua_tostring(L, -1));
+      lua_pop(L, 1);
+    } else if (result < 0) {
+      add_fault(check, path, err.message);
+    }
   }
   lua_pop(L, 2);
   (void)has_function(L, check, path, "handle", 1);
@@ -196,6 +214,7 @@ int bq_check_run(lua_State *L) {
   const bq_sources *sources = bq_generation_sources(check->generation);
   for (size_t i = 0; i < bq_sources_count(sources); i++) {
     const char *path = bq_sources_at(sources, i)->path;
+    check->current_index = i;
     // What scripts/lib holds is run by those that require it, with their arguments and for their purpose.
     if (is_below(path, "scripts/") && !is_below(path, "scripts/lib/")) check_script(L, check, path, *router);
   }

@@ -11,6 +11,7 @@
 typedef struct bq_check {
   const bq_generation *generation; // borrowed
   const char *current;             // the script being checked: to be blamed when a budget ends the check
+  size_t current_index;            // its place in the generation's sources
   bq_buf faults;                   // one line each; empty: all is well
   size_t fault_count;
   json_t *pipelines;               // owned object: name → {"pin": bool, "secrets": [names]}

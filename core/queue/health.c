@@ -138,6 +138,9 @@ static void fill_scripts(bq_server *server) {
   bq_metrics_set(metrics, BQ_M_GENERATIONS_LIVE, NULL, bq_generation_live());
   bq_metrics_set(metrics, BQ_M_RELOADS, NULL, (double)stats.reloads);
   bq_metrics_set(metrics, BQ_M_RELOAD_ERRORS, NULL, (double)stats.failures);
+  const char *fault = bq_script_host_error(server->host);
+  bq_metrics_clear(metrics, BQ_M_SCRIPT_FAULT);
+  if (fault != NULL) bq_metrics_set(metrics, BQ_M_SCRIPT_FAULT, &fault, 1);
   bq_metrics_set(metrics, BQ_M_RELOAD_SECONDS, NULL, (double)stats.last_us / 1e6);
 }
 

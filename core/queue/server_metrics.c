@@ -49,6 +49,9 @@ const bq_metric_info bq_server_metrics[BQ_M_COUNT] = {
     [BQ_M_RELOADS] = {"buildq_script_reloads_total", "Generations that went live; this server.", BQ_COUNTER, {NULL}},
     [BQ_M_RELOAD_ERRORS] = {"buildq_script_reload_errors_total", "Changes of scripts that were refused; this server.",
                             BQ_COUNTER, {NULL}},
+    [BQ_M_SCRIPT_FAULT] = {"buildq_script_fault_info",
+                           "Why the scripts on disk are not the running ones, as a label; this server.", BQ_GAUGE,
+                           {"fault"}},
     [BQ_M_RELOAD_SECONDS] = {"buildq_script_reload_seconds", "How long the last reload took; this server.", BQ_GAUGE,
                              {NULL}},
 };

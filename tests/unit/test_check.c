@@ -121,7 +121,7 @@ static void finds_all_faults(void **state) {
   assert_contains(faults, "scripts/pipelines/a.lua: run must be");
   assert_contains(faults, "scripts/pipelines/a.lua: pin must be");
   assert_contains(faults, "\nscripts/pipelines/b.lua");
-  assert_contains(faults, "scripts/routes/b.lua: route GET /x/{b} is there already");
+  assert_contains(faults, "scripts/routes/b.lua: route GET /x/{b} is there already, claimed by scripts/routes/a.lua");
   bq_free(faults);
 }
 
