@@ -155,7 +155,7 @@ describe("one server", function()
     local mark = "0.987654321" .. math.random(100000, 999999)
     local id = builds.submit(server, { pipeline = "sleeper", metadata = { seconds = "9999" .. mark } })
     local function running()
-      local found = io.popen("pgrep -fc 'sleep 9999" .. mark:gsub("%.", "\\.") .. "$'"):read "a"
+      local found = io.popen("exec pgrep -fc 'sleep 9999" .. mark:gsub("%.", "\\.") .. "$'"):read "a"
       return tonumber(found) or 0
     end
     server:wait_for(function() return running() > 0 end, 10)
