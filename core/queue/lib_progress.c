@@ -1,6 +1,7 @@
 // build:step, progress, log and fail: what a pipeline says about itself. Each is one operation on the loop, which owns
 // the attempt's progress and its log.
 #include <lauxlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -50,8 +51,10 @@ static void tell(bq_attempt *attempt) {
 static void run_begin(bq_note *note) {
   bq_attempt *attempt = note->attempt;
   double at = note->number >= 0 ? note->number : attempt->percent;
-  size_t length = strlen(note->text);
-  memcpy(attempt->step, note->text, length + 1); // begin_step has checked that it fits
+  bq_buf masked = {0};
+  bq_mask_text(attempt->secrets, note->text, strlen(note->text), &masked);
+  (void)snprintf(attempt->step, sizeof attempt->step, "%s", masked.data != NULL ? masked.data : "");
+  bq_buf_free(&masked);
   bq_utf8_clean(attempt->step);
   move_progress(attempt, at);
   // The total of the weights to come is unknown in straight-line code: a weight takes its share of what is left as if
