@@ -52,8 +52,9 @@ describe("one server", function()
   it("runs at most MaxConcurrentBuilds at a time", function()
     local ids = {}
     for i = 1, 4 do ids[i] = builds.submit(server, { pipeline = "gate" }) end
-    server:wait_for(function() return server:get("/builds/statistics?x").json.buildingCount == 2
-      or tonumber(server:sql "select count(*) from build_queue where status = 'building'") == 2 end, 10)
+    server:wait_for(function()
+      return server:sql "select count(*) from build_queue where status = 'building'" == "2"
+    end, 10)
     assert.equal("2", server:sql "select count(*) from build_queue where status = 'pending'")
     for _, id in ipairs(ids) do
       builds.await(server, id, "building")
@@ -85,8 +86,8 @@ describe("one server", function()
       'pro', 'linux-x64', 'aws') returning id]]
     local build = builds.await(server, id:match "^%S+", "success")
     assert.equal(1, build.attempt)
-    assert.equal("1", server:sql(("select count(*) from build_manifests m join build_queue b on b.manifest_hash = m.hash "
-      .. "where b.id = '%s'"):format(build.id)))
+    assert.equal("1", server:sql(([[select count(*) from build_manifests m join build_queue b
+      on b.manifest_hash = m.hash where b.id = '%s']]):format(build.id)))
   end)
 
   it("fails a row with a bad manifest at once, and says why", function()
@@ -115,7 +116,8 @@ describe("one server", function()
     assert.equal(4, build.attempt)
     for failure, delay in ipairs(delays) do
       local base = 5 * 2 ^ (failure - 1)
-      assert.truthy(delay >= base * 0.89 and delay <= base * 1.11, ("retry %d after %.2f minutes"):format(failure, delay))
+      local fits = delay >= base * 0.89 and delay <= base * 1.11
+      assert.truthy(fits, ("retry %d after %.2f minutes"):format(failure, delay))
     end
   end)
 
@@ -202,8 +204,7 @@ describe("two servers on one database", function()
     local first = Server.start(options)
     options.database = first.database
     local second = Server.start(options)
-    local ids = {}
-    for i = 1, 200 do ids[i] = builds.submit(i % 2 == 0 and first or second, { pipeline = "noop" }) end
+    for i = 1, 200 do builds.submit(i % 2 == 0 and first or second, { pipeline = "noop" }) end
     first:wait_for(function()
       return first:sql "select count(*) from build_queue where status = 'success'" == "200"
     end, 60)
@@ -219,7 +220,9 @@ end)
 describe("options", function()
   it("keep the workspace, and write no outbox rows, when told so", function()
     local server = Server.start {
-      config = { BuildQueue = { CleanupWorkspaceAfterBuild = false, EnableNotifications = false } }, scripts = PIPELINES }
+      config = { BuildQueue = { CleanupWorkspaceAfterBuild = false, EnableNotifications = false } },
+      scripts = PIPELINES,
+    }
     server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 10)
     local id = builds.submit(server, { pipeline = "noop" })
     builds.await(server, id, "success")
@@ -232,8 +235,9 @@ describe("options", function()
     local server = Server.start { scripts = PIPELINES }
     local id = builds.submit(server, { pipeline = "noop" })
     builds.await(server, id, "success")
-    assert.equal("completed queued started",
-      server:sql(("select string_agg(event, ' ' order by event) from outbox where build_id = '%s'"):format(id)))
+    local owed = server:sql(([[select string_agg(event, ' ' order by event) from outbox
+      where build_id = '%s']]):format(id))
+    assert.equal("completed queued started", owed)
     server:stop()
   end)
 end)
