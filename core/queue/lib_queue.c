@@ -1,20 +1,15 @@
-// The modules `queue` and `config`: what routes (and, for manifests, pipelines) ask of the queue.
+// The module `queue`: what routes ask of the queue.
 //
 // Nearly every call is one named statement with text parameters and JSON in its first column.
-#include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/uuid.h"
-#include "io/tree.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/server_internal.h"
@@ -77,13 +72,7 @@ static int call_push(bq_op *op, lua_State *L) {
       bq_lua_push_error(L, &call->error);
       return -1;
     }
-    lua_pushnil(L);
-    lua_createtable(L, 0, 2);
-    lua_pushliteral(L, "invalid");
-    lua_setfield(L, -2, "code");
-    lua_pushstring(L, call->error.message);
-    lua_setfield(L, -2, "message");
-    return 2;
+    return bq_queue_push_failure(L, "invalid", call->error.message);
   }
   return call->push(call, L);
 }
@@ -120,18 +109,8 @@ static void add_param(lua_State *L, call_op *call, const char *text) {
   call->params[call->param_count++] = copy;
 }
 
-static int push_failure(lua_State *L, const char *code, const char *message) {
-  lua_pushnil(L);
-  lua_createtable(L, 0, 2);
-  lua_pushstring(L, code);
-  lua_setfield(L, -2, "code");
-  lua_pushstring(L, message);
-  lua_setfield(L, -2, "message");
-  return 2;
-}
-
 static int push_not_found(lua_State *L) {
-  return push_failure(L, "not_found", "There is no build of this id.");
+  return bq_queue_push_failure(L, "not_found", "There is no build of this id.");
 }
 
 static int push_answer(call_op *call, lua_State *L) {
@@ -177,7 +156,7 @@ static void tell_work(call_op *call) {
 
 static int push_enqueued(call_op *call, lua_State *L) {
   if (json_is_true(json_object_get(call->answer, "conflict"))) {
-    return push_failure(L, "conflict", "This Idempotency-Key was used for another request.");
+    return bq_queue_push_failure(L, "conflict", "This Idempotency-Key was used for another request.");
   }
   bq_lua_push_json(L, call->answer);
   return 1;
@@ -265,7 +244,7 @@ static int queue_list(lua_State *L) {
   luaL_argcheck(L, limit >= 1 && limit <= 500, 1, "limit is 1 to 500");
   char time[40] = "";
   const char *id = NULL;
-  if (cursor != NULL && !read_cursor(cursor, time, &id)) return push_failure(L, "invalid", "The cursor can't be read.");
+  if (cursor != NULL && !read_cursor(cursor, time, &id)) return bq_queue_push_failure(L, "invalid", "The cursor can't be read.");
   char *metadata = NULL;
   lua_getfield(L, 1, "metadata");
   if (!lua_isnil(L, -1)) {
@@ -297,7 +276,7 @@ static const char *outcome_of(const call_op *call) {
 
 static int push_conflict(call_op *call, lua_State *L, const char *fmt) {
   lua_pushfstring(L, fmt, json_string_value(json_object_get(call->answer, "status")));
-  return push_failure(L, "conflict", lua_tostring(L, -1));
+  return bq_queue_push_failure(L, "conflict", lua_tostring(L, -1));
 }
 
 static int push_priority(call_op *call, lua_State *L) {
@@ -515,117 +494,6 @@ static int queue_metrics(lua_State *L) {
   return bq_op_yield(L, &call->op);
 }
 
-// Manifests and pipelines -----------------------------------------------------------------------------------------
-
-typedef struct manifest_op {
-  bq_op op;
-  bq_task task;
-  bq_server *server;
-  char *path;     // owned; relative to ManifestDirectory
-  char *text;     // owned; NUL behind length
-  size_t length;
-  bq_error error; // code 0: read
-} manifest_op;
-
-static void manifest_work(bq_task *task) {
-  manifest_op *m = (manifest_op *)((char *)task - offsetof(manifest_op, task));
-  const char *root = m->server->config->manifest_directory;
-  int fd;
-  if (bq_tree_open(root, m->path, O_RDONLY | O_NONBLOCK, 0, BQ_TREE_INNER_LINKS, &fd, &m->error) < 0) return;
-  m->error.code = 0;
-  struct stat info;
-  if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode)) {
-    (void)bq_fail(&m->error, BQ_EINVAL, "%s is no file", m->path);
-    (void)close(fd);
-    return;
-  }
-  m->text = bq_alloc(MAX_MANIFEST_BYTES + 2);
-  while (m->text != NULL && m->length <= MAX_MANIFEST_BYTES) {
-    ssize_t got = read(fd, m->text + m->length, MAX_MANIFEST_BYTES + 1 - m->length);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) (void)bq_fail_errno(&m->error, errno, "can't read the manifest %s", m->path);
-    if (got <= 0) break;
-    m->length += (size_t)got;
-  }
-  if (m->text == NULL) (void)bq_fail(&m->error, BQ_ENOMEM, "out of memory for the manifest %s", m->path);
-  else if (m->length > MAX_MANIFEST_BYTES) {
-    (void)bq_fail(&m->error, BQ_ELIMIT, "the manifest %s is larger than %d bytes", m->path, MAX_MANIFEST_BYTES);
-  }
-  (void)close(fd);
-}
-
-static void manifest_done(bq_task *task) {
-  bq_op_complete(&((manifest_op *)((char *)task - offsetof(manifest_op, task)))->op);
-}
-
-static void manifest_start(bq_op *op) {
-  manifest_op *m = (manifest_op *)op;
-  m->task = (bq_task){.work = manifest_work, .done = manifest_done};
-  if (bq_pool_submit(m->server->blocking, &m->task, &m->error) < 0) bq_op_complete(op);
-}
-
-static int manifest_push(bq_op *op, lua_State *L) {
-  manifest_op *m = (manifest_op *)op;
-  switch (m->error.code) {
-  case 0: lua_pushlstring(L, m->text, m->length); return 1;
-  case BQ_EINVAL:
-  case BQ_ENOTFOUND:
-  case BQ_ELIMIT: return push_failure(L, bq_err_name(m->error.code), m->error.message);
-  default: bq_lua_push_error(L, &m->error); return -1;
-  }
-}
-
-static void manifest_release(bq_op *op) {
-  manifest_op *m = (manifest_op *)op;
-  bq_free(m->path);
-  bq_free(m->text);
-  bq_free(m);
-}
-
-static int queue_read_manifest(lua_State *L) {
-  bq_server *server = server_of(L);
-  size_t length;
-  const char *path = luaL_checklstring(L, 1, &length);
-  const char *root = server->config->manifest_directory;
-  size_t root_length = strlen(root);
-  if (strlen(path) != length) return push_failure(L, "invalid", "A path has no NUL.");
-  if (strncmp(path, root, root_length) == 0 && path[root_length] == '/') path += root_length + 1;
-  manifest_op *m = bq_alloc(sizeof *m);
-  if (m == NULL) return luaL_error(L, "out of memory");
-  m->op = (bq_op){.start = manifest_start, .push = manifest_push, .release = manifest_release};
-  m->server = server;
-  m->path = bq_strdup(path);
-  if (m->path == NULL) {
-    manifest_release(&m->op);
-    return luaL_error(L, "out of memory");
-  }
-  return bq_op_yield(L, &m->op);
-}
-
-// From the vm's own generation, so that it needs no look at what the loop may be changing.
-static int queue_pipelines(lua_State *L) {
-  static const char prefix[] = "scripts/pipelines/";
-  const bq_sources *sources = bq_generation_sources(bq_script_generation(L));
-  lua_Integer count = 0;
-  lua_newtable(L);
-  for (size_t i = 0; i < bq_sources_count(sources); i++) {
-    const char *path = bq_sources_at(sources, i)->path;
-    if (strncmp(path, prefix, sizeof prefix - 1) != 0) continue;
-    const char *name = path + sizeof prefix - 1;
-    lua_pushlstring(L, name, strlen(name) - strlen(".lua"));
-    lua_rawseti(L, -2, ++count);
-  }
-  return 1;
-}
-
-static const luaL_Reg intake_functions[] = {
-    {"read_manifest", queue_read_manifest}, {"pipelines", queue_pipelines}, {NULL, NULL}};
-
-int bq_intake_open(lua_State *L) {
-  luaL_newlib(L, intake_functions);
-  return 1;
-}
-
 int bq_queue_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"enqueue", queue_enqueue},
                                        {"get", queue_get},
@@ -646,29 +514,6 @@ int bq_queue_open(lua_State *L) {
                                        {"metrics", queue_metrics},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
-  luaL_setfuncs(L, intake_functions, 0);
-  return 1;
-}
-
-int bq_config_open(lua_State *L) {
-  const bq_server *server = server_of(L);
-  const bq_config *config = server->config;
-  lua_createtable(L, 0, 8);
-  lua_pushboolean(L, config->allow_inline_commands);
-  lua_setfield(L, -2, "AllowInlineCommands");
-  lua_pushinteger(L, config->build_timeout_minutes);
-  lua_setfield(L, -2, "BuildTimeoutMinutes");
-  lua_pushstring(L, config->download_base_url);
-  lua_setfield(L, -2, "DownloadBaseUrl");
-  lua_pushboolean(L, config->enable_health_checks);
-  lua_setfield(L, -2, "EnableHealthChecks");
-  lua_pushinteger(L, config->max_concurrent_builds);
-  lua_setfield(L, -2, "MaxConcurrentBuilds");
-  lua_pushinteger(L, config->max_retry_attempts);
-  lua_setfield(L, -2, "MaxRetryAttempts");
-  lua_pushinteger(L, config->retry_delay_minutes);
-  lua_setfield(L, -2, "RetryDelayMinutes");
-  lua_pushstring(L, server->url != NULL ? server->url : "");
-  lua_setfield(L, -2, "ServerUrl");
+  bq_intake_add(L);
   return 1;
 }

@@ -29,121 +29,12 @@ enum {
   MAX_WAITING = 10000,         // queries waiting for a connection
   DATABASE_WAIT_MS = 2000,     // how long a query waits while the database is away
   CORE_STATEMENT_MS = 30000,   // of the queue's own statements
-  HANDLER_SLICE_US = 50000,    // of one route between two waits
-  WATCH_QUIET_MS = 40,
-  WATCH_LONGEST_MS = 150,
   WIND_DOWN_MS = 20            // between two looks whether the last work has ended
 };
 
-static void stop_now(bq_server *server, int result) {
+void bq_server_stop_now(bq_server *server, int result) {
   server->result = result;
   bq_loop_stop(server->loop);
-}
-
-// Generations -----------------------------------------------------------------------------------------------------
-
-static void on_generation_stored(void *arg, const bq_pg_result *result) {
-  bq_server *server = arg;
-  if (result->error != NULL) {
-    bq_log_error("the scripts could not be stored: builds wait", result->error);
-    return;
-  }
-  bq_generation *current = bq_script_host_current(server->host);
-  bq_free(server->stored);
-  server->stored = bq_strdup(bq_generation_hash(current));
-  bq_runner_wake(server->runner);
-}
-
-static void store_generation(bq_server *server) {
-  bq_generation *current = bq_script_host_current(server->host);
-  const bq_sources *sources = bq_generation_sources(current);
-  json_t *files = json_array();
-  for (size_t i = 0; i < bq_sources_count(sources); i++) {
-    const bq_source *source = bq_sources_at(sources, i);
-    // What is no UTF-8 can't be kept as text: such a template is given back empty, and its hash tells.
-    json_t *content = json_stringn(source->text, source->length);
-    (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
-                                                 "content", content != NULL ? content : json_string("")));
-  }
-  char *text = json_dumps(files, JSON_COMPACT);
-  json_decref(files);
-  bq_error err;
-  const char *params[] = {bq_generation_hash(current), text};
-  if (text == NULL ||
-      bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, server, &err) < 0) {
-    bq_log(BQ_ERROR, "the scripts could not be stored: builds wait", NULL);
-  }
-  bq_free(text);
-}
-
-static bq_generation *usable_generation(void *arg) {
-  bq_server *server = arg;
-  bq_generation *current = bq_script_host_current(server->host);
-  int stored = current != NULL && server->stored != NULL && strcmp(server->stored, bq_generation_hash(current)) == 0;
-  return stored ? current : NULL;
-}
-
-static int is_pinned(void *arg, const char *pipeline) {
-  bq_server *server = arg;
-  const json_t *info = json_object_get(bq_script_host_pipelines(server->host), pipeline);
-  return json_is_true(json_object_get(info, "pin"));
-}
-
-static const json_t *needs_of(void *arg, const char *pipeline) {
-  const bq_server *server = arg;
-  return json_object_get(json_object_get(bq_script_host_pipelines(server->host), pipeline), "secrets");
-}
-
-static int open_http(bq_server *server, bq_error *err);
-
-static void *run_ready(void *arg) {
-  bq_server *server = arg;
-  server->options->ready(server->options->arg, server->url + strlen("http://"));
-  return NULL;
-}
-
-static void become_ready(bq_server *server) {
-  bq_error err;
-  pthread_t thread;
-  server->ready = 1;
-  if (open_http(server, &err) < 0) {
-    server->error = err;
-    stop_now(server, err.code);
-    return;
-  }
-  bq_node_join(server->node);
-  bq_notify_manager("READY=1");
-  if (server->options->ready == NULL) return;
-  if (pthread_create(&thread, NULL, run_ready, server) == 0) (void)pthread_detach(thread);
-}
-
-static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
-  bq_server *server = arg;
-  if (error != NULL) {
-    bq_log(BQ_ERROR, server->ready ? "the changed scripts are not used" : "the scripts can't be used", "error",
-           error->message, NULL);
-    if (!server->ready) {
-      server->error = *error;
-      stop_now(server, error->code);
-    }
-    return;
-  }
-  if (!swapped) return;
-  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
-  if (!server->ready) become_ready(server);
-  store_generation(server);
-}
-
-static void on_files_changed(void *arg) {
-  bq_script_host_reload(((bq_server *)arg)->host);
-}
-
-static bq_handlers *current_handlers(void *arg) {
-  return bq_script_host_handlers(((bq_server *)arg)->host);
-}
-
-static void on_spoiled(void *arg, bq_handlers *handlers) {
-  bq_script_host_spoiled(((bq_server *)arg)->host, handlers);
 }
 
 // Callbacks of the parts ------------------------------------------------------------------------------------------
@@ -233,64 +124,9 @@ static void on_cluster_ended(evutil_socket_t fd, short what, void *arg) {
   (void)fd;
   (void)what;
   bq_server *server = arg;
-  stop_now(server, bq_fail(&server->error, BQ_EUNAVAIL, "the private PostgreSQL has ended: see postgres.log in %s",
+  bq_server_stop_now(server, bq_fail(&server->error, BQ_EUNAVAIL, "the private PostgreSQL has ended: see postgres.log in %s",
                            server->config->state_directory));
   server->abrupt = 1;
-}
-
-// SIGHUP: the configuration is read on a thread, since a secret's command may take its time ---------------------------
-
-static void log_change(void *arg, const bq_config_change *change) {
-  (void)arg;
-  bq_log(change->now ? BQ_INFO : BQ_WARN, change->now ? "option changed" : "option changed: it needs a restart",
-         "option", change->name, "from", change->before, "to", change->after, NULL);
-}
-
-static void read_config_work(bq_task *task) {
-  bq_server *server = (bq_server *)((char *)task - offsetof(bq_server, config_task));
-  bq_config_faults *faults = NULL;
-  bq_error err;
-  if (bq_config_load(&server->new_config, server->options->source, &faults, &err) < 0) {
-    server->new_config = NULL;
-    bq_log_error("the changed configuration is not used", &err);
-  }
-  if (faults != NULL) bq_config_faults_log(faults);
-  bq_config_faults_free(faults);
-}
-
-static void keep_old_config(bq_server *server, bq_config *old) {
-  bq_config **grown = bq_realloc(server->old_configs, (server->old_config_count + 1) * sizeof *grown);
-  if (grown == NULL) return; // it stays allocated: a slice may read it
-  server->old_configs = grown;
-  server->old_configs[server->old_config_count++] = old;
-}
-
-static void read_config_done(bq_task *task) {
-  bq_server *server = (bq_server *)((char *)task - offsetof(bq_server, config_task));
-  bq_config *newer = server->new_config;
-  bq_error err;
-  server->new_config = NULL;
-  server->reading_config = 0;
-  if (newer != NULL) {
-    if (bq_config_diff(server->config, newer, log_change, NULL, &err) < 0) bq_log_error("comparing options failed", &err);
-    bq_config_apply(server->config, newer);
-    keep_old_config(server, newer);
-    bq_log_setup((bq_log_level)server->config->log_level, (bq_log_format)server->config->log_format);
-    bq_runner_wake(server->runner);
-  }
-  bq_script_host_reload(server->host);
-}
-
-static void on_reload_signal(evutil_socket_t number, short what, void *arg) {
-  (void)number;
-  (void)what;
-  bq_server *server = arg;
-  bq_error err;
-  if (server->reading_config || server->stopping || !server->ready) return;
-  bq_log(BQ_INFO, "reading the configuration and the scripts again", NULL);
-  server->config_task = (bq_task){.work = read_config_work, .done = read_config_done};
-  if (bq_pool_submit(server->blocking, &server->config_task, &err) < 0) bq_log_error("reloading failed", &err);
-  else server->reading_config = 1;
 }
 
 // Making the parts ------------------------------------------------------------------------------------------------
@@ -368,41 +204,25 @@ static int open_http(bq_server *server, bq_error *err) {
   return 0;
 }
 
-static int open_scripts(bq_server *server, bq_error *err) {
-  const bq_config *config = server->config;
-  const bq_script_host_options options = {
-      .loop = server->loop,
-      .compute = server->compute,
-      .blocking = server->blocking,
-      .directories = {.share = server->share,
-                      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
-                      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
-      .check_modules = bq_check_modules,
-      .handler_modules = bq_route_modules,
-      .services = &server->services,
-      .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
-      .handler_slice_us = HANDLER_SLICE_US,
-      .loaded = on_scripts_loaded,
-      .arg = server};
-  int result = bq_script_host_new(&server->host, &options, err);
-  if (result < 0) return result;
-  char *scripts = bq_format("%s/scripts", server->share);
-  char *templates = bq_format("%s/templates", server->share);
-  const char *roots[4] = {scripts, templates};
-  size_t count = 2;
-  if (options.directories.scripts != NULL) roots[count++] = options.directories.scripts;
-  if (options.directories.templates != NULL) roots[count++] = options.directories.templates;
-  const bq_watch_options watch = {.roots = roots,
-                                  .root_count = count,
-                                  .quiet_ms = WATCH_QUIET_MS,
-                                  .longest_ms = WATCH_LONGEST_MS,
-                                  .changed = on_files_changed,
-                                  .arg = server};
-  if (scripts == NULL || templates == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory");
-  else result = bq_watch_new(&server->watch, server->loop, server->blocking, &watch, err);
-  bq_free(scripts);
-  bq_free(templates);
-  return result;
+static void *run_ready(void *arg) {
+  bq_server *server = arg;
+  server->options->ready(server->options->arg, server->url + strlen("http://"));
+  return NULL;
+}
+
+void bq_server_become_ready(bq_server *server) {
+  bq_error err;
+  pthread_t thread;
+  server->ready = 1;
+  if (open_http(server, &err) < 0) {
+    server->error = err;
+    bq_server_stop_now(server, err.code);
+    return;
+  }
+  bq_node_join(server->node);
+  bq_notify_manager("READY=1");
+  if (server->options->ready == NULL) return;
+  if (pthread_create(&thread, NULL, run_ready, server) == 0) (void)pthread_detach(thread);
 }
 
 static const char *workspace_of(lua_State *L) {
@@ -433,8 +253,8 @@ static int open_queue(bq_server *server, bq_error *err) {
   const bq_runner_options runner = {.env = &server->env,
                                     .store = server->store,
                                     .metrics = server->metrics,
-                                    .generation = usable_generation,
-                                    .is_pinned = is_pinned,
+                                    .generation = bq_server_generation,
+                                    .is_pinned = bq_server_is_pinned,
                                     .may_claim = may_claim,
                                     .changed = on_build_changed,
                                     .idle = on_idle,
@@ -478,7 +298,7 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .node_id = "",
                                  .server_url = "",
                                  .version = BQ_VERSION,
-                                 .needs = needs_of,
+                                 .needs = bq_server_needs,
                                  .arg = server};
   server->free_megabytes = -1;
   result = bq_streams_new(&server->streams, server, err);
@@ -486,12 +306,12 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result < 0) return result;
   const bq_api_options api = {.loop = server->loop,
                               .config = server->config,
-                              .handlers = current_handlers,
-                              .spoiled = on_spoiled,
+                              .handlers = bq_server_handlers,
+                              .spoiled = bq_server_spoiled,
                               .arg = server,
                               .streams = {.send = bq_streams_send, .arg = server->streams}};
   result = bq_api_new(&server->api, &api, err);
-  if (result == 0) result = open_scripts(server, err);
+  if (result == 0) result = bq_server_open_scripts(server, err);
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   return result;
 }
@@ -506,7 +326,7 @@ static int watch_signals(bq_server *server, bq_error *err) {
   (void)signal(SIGPIPE, SIG_IGN);
   int result = watch_signal(server, 0, SIGTERM, on_stop_signal, err);
   if (result == 0) result = watch_signal(server, 1, SIGINT, on_stop_signal, err);
-  if (result == 0) result = watch_signal(server, 2, SIGHUP, on_reload_signal, err);
+  if (result == 0) result = watch_signal(server, 2, SIGHUP, bq_server_on_reload, err);
   if (result < 0 || server->cluster == NULL) return result;
   server->signals[3] = event_new(bq_loop_base(server->loop), bq_cluster_fd(server->cluster), EV_READ, on_cluster_ended,
                                  server);

@@ -75,8 +75,12 @@ typedef struct bq_server {
 
 // lib_queue.c
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
-int bq_intake_open(lua_State *L); // its part that pipelines have: read_manifest, pipelines
+
+// lib_intake.c
+int bq_intake_open(lua_State *L); // the part of `queue` that pipelines have: read_manifest, pipelines
+void bq_intake_add(lua_State *L); // the same into the table on top
 int bq_config_open(lua_State *L); // the module `config`
+int bq_queue_push_failure(lua_State *L, const char *code, const char *message); // nil, {code=, message=}: returns 2
 
 // health.c
 json_t *bq_server_health(bq_server *server);
@@ -94,6 +98,21 @@ int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) BQ_MUSTCH
 void bq_janitor_free(bq_janitor *janitor);
 int bq_janitor_busy(const bq_janitor *janitor); // file work is under way
 void bq_janitor_stop(bq_janitor *janitor);
+
+// server.c
+void bq_server_stop_now(bq_server *server, int result); // ends the loop; `server->error` says why when it is negative
+void bq_server_become_ready(bq_server *server);         // the first generation runs: opens HTTP, joins the cluster
+
+// server_scripts.c; the first five are callbacks of other parts, with the server as `arg`
+bq_generation *bq_server_generation(void *arg); // the running one once it is stored; borrowed, or NULL
+int bq_server_is_pinned(void *arg, const char *pipeline);
+const json_t *bq_server_needs(void *arg, const char *pipeline); // names of secrets; borrowed, or NULL
+bq_handlers *bq_server_handlers(void *arg);
+void bq_server_spoiled(void *arg, bq_handlers *handlers);
+int bq_server_open_scripts(bq_server *server, bq_error *err) BQ_MUSTCHECK;
+
+// server_reload.c: libevent's callback for SIGHUP, with the server as `arg`
+void bq_server_on_reload(int number, short what, void *arg);
 
 // server_start.c: before the loop
 // Makes the directories and gives up root. `*share` (owned by the caller) is where the shipped files can be read as that

@@ -1,0 +1,132 @@
+// The server's generations: loading, storing before first use, what follows a change.
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "queue/server_internal.h"
+#include "queue/server_modules.h"
+
+enum {
+  HANDLER_SLICE_US = 50000, // of one route between two waits
+  WATCH_QUIET_MS = 40,      // without a further change before files are read
+  WATCH_LONGEST_MS = 150    // from the first change
+};
+
+static void on_generation_stored(void *arg, const bq_pg_result *result) {
+  bq_server *server = arg;
+  if (result->error != NULL) {
+    bq_log_error("the scripts could not be stored: builds wait", result->error);
+    return;
+  }
+  bq_generation *current = bq_script_host_current(server->host);
+  bq_free(server->stored);
+  server->stored = bq_strdup(bq_generation_hash(current));
+  bq_runner_wake(server->runner);
+}
+
+static void store_generation(bq_server *server) {
+  bq_generation *current = bq_script_host_current(server->host);
+  const bq_sources *sources = bq_generation_sources(current);
+  json_t *files = json_array();
+  for (size_t i = 0; i < bq_sources_count(sources); i++) {
+    const bq_source *source = bq_sources_at(sources, i);
+    // What is no UTF-8 can't be kept as text: such a template is given back empty, and its hash tells.
+    json_t *content = json_stringn(source->text, source->length);
+    (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
+                                                 "content", content != NULL ? content : json_string("")));
+  }
+  char *text = json_dumps(files, JSON_COMPACT);
+  json_decref(files);
+  bq_error err;
+  const char *params[] = {bq_generation_hash(current), text};
+  if (text == NULL ||
+      bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, server, &err) < 0) {
+    bq_log(BQ_ERROR, "the scripts could not be stored: builds wait", NULL);
+  }
+  bq_free(text);
+}
+
+bq_generation *bq_server_generation(void *arg) {
+  bq_server *server = arg;
+  bq_generation *current = bq_script_host_current(server->host);
+  int stored = current != NULL && server->stored != NULL && strcmp(server->stored, bq_generation_hash(current)) == 0;
+  return stored ? current : NULL;
+}
+
+int bq_server_is_pinned(void *arg, const char *pipeline) {
+  bq_server *server = arg;
+  const json_t *info = json_object_get(bq_script_host_pipelines(server->host), pipeline);
+  return json_is_true(json_object_get(info, "pin"));
+}
+
+const json_t *bq_server_needs(void *arg, const char *pipeline) {
+  const bq_server *server = arg;
+  return json_object_get(json_object_get(bq_script_host_pipelines(server->host), pipeline), "secrets");
+}
+
+static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
+  bq_server *server = arg;
+  if (error != NULL) {
+    bq_log(BQ_ERROR, server->ready ? "the changed scripts are not used" : "the scripts can't be used", "error",
+           error->message, NULL);
+    if (!server->ready) {
+      server->error = *error;
+      bq_server_stop_now(server, error->code);
+    }
+    return;
+  }
+  if (!swapped) return;
+  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
+  if (!server->ready) bq_server_become_ready(server);
+  store_generation(server);
+}
+
+static void on_files_changed(void *arg) {
+  bq_script_host_reload(((bq_server *)arg)->host);
+}
+
+bq_handlers *bq_server_handlers(void *arg) {
+  return bq_script_host_handlers(((bq_server *)arg)->host);
+}
+
+void bq_server_spoiled(void *arg, bq_handlers *handlers) {
+  bq_script_host_spoiled(((bq_server *)arg)->host, handlers);
+}
+
+int bq_server_open_scripts(bq_server *server, bq_error *err) {
+  const bq_config *config = server->config;
+  const bq_script_host_options options = {
+      .loop = server->loop,
+      .compute = server->compute,
+      .blocking = server->blocking,
+      .directories = {.share = server->share,
+                      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
+                      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
+      .check_modules = bq_check_modules,
+      .handler_modules = bq_route_modules,
+      .services = &server->services,
+      .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
+      .handler_slice_us = HANDLER_SLICE_US,
+      .loaded = on_scripts_loaded,
+      .arg = server};
+  int result = bq_script_host_new(&server->host, &options, err);
+  if (result < 0) return result;
+  char *scripts = bq_format("%s/scripts", server->share);
+  char *templates = bq_format("%s/templates", server->share);
+  const char *roots[4] = {scripts, templates};
+  size_t count = 2;
+  if (options.directories.scripts != NULL) roots[count++] = options.directories.scripts;
+  if (options.directories.templates != NULL) roots[count++] = options.directories.templates;
+  const bq_watch_options watch = {.roots = roots,
+                                  .root_count = count,
+                                  .quiet_ms = WATCH_QUIET_MS,
+                                  .longest_ms = WATCH_LONGEST_MS,
+                                  .changed = on_files_changed,
+                                  .arg = server};
+  if (scripts == NULL || templates == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory");
+  else result = bq_watch_new(&server->watch, server->loop, server->blocking, &watch, err);
+  bq_free(scripts);
+  bq_free(templates);
+  return result;
+}
