@@ -28,6 +28,7 @@ typedef struct running {
   int64_t started_us;             // bq_clock_mono_us
   int dirty;                      // progress or step is not written yet
   int writing;                    // a progress write is under way
+  int ending;                     // the outcome is recorded when the progress is written
   int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
   const bq_outcome *outcome;      // from `ended` to the answer
   struct running *next;
@@ -116,9 +117,16 @@ static void count_less(bq_runner *runner);
 
 // Progress --------------------------------------------------------------------------------------------------------
 
+static void record(running *r);
+
 static void on_progress_written(void *arg, const bq_pg_result *result) {
   running *r = arg;
   r->writing = 0;
+  if (r->ending) {
+    r->ending = 0;
+    record(r);
+    return;
+  }
   if (result->error != NULL) {
     r->dirty = 1; // the next round tries again
     bq_timer_set(r->runner->progress_timer, PROGRESS_MS);
@@ -269,11 +277,10 @@ static int record_end(running *r, const char *status, bq_error *err) {
   return bq_store_write(r->runner->options.store, "finish_end", 7, params, on_recorded, r, err);
 }
 
-static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) {
-  running *r = arg;
+static void record(running *r) {
+  const bq_outcome *outcome = r->outcome;
   bq_error err = {0};
   int result = 0;
-  r->outcome = outcome;
   switch (outcome->kind) {
   case BQ_OUTCOME_SUCCESS: result = record_success(r, &err); break;
   case BQ_OUTCOME_FAILED:
@@ -284,13 +291,25 @@ static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) 
   case BQ_OUTCOME_REQUEUED: requeue(r, outcome->message); break;
   case BQ_OUTCOME_SUPERSEDED:
     note_end(r, "superseded");
-    bq_attempt_close(attempt, 0);
+    bq_attempt_close(r->attempt, 0);
     break;
   }
   if (result < 0) {
     bq_log_error("the outcome of a build could not be written", &err);
-    bq_attempt_close(attempt, 0);
+    bq_attempt_close(r->attempt, 0);
   }
+}
+
+static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) {
+  (void)attempt;
+  running *r = arg;
+  int tells_where = outcome->kind == BQ_OUTCOME_FAILED || outcome->kind == BQ_OUTCOME_TIMEDOUT ||
+                    outcome->kind == BQ_OUTCOME_CANCELLED;
+  // The row shows the step in which the build ended, however quickly it came there.
+  if (tells_where && r->dirty && !r->writing) write_progress(r);
+  r->outcome = outcome;
+  if (tells_where && r->writing) r->ending = 1;
+  else record(r);
 }
 
 static void on_closed(void *arg, bq_attempt *attempt) {
