@@ -1,0 +1,55 @@
+// The inside of the runner, shared by runner.c (claims, starts, the end of the server) and runner_record.c (progress, and
+// what becomes of attempts). Nobody else includes this.
+#ifndef BQ_QUEUE_RUNNER_INTERNAL_H
+#define BQ_QUEUE_RUNNER_INTERNAL_H
+
+#include "base/uuid.h"
+#include "queue/runner.h"
+
+enum { BQ_PROGRESS_MS = 250 }; // progress reaches the row at most this late
+
+// One attempt of ours and what is to be written about it.
+typedef struct bq_running {
+  bq_runner *runner;
+  bq_attempt *attempt;
+  char id[BQ_UUID_SIZE];
+  char number[16];                // the attempt, as text for SQL
+  char node_id[BQ_UUID_SIZE];     // as which it was claimed
+  int64_t started_us;             // bq_clock_mono_us
+  int dirty;                      // progress or step is not written yet
+  int writing;                    // a progress write is under way
+  int ending;                     // the outcome is recorded when the progress is written
+  int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
+  const bq_outcome *outcome;      // from `ended` to the answer
+  struct bq_running *next;
+  struct bq_running *previous;
+} bq_running;
+
+struct bq_runner {
+  bq_runner_options options;
+  char node_id[BQ_UUID_SIZE]; // "" before the node has joined
+  bq_running *first;
+  size_t count;               // running, and loading
+  int claiming;               // a claim is under way
+  int wake_again;             // something came due meanwhile
+  int adrift;                 // a claim's answer was lost: look for what we hold without knowing
+  int stopping;
+  int64_t low_key;            // no pending build has a smaller claim key, as far as we know
+  int64_t low_key_us;         // when that was looked up
+  int looking;                // it is being looked up, and a claim follows
+  bq_timer *progress_timer;   // owned
+  bq_timer *grace_timer;      // owned
+  bq_timer *poll_timer;       // owned
+  bq_post idle_post;
+};
+
+const char *bq_row_text(json_t *row, const char *key); // "" when absent
+
+// runner_record.c
+extern const bq_attempt_events bq_running_events; // of every attempt; `arg` is its bq_running
+void bq_runner_write_progress(void *runner);      // the timer's function: writes what has changed
+
+// runner.c
+void bq_runner_count_less(bq_runner *runner); // an attempt is gone: its slot is free
+
+#endif
