@@ -155,7 +155,7 @@ static int start_listening(bq_http_server *server, bq_error *err) {
                                              LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, BACKLOG,
                                              (struct sockaddr *)&address, length);
   if (server->listener == NULL) {
-    return bq_fail_errno(err, errno, "can't listen on %s (choose another address with BuildQueue.Listen)",
+    return bq_fail_errno(err, errno, "can't listen on %s",
                          server->options.listen);
   }
   evconnlistener_set_error_cb(server->listener, on_accept_error);

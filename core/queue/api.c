@@ -176,6 +176,16 @@ static int may_pass(const bq_api *api, bq_http_exchange *x, const char *request_
 
 // After the handler -----------------------------------------------------------------------------------------------
 
+// Requests that change something, and those that failed, are worth a line; the others when somebody looks closely.
+static void log_request(const call *c, int status) {
+  char text[16];
+  const char *method = c->x != NULL ? bq_http_method(c->x) : "?";
+  int quiet = status < 500 && (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
+  (void)snprintf(text, sizeof text, "%d", status);
+  bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request_id, "method", method, "path", c->path, "status",
+         text, NULL);
+}
+
 static void finish_call(call *c) {
   c->api->stats.active--;
   bq_handlers_release(c->handlers);
@@ -211,6 +221,7 @@ static void send_response(call *c) {
     text = value + strlen(value) + 1;
   }
   bq_http_exchange *x = c->x;
+  log_request(c, response->kind == BQ_RESPONSE_BODY ? response->status : 200);
   bq_http_set_context(x, NULL, NULL);
   if (response->kind == BQ_RESPONSE_BODY) {
     bq_http_respond(x, response->status, headers, count, response->body.data, response->body.length);

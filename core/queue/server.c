@@ -194,7 +194,14 @@ static int open_http(bq_server *server, bq_error *err) {
   options.idle_timeout_ms = (int64_t)config->idle_seconds * 1000;
   const bq_http_handler handler = {.on_request = bq_api_on_request, .arg = server->api};
   int result = bq_http_server_new(&server->http, server->loop, &options, &handler, err);
-  if (result < 0) return result;
+  if (result < 0) {
+    // Most often the port is taken: the line that uses the next one can be pasted.
+    const char *port = strrchr(config->listen, ':');
+    int host = port != NULL ? (int)(port - config->listen) : 0;
+    long next = port != NULL ? strtol(port + 1, NULL, 10) + 1 : 8081;
+    return bq_fail(err, result, "%s. Another address: BuildQueue__Listen=%.*s:%ld buildq serve (or make run LISTEN=%.*s:%ld)",
+                   err->message, host, config->listen, next, host, config->listen, next);
+  }
   const char *address = bq_http_server_address(server->http);
   bq_api_set_address(server->api, address);
   server->url = bq_format("http://%s", address);

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -17,6 +18,8 @@
 #include "base/uuid.h"
 #include "io/tree.h"
 #include "queue/server_internal.h"
+
+enum { LOCK_WAIT_MS = 5000, LOCK_STEP_MS = 50 };
 
 extern char **environ;
 
@@ -116,6 +119,18 @@ static char *read_predecessor(int fd) {
   return got == BQ_UUID_SIZE - 1 && bq_uuid_is(text) ? bq_strdup(text) : NULL;
 }
 
+// Another server may be on its way out: it is waited for, LOCK_WAIT_MS at most.
+static int wait_for_lock(int fd) {
+  static const struct timespec step = {.tv_nsec = (long)LOCK_STEP_MS * 1000000};
+  int result = flock(fd, LOCK_EX | LOCK_NB);
+  for (int waited = 0; result < 0 && waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
+    if (waited == 0) bq_log(BQ_INFO, "another server uses the state directory: waiting for its end", NULL);
+    (void)nanosleep(&step, NULL);
+    result = flock(fd, LOCK_EX | LOCK_NB);
+  }
+  return result;
+}
+
 int bq_server_lock_state(bq_server *server, bq_error *err) {
   char *path = bq_format("%s/lock", server->config->state_directory);
   if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
@@ -123,7 +138,7 @@ int bq_server_lock_state(bq_server *server, bq_error *err) {
   server->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
   if (server->lock_fd < 0) {
     result = bq_fail_errno(err, errno, "can't open %s", path);
-  } else if (flock(server->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+  } else if (wait_for_lock(server->lock_fd) < 0) {
     result = bq_fail(err, BQ_ECONFLICT,
                      "another server uses the state directory %s: stop it, or name another BuildQueue.StateDirectory",
                      server->config->state_directory);

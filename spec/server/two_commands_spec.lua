@@ -159,4 +159,15 @@ describe("make run", function()
     end
     assert.truthy(SANITIZED or best < 2, ("it took %.2f s"):format(best))
   end)
+
+  it("says that a port is taken, and the line that uses another", function()
+    local server = Server.start()
+    local other = Server.new { config = { BuildQueue = { Listen = server.address } } }
+    local answer = other:command { "serve" }
+    assert.equal(1, answer.code)
+    local port = server.port + 1
+    assert.truthy(answer.errors:find("Address already in use", 1, true), answer.errors)
+    assert.truthy(answer.errors:find("make run LISTEN=127.0.0.1:" .. port, 1, true), answer.errors)
+    server:stop()
+  end)
 end)
