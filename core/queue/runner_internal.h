@@ -47,7 +47,7 @@ const char *bq_row_text(json_t *row, const char *key); // "" when absent
 
 // runner_record.c
 extern const bq_attempt_events bq_running_events; // of every attempt; `arg` is its bq_running
-void bq_runner_write_progress(void *runner);      // the timer's function: writes what has changed
+void bq_runner_write_progress(void *arg);         // the timer's function, with the runner: writes what has changed
 
 // runner.c
 void bq_runner_count_less(bq_runner *runner); // an attempt is gone: its slot is free
