@@ -118,7 +118,8 @@ void bq_attempt_stop(bq_attempt *attempt, bq_outcome_kind kind, const char *mess
   if (attempt->state >= BQ_ATTEMPT_PUBLISHING && kind != BQ_OUTCOME_SUPERSEDED) return;
   bq_attempt_fail(attempt, kind, stop_error_kind(kind), 0, message);
   attempt->stopping = 1;
-  if (attempt->state == BQ_ATTEMPT_RUNNING) bq_vm_kill(attempt->vm, message);
+  // Without a vm the pipeline has not begun: it will not.
+  if (attempt->state == BQ_ATTEMPT_RUNNING && attempt->vm != NULL) bq_vm_kill(attempt->vm, message);
 }
 
 static void submit(bq_attempt *attempt, void (*work)(bq_task *task));
