@@ -11,6 +11,7 @@
 #include "base/uuid.h"
 #include "lua/errors.h"
 #include "queue/api_request.h"
+#include "queue/api_stream.h"
 
 enum { REQUEST_ID_BYTES = 128 };
 
@@ -32,6 +33,8 @@ typedef struct call {
   char *body;            // owned
   size_t body_length;    // bytes
   bq_api_response response;
+  bq_api_stream stream;  // of a response that a producer writes
+  int streaming;         // that response has begun
   char request_id[REQUEST_ID_BYTES + 1];
 } call;
 
@@ -209,17 +212,24 @@ static void fail_call(call *c, const char *message) {
                  0);
 }
 
-static void send_response(call *c) {
-  const bq_api_response *response = &c->response;
-  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1] = {{"X-Request-Id", c->request_id}};
-  size_t count = 1;
-  const char *text = response->headers.data;
-  for (size_t i = 0; i < response->header_count; i++) {
+// Returns the count. The strings are the call's.
+static size_t collect_headers(const call *c, bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1]) {
+  size_t count = 0;
+  headers[count++] = (bq_http_header){"X-Request-Id", c->request_id};
+  const char *text = c->response.headers.data;
+  for (size_t i = 0; i < c->response.header_count; i++) {
     const char *name = text;
     const char *value = name + strlen(name) + 1;
     headers[count++] = (bq_http_header){name, value};
     text = value + strlen(value) + 1;
   }
+  return count;
+}
+
+static void send_response(call *c) {
+  const bq_api_response *response = &c->response;
+  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1];
+  size_t count = collect_headers(c, headers);
   bq_http_exchange *x = c->x;
   log_request(c, response->kind == BQ_RESPONSE_BODY ? response->status : 200);
   bq_http_set_context(x, NULL, NULL);
@@ -231,9 +241,31 @@ static void send_response(call *c) {
   }
 }
 
+// The head has gone out: a failure can only cut the body short.
+static void end_stream(call *c, bq_end end, lua_State *L) {
+  const char *reason = bq_vm_kill_reason(bq_handlers_vm(c->handlers));
+  char line[BQ_LINE_SIZE] = "";
+  if (end == BQ_END_ERROR) bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
+  bq_api_stream_close(L, &c->stream);
+  if (c->x != NULL) {
+    if (end != BQ_END_RETURNED) {
+      c->api->stats.failed++;
+      log_failure(c, end == BQ_END_ERROR ? line : reason != NULL ? reason : "the route was ended");
+    }
+    bq_http_set_context(c->x, NULL, NULL);
+    bq_http_stream_end(c->x);
+  }
+  if (end == BQ_END_KILLED) c->api->options.spoiled(c->api->options.arg, c->handlers);
+}
+
 static void on_call_end(void *arg, bq_end end, lua_State *L) {
   call *c = arg;
   c->api->stats.handled++;
+  if (c->streaming) {
+    end_stream(c, end, L);
+    finish_call(c);
+    return;
+  }
   if (end == BQ_END_KILLED) {
     const char *reason = bq_vm_kill_reason(bq_handlers_vm(c->handlers));
     fail_call(c, reason != NULL ? reason : "the route was ended");
@@ -256,10 +288,32 @@ static void on_call_end(void *arg, bq_end end, lua_State *L) {
 
 // The fiber's function, called with the call as a light userdata: everything that can raise happens in here, under the
 // vm's budgets.
+static void on_stream_drain(void *context) {
+  bq_api_stream_wake(&((call *)context)->stream);
+}
+
+static int producer_done(lua_State *L, int status, lua_KContext context) {
+  (void)L;
+  (void)status;
+  (void)context;
+  return 0;
+}
+
 static int read_result(lua_State *L, int status, lua_KContext context) {
   (void)status;
   call *c = (call *)context;
-  bq_api_response_read(L, -1, &c->response);
+  int result = lua_gettop(L);
+  bq_api_response_read(L, result, &c->response);
+  if (c->response.kind != BQ_RESPONSE_STREAM || c->x == NULL) return 0;
+  (void)lua_rawgeti(L, result, 3);
+  bq_api_stream_push(L, &c->stream);
+  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1];
+  size_t count = collect_headers(c, headers);
+  c->streaming = 1;
+  c->stream.x = c->x;
+  bq_http_stream_begin(c->x, c->response.status, headers, count);
+  bq_http_stream_on_drain(c->x, on_stream_drain);
+  lua_callk(L, 1, 0, context, producer_done);
   return 0;
 }
 
@@ -275,6 +329,8 @@ static int run_route(lua_State *L) {
 static void on_peer_gone(void *context) {
   call *c = context;
   c->x = NULL;
+  c->stream.x = NULL;
+  bq_api_stream_wake(&c->stream);
   if (!c->started) finish_call(c);
 }
 

@@ -92,6 +92,12 @@ static void read_special(lua_State *L, int index, bq_api_response *out) {
     const char *type = luaL_checklstring(L, -1, &length);
     add_header(L, out, "Content-Type", type, length);
   }
+  if (out->kind == BQ_RESPONSE_STREAM) {
+    out->status = (int)integer_field(L, options, "status", 200);
+    if (out->status < 200 || out->status > 599) luaL_error(L, "a response's status is 200 to 599, not %d", out->status);
+    lua_settop(L, options - 2);
+    return;
+  }
   out->build = copy_field(L, options, "build");
   out->name = copy_field(L, options, "name");
   out->etag = copy_field(L, options, "etag");
@@ -173,6 +179,20 @@ static int response_file(lua_State *L) {
   return make_special(L, BQ_RESPONSE_FILE);
 }
 
+static int response_stream(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  if (lua_isnil(L, 2)) {
+    lua_newtable(L);
+    lua_replace(L, 2);
+  }
+  lua_insert(L, 1); // the options first, as with the others
+  (void)make_special(L, BQ_RESPONSE_STREAM);
+  lua_pushvalue(L, 2);
+  lua_rawseti(L, -2, 3);
+  return 1;
+}
+
 static int response_log_stream(lua_State *L) {
   return make_special(L, BQ_RESPONSE_LOG);
 }
@@ -185,6 +205,7 @@ int bq_api_open_response(lua_State *L) {
   static const luaL_Reg functions[] = {{"file", response_file},
                                        {"log_stream", response_log_stream},
                                        {"event_stream", response_event_stream},
+                                       {"stream", response_stream},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;

@@ -13,12 +13,13 @@ typedef enum bq_response_kind {
   BQ_RESPONSE_BODY,  // status, headers, body
   BQ_RESPONSE_FILE,  // an artifact: build, attempt, name
   BQ_RESPONSE_LOG,   // an attempt's log: build, attempt, offset, follow
-  BQ_RESPONSE_EVENTS // server-sent events: build and after, or customer
+  BQ_RESPONSE_EVENTS, // server-sent events: build and after, or customer
+  BQ_RESPONSE_STREAM // status, headers, and a producer that writes: field 3 of the value that was read
 } bq_response_kind;
 
 typedef struct bq_api_response {
   bq_response_kind kind;
-  int status;         // of BODY
+  int status;         // of BODY and STREAM
   bq_buf headers;     // pairs of NUL-terminated strings, name then value
   size_t header_count;
   int has_type;       // a Content-Type is among them

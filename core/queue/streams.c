@@ -35,6 +35,7 @@ void bq_streams_send(void *arg, bq_http_exchange *x, const bq_api_response *resp
   case BQ_RESPONSE_FILE: bq_file_stream_send(streams->server, x, response, headers, header_count); break;
   case BQ_RESPONSE_LOG: bq_log_stream_send(streams->server, x, response, headers, header_count); break;
   case BQ_RESPONSE_EVENTS: bq_event_hub_send(streams->hub, x, response, headers, header_count); break;
-  case BQ_RESPONSE_BODY: break; // the API sends these itself
+  case BQ_RESPONSE_BODY:
+  case BQ_RESPONSE_STREAM: break; // the API sends these itself
   }
 }
