@@ -38,6 +38,35 @@ setup(function()
             end)
           end
         end }]],
+      ["routes/spec.lua"] = [[
+        local buildq = require "buildq"
+        local response, sleep = buildq.response, buildq.sleep
+        local kept, ended
+        return {
+          { method = "GET", path = "/spec/lines", handle = function()
+            return response.stream(function(write)
+              for n = 1, 5 do
+                write(("line %d\n"):format(n))
+                sleep(0.1)
+              end
+            end, { status = 203, headers = { ["Content-Type"] = "text/plain", ["X-Spec"] = "yes" } })
+          end },
+          { method = "GET", path = "/spec/endless", handle = function()
+            return response.stream(function(write)
+              kept = write
+              local ok, err
+              repeat ok, err = pcall(write, ("x"):rep(10000)) until not ok
+              ended = err.kind
+            end)
+          end },
+          { method = "GET", path = "/spec/kept", handle = function()
+            local ok, err = pcall(kept, "late")
+            return { json = { ok = ok, kind = err and err.kind, ended = ended } }
+          end },
+          { method = "GET", path = "/spec/breaks", handle = function()
+            return response.stream(function(write) write "begun" error "broke in the middle" end)
+          end },
+        }]],
       ["pipelines/files.lua"] = [[
         local fs = require("buildq").fs
         return { run = function(build)
@@ -262,6 +291,40 @@ describe("events of a customer", function()
     assert.is_nil(stream.body:find(other, 1, true))
     assert.is_false(stream.ended)
     stream:close()
+  end)
+end)
+
+describe("a body that a route writes by and by", function()
+  it("comes while it is written, with the route's status and headers", function()
+    local stream = Stream.open(server, "/spec/lines"):wait_for "line 1\n"
+    assert.is_false(stream.ended)
+    stream:wait_end()
+    assert.equal("line 1\nline 2\nline 3\nline 4\nline 5\n", stream.body)
+    assert.same({ 203, "text/plain", "yes" },
+      { stream.status, stream.headers["content-type"], stream.headers["x-spec"] })
+    assert.truthy(stream.headers["x-request-id"])
+    local head = server:request("HEAD", "/spec/lines")
+    assert.same({ 203, "" }, { head.status, head.body })
+  end)
+
+  it("waits for a slow reader, and ends when it has gone", function()
+    local connection = server:connect()
+    connection:send(("GET /spec/endless HTTP/1.1\r\nHost: %s\r\n\r\n"):format(server.address))
+    assert.truthy(connection:receive(1000))
+    local function memory()
+      return tonumber(process.read(("/proc/%d/statm"):format(server.child.pid)):match "^%d+ (%d+)")
+    end
+    local before = memory()
+    for _ = 1, 20 do assert.equal(200, server:get("/healthz").status) end
+    assert.truthy(memory() - before < 5000, "pages grown by " .. memory() - before)
+    connection:close()
+    server:wait_for(function() return server:get("/spec/kept").json.ended == "canceled" end, 10, "its end")
+    assert.same({ ok = false, kind = "canceled", ended = "canceled" }, server:get("/spec/kept").json)
+  end)
+
+  it("that breaks off is logged", function()
+    Stream.open(server, "/spec/breaks"):wait_end()
+    assert.truthy(server:log():find("broke in the middle", 1, true))
   end)
 end)
 
