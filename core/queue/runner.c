@@ -73,6 +73,20 @@ bq_attempt *bq_runner_find(bq_runner *runner, const char *build_id) {
 static void claim_more(bq_runner *runner);
 static void on_low_key_for_claim(void *arg, const bq_pg_result *result);
 
+static void tell_idle(bq_post *post) {
+  bq_runner *runner = (bq_runner *)((char *)post - offsetof(bq_runner, idle_post));
+  runner->options.idle(runner->options.arg);
+}
+
+// Once, when the last attempt is gone and no claim can bring another.
+static void tell_when_idle(bq_runner *runner) {
+  if (runner->count > 0 || runner->claiming || runner->told_idle) return;
+  runner->told_idle = 1;
+  bq_timer_clear(runner->grace_timer);
+  runner->idle_post.run = tell_idle;
+  bq_loop_post(runner->options.env->loop, &runner->idle_post);
+}
+
 // Starting ----------------------------------------------------------------------------------------------------------
 
 static void on_given_back(void *arg, const bq_pg_result *result) {
@@ -230,10 +244,23 @@ static void look_for_adrift(bq_runner *runner) {
   if (bq_store_query(runner->options.store, "mine", 1, params, on_mine, runner, &err) == 0) runner->adrift = 0;
 }
 
+// A claim that was under way when the server began to stop brings builds that must not start here.
+static void take_row(bq_runner *runner, json_t *row) {
+  char number[24];
+  if (!runner->stopping) {
+    runner->count++;
+    start_row(runner, row, runner->node_id);
+    return;
+  }
+  (void)snprintf(number, sizeof number, "%lld", json_integer_value(json_object_get(row, "attempt")));
+  give_back(runner, bq_row_text(row, "id"), number, runner->node_id, "the server is stopping");
+}
+
 static void on_claimed(void *arg, const bq_pg_result *result) {
   bq_runner *runner = arg;
   runner->claiming = 0;
   if (result->error != NULL) {
+    if (runner->stopping) tell_when_idle(runner);
     if (result->error->code == BQ_EUNKNOWN) runner->adrift = 1;
     if (result->error->code == BQ_EDATABASE) bq_log_error("a claim failed", result->error);
     return; // the poll tries again
@@ -242,13 +269,12 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
   for (int i = 0; i < count; i++) {
     json_t *row = bq_store_json(result->rows, i);
     if (row == NULL) continue; // logged; its lease brings it back
-    runner->count++;
-    start_row(runner, row, runner->node_id);
+    take_row(runner, row);
     json_decref(row);
   }
-  if (count > 0 || runner->wake_again) claim_more(runner);
+  if (runner->stopping) tell_when_idle(runner);
+  else if (count > 0 || runner->wake_again) claim_more(runner);
 }
-
 
 static void on_low_key(void *arg, const bq_pg_result *result) {
   bq_runner *runner = arg;
@@ -334,20 +360,10 @@ void bq_runner_cancel(bq_runner *runner, const char *build_id, const char *reaso
 
 // The end of the server -------------------------------------------------------------------------------------------------
 
-static void tell_idle(bq_post *post) {
-  bq_runner *runner = (bq_runner *)((char *)post - offsetof(bq_runner, idle_post));
-  runner->options.idle(runner->options.arg);
-}
-
 void bq_runner_count_less(bq_runner *runner) {
   runner->count--;
-  if (!runner->stopping) {
-    claim_more(runner);
-  } else if (runner->count == 0) {
-    bq_timer_clear(runner->grace_timer);
-    runner->idle_post.run = tell_idle;
-    bq_loop_post(runner->options.env->loop, &runner->idle_post);
-  }
+  if (runner->stopping) tell_when_idle(runner);
+  else claim_more(runner);
 }
 
 static void on_grace_over(void *arg) {
@@ -358,13 +374,9 @@ static void on_grace_over(void *arg) {
 }
 
 void bq_runner_stop(bq_runner *runner, int64_t grace_ms) {
-  int first = !runner->stopping;
   runner->stopping = 1;
   bq_timer_clear(runner->poll_timer);
   if (grace_ms > 0) bq_timer_set(runner->grace_timer, grace_ms);
   else on_grace_over(runner);
-  if (first && runner->count == 0) {
-    runner->idle_post.run = tell_idle;
-    bq_loop_post(runner->options.env->loop, &runner->idle_post);
-  }
+  tell_when_idle(runner);
 }

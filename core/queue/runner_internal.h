@@ -33,7 +33,8 @@ struct bq_runner {
   int claiming;               // a claim is under way
   int wake_again;             // something came due meanwhile
   int adrift;                 // a claim's answer was lost: look for what we hold without knowing
-  int stopping;
+  int stopping;               // bq_runner_stop was called
+  int told_idle;              // `idle` was called, or is about to be
   int64_t low_key;            // no pending build has a smaller claim key, as far as we know
   int64_t low_key_us;         // when that was looked up
   int looking;                // it is being looked up, and a claim follows
