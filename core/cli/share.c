@@ -33,6 +33,7 @@ int bq_share_find(char **out, bq_error *err) {
   *strrchr(self, '/') = '\0';
   *out = probe(self, "../share/buildq");
   if (*out == NULL) *out = probe(self, "..");
+  if (*out == NULL) *out = probe(self, "../.."); // build/asan, build/tsan
   if (*out == NULL) *out = probe(BQ_DATA_DIR, ".");
   if (*out != NULL) return 0;
   return bq_fail(err, BQ_ENOTFOUND, "there are no scripts in %s/../share/buildq, in %s/.. nor in %s: is buildq "
