@@ -35,15 +35,15 @@ describe("housekeeping", function()
     server:sql "update queue_control set retention_allowed = false"
     server:stop()
     server:launch()
-    server:wait_for(function() return server:get("/readyz").status == 200 end, 10)
+    server:wait_for(function() return server:get("/readyz").status == 200 end, 30)
     assert.equal(200, server:get("/builds/" .. old).status) -- an adopted table is not touched before somebody agrees
     server:sql "update queue_control set retention_allowed = true"
     server:stop()
     server:launch() -- its janitor begins with a round
-    server:wait_for(function() return server:get("/builds/" .. old).status == 404 end, 20)
+    server:wait_for(function() return server:get("/builds/" .. old).status == 404 end, 40)
     server:stop()
     server:launch()
-    server:wait_for(function() return none_left(paths(server, old)) end, 20)
+    server:wait_for(function() return none_left(paths(server, old)) end, 40)
     assert.equal(200, server:get("/builds/" .. young).status)
     assert.falsy(none_left(paths(server, young)))
     server:stop()
@@ -57,7 +57,7 @@ describe("housekeeping", function()
     process.write(server.directory .. "/output/notes.txt", "mine\n")
     server:stop()
     server:launch()
-    server:wait_for(function() return none_left(paths(server, id)) end, 20)
+    server:wait_for(function() return none_left(paths(server, id)) end, 40)
     assert.truthy(uv.fs_stat(server.directory .. "/output/notes.txt"))
     server:stop()
   end)
@@ -65,7 +65,7 @@ describe("housekeeping", function()
   it("starts nothing while the disk is short of its reserve, and says so", function()
     local server = Server.start { config = { BuildQueue = { DiskReserveMegabytes = 2000000000 } }, scripts = PIPELINES,
       ready = false }
-    server:wait_for(function() return server:get("/readyz").status == 503 end, 20)
+    server:wait_for(function() return server:get("/readyz").status == 503 end, 40)
     local id = builds.submit(server, { pipeline = "quick" })
     assert.truthy(server:get("/readyz").body:find("DiskReserveMegabytes", 1, true))
     server.config.BuildQueue.DiskReserveMegabytes = 0
@@ -93,7 +93,7 @@ describe("housekeeping", function()
     server.config.BuildQueue.MaxConcurrentBuilds = "many"
     server:write_config()
     server:kill "sighup"
-    server:wait_for(function() return server:log():find("changed configuration is not used", 1, true) end, 10)
+    server:wait_for(function() return server:log():find("changed configuration is not used", 1, true) end, 30)
     assert.equal(200, server:get("/readyz").status)
     server:stop()
   end)

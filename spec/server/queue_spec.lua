@@ -54,7 +54,7 @@ describe("one server", function()
     for i = 1, 4 do ids[i] = builds.submit(server, { pipeline = "gate" }) end
     server:wait_for(function()
       return server:sql "select count(*) from build_queue where status = 'building'" == "2"
-    end, 10)
+    end, 30)
     assert.equal("2", server:sql "select count(*) from build_queue where status = 'pending'")
     for _, id in ipairs(ids) do
       builds.await(server, id, "building")
@@ -103,7 +103,7 @@ describe("one server", function()
     local id = builds.submit(server, { pipeline = "failing" })
     local delays = {}
     for failure = 1, 3 do
-      server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == failure end, 10)
+      server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == failure end, 30)
       local build = server:get("/builds/" .. id).json
       assert.equal("pending", build.status)
       assert.truthy(build.errorMessage:find("no luck", 1, true))
@@ -128,7 +128,7 @@ describe("one server", function()
 
   it("begins a new attempt without the old one's error, and succeeds without it", function()
     local id = builds.submit(server, { pipeline = "second" })
-    server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == 1 end, 10)
+    server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == 1 end, 30)
     due_now(server, id)
     local build = builds.await(server, id, "success")
     assert.equal(2, build.attempt)
@@ -140,7 +140,7 @@ describe("one server", function()
     local id = builds.submit(server, { pipeline = "hopeless" })
     builds.await(server, id, "failed")
     assert.equal(202, server:post("/builds/" .. id .. "/retry").status)
-    server:wait_for(function() return starts(server, id) == 2 end, 10)
+    server:wait_for(function() return starts(server, id) == 2 end, 30)
     local build = builds.await(server, id, "failed")
     assert.equal(1, build.retryCount)
     assert.equal("1", server:sql(("select round from build_queue where id = '%s'"):format(id)))
@@ -160,11 +160,11 @@ describe("one server", function()
       local found = io.popen("exec pgrep -fc 'sleep 9999" .. mark:gsub("%.", "\\.") .. "$'"):read "a"
       return tonumber(found) or 0
     end
-    server:wait_for(function() return running() > 0 end, 10)
+    server:wait_for(function() return running() > 0 end, 30)
     assert.equal(202, server:post("/builds/" .. id .. "/cancel", { reason = "changed my mind" }).status)
     local build = builds.await(server, id, "cancelled")
     assert.truthy(build.errorMessage:find("changed my mind", 1, true))
-    server:wait_for(function() return running() == 0 end, 10)
+    server:wait_for(function() return running() == 0 end, 30)
     assert.truthy(server:get("/builds/" .. id .. "/log").body:find("deferred ran", 1, true))
     assert.equal(409, server:post("/builds/" .. id .. "/cancel").status)
   end)
@@ -184,7 +184,7 @@ describe("one server", function()
     local id = builds.submit(server, { pipeline = "hopeless" })
     builds.await(server, id, "failed")
     local path = ("%s/builds/%s"):format(server.directory, id)
-    server:wait_for(function() return not require("luv").fs_stat(path) end, 10)
+    server:wait_for(function() return not require("luv").fs_stat(path) end, 30)
   end)
 
   it("lets the old manual's clean-up delete, and keeps the history", function()
@@ -223,7 +223,7 @@ describe("options", function()
       config = { BuildQueue = { CleanupWorkspaceAfterBuild = false, EnableNotifications = false } },
       scripts = PIPELINES,
     }
-    server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 10)
+    server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 30)
     local id = builds.submit(server, { pipeline = "noop" })
     builds.await(server, id, "success")
     assert.truthy(require("luv").fs_stat(("%s/builds/%s/attempt-1"):format(server.directory, id)))

@@ -68,14 +68,14 @@ describe("a server that is stopped", function()
     local server = Server.start { scripts = PIPELINES }
     local id, mark = start_command(server)
     server:kill "sigterm"
-    server:wait_for(function() return server:log():find("stopping: no new builds", 1, true) end, 10)
+    server:wait_for(function() return server:log():find("stopping: no new builds", 1, true) end, 30)
     server:kill "sigterm"
-    server.child:wait(10)
-    server:wait_for(function() return processes(mark) == 0 end, 10)
+    server.child:wait(30)
+    server:wait_for(function() return processes(mark) == 0 end, 30)
     assert.equal("building", server:sql(("select status from build_queue where id = '%s'"):format(id)))
     server:launch()
     builds.await(server, id, "building")
-    server:wait_for(function() return attempts(server, id) == "lost running" end, 10)
+    server:wait_for(function() return attempts(server, id) == "lost running" end, 30)
     assert.equal(202, server:post("/builds/" .. id .. "/cancel").status)
     builds.await(server, id, "cancelled")
     server:stop()
@@ -87,10 +87,10 @@ describe("a server that is killed", function()
     local server = Server.start { config = { BuildQueue = { LeaseSeconds = 600 } }, scripts = PIPELINES }
     local id, mark = start_command(server)
     server:kill "sigkill"
-    server.child:wait(10)
-    server:wait_for(function() return processes(mark) == 0 end, 10)
+    server.child:wait(30)
+    server:wait_for(function() return processes(mark) == 0 end, 30)
     server:launch()
-    server:wait_for(function() return attempts(server, id) == "lost running" end, 10)
+    server:wait_for(function() return attempts(server, id) == "lost running" end, 30)
     builds.open_gate(server, id, 2)
     local build = builds.await(server, id, "success")
     assert.equal(0, build.retryCount)
@@ -104,8 +104,8 @@ describe("a server that is killed", function()
     options.database = first.database
     local second = Server.start(options)
     first:kill "sigkill"
-    first.child:wait(10)
-    second:wait_for(function() return attempts(second, id) == "lost running" end, 20)
+    first.child:wait(30)
+    second:wait_for(function() return attempts(second, id) == "lost running" end, 40)
     builds.open_gate(second, id, 2)
     builds.await(second, id, "success")
     assert.equal("dead live", second:sql "select string_agg(state, ' ' order by state) from nodes")
@@ -119,14 +119,14 @@ describe("a server that is killed", function()
     options.database = first.database
     local second = Server.start(options)
     first:kill "sigstop"
-    second:wait_for(function() return attempts(second, id) == "lost running" end, 20)
+    second:wait_for(function() return attempts(second, id) == "lost running" end, 40)
     builds.open_gate(first, id, 1) -- the stale attempt would succeed
     first:kill "sigcont"
-    first:wait_for(function() return first:log():find("declared dead", 1, true) end, 10)
+    first:wait_for(function() return first:log():find("declared dead", 1, true) end, 30)
     builds.open_gate(second, id, 2)
     local build = builds.await(second, id, "success")
     assert.equal(2, build.attempt)
-    first:wait_for(function() return not uv.fs_stat(("%s/output/%s"):format(first.directory, id)) end, 10)
+    first:wait_for(function() return not uv.fs_stat(("%s/output/%s"):format(first.directory, id)) end, 30)
     assert.equal("lost success", attempts(second, id))
     first:stop()
     second:stop()
@@ -137,10 +137,10 @@ describe("a server that is killed", function()
     local id = start_command(server)
     for lost = 1, 4 do
       server:kill "sigkill"
-      server.child:wait(10)
+      server.child:wait(30)
       server:launch()
       if lost < 4 then
-        server:wait_for(function() return attempts(server, id) == ("lost "):rep(lost) .. "running" end, 10)
+        server:wait_for(function() return attempts(server, id) == ("lost "):rep(lost) .. "running" end, 30)
       end
     end
     local build = builds.await(server, id, "failed")
@@ -165,7 +165,7 @@ describe("a database that goes away", function()
     local id = builds.submit(server, { pipeline = "gate" })
     builds.await(server, id, "building")
     postgres.stop "sigint" -- in order: the cluster of the specs does not sync, a crash would lose commits
-    server:wait_for(function() return server:get("/readyz").status == 503 end, 5)
+    server:wait_for(function() return server:get("/readyz").status == 503 end, 20)
     local ready = server:get("/readyz")
     assert.equal("failing", ready.json.status)
     assert.equal(200, server:get("/healthz").status)
@@ -174,15 +174,15 @@ describe("a database that goes away", function()
     assert.truthy(answer.headers["retry-after"])
     assert.equal(503, server:post("/builds", builds.request()).status)
     builds.open_gate(server, id)
-    server:wait_for(function() return server:log():find("a write waits for the database", 1, true) end, 10)
+    server:wait_for(function() return server:log():find("a write waits for the database", 1, true) end, 30)
     postgres.restart()
     local build
     server:wait_for(function()
       build = server:get("/builds/" .. id).json
       return build and build.status == "success"
-    end, 20)
+    end, 40)
     assert.equal(1, build.attempt)
-    server:wait_for(function() return server:get("/readyz").status == 200 end, 10)
+    server:wait_for(function() return server:get("/readyz").status == 200 end, 30)
     server:stop()
   end)
 

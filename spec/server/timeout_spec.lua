@@ -16,7 +16,7 @@ describe("a build that runs too long", function()
       },
     }
     local id = builds.submit(server, { pipeline = "endless" })
-    local build = builds.await(server, id, "timedout", 100)
+    local build = builds.await(server, id, "timedout", 110)
     assert.equal(1, build.attempt)
     assert.truthy(build.errorMessage:find("BuildTimeoutMinutes", 1, true), build.errorMessage)
     assert.truthy(builds.log(server, id):find("deferred ran", 1, true))
