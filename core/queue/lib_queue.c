@@ -182,6 +182,21 @@ static int queue_enqueue(lua_State *L) {
   return bq_op_yield(L, &call->op);
 }
 
+static int push_replay(call_op *call, lua_State *L) {
+  if (call->answer != NULL) return push_enqueued(call, L);
+  lua_pushnil(L);
+  return 1;
+}
+
+static int queue_replay(lua_State *L) {
+  const char *key = luaL_checkstring(L, 1);
+  const char *hash = luaL_checkstring(L, 2);
+  call_op *call = new_call(L, "replay", push_replay);
+  add_param(L, call, key);
+  add_param(L, call, hash);
+  return bq_op_yield(L, &call->op);
+}
+
 // get, list -------------------------------------------------------------------------------------------------------
 
 static int queue_get(lua_State *L) {
@@ -496,6 +511,7 @@ static int queue_metrics(lua_State *L) {
 
 int bq_queue_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"enqueue", queue_enqueue},
+                                       {"replay", queue_replay},
                                        {"get", queue_get},
                                        {"get_json", queue_get_json},
                                        {"list", queue_list},

@@ -310,6 +310,14 @@ local queue = {}
 ---@return Failure? failure conflict: the key was used for another request; invalid: the table refused a field
 function queue.enqueue(fields) end
 
+---What the same request was answered within a day; to be asked before the request is checked, because its manifest may
+---have changed meanwhile.
+---@param key string the Idempotency-Key
+---@param hash string as in EnqueueFields
+---@return EnqueueResult? result nil when the key is new
+---@return Failure? failure conflict: the key was used for another request
+function queue.replay(key, hash) end
+
 ---@param id string
 ---@return BuildView?
 ---@return Failure? # not_found

@@ -8,11 +8,21 @@ local request = require "request"
 
 local queue = buildq.queue
 
+local function accepted_as(result)
+  return { status = 202, headers = { Location = "/builds/" .. result.id }, json = result.answer }
+end
+
 local function submit(req)
   local body, refusal = reply.body(req)
   if refusal then return refusal end
   local key, faults = request.idempotency_key(req.headers)
   if faults then return problem.faults(faults, "The request") end
+  local hash = key and buildq.sha256(buildq.json.encode(body))
+  if key then
+    local earlier, failure = queue.replay(key, hash)
+    if failure then return problem.new(422, failure.message) end
+    if earlier then return accepted_as(earlier) end
+  end
   local accepted
   accepted, refusal = intake.submission(body, intake.world())
   if not accepted then return refusal end
@@ -21,13 +31,13 @@ local function submit(req)
   fields.requestId = req.id
   fields.answer = { jobId = fields.id, message = "Build queued successfully" }
   if #accepted.warnings > 0 then fields.answer.warnings = accepted.warnings end
-  if key then fields.idempotency = { key = key, hash = buildq.sha256(buildq.json.encode(body)) } end
+  if key then fields.idempotency = { key = key, hash = hash } end
   local result, failure = queue.enqueue(fields)
   if not result then
     if failure.code == "conflict" then return problem.new(422, failure.message) end
     return problem.from(failure)
   end
-  return { status = 202, headers = { Location = "/builds/" .. result.id }, json = result.answer }
+  return accepted_as(result)
 end
 
 local function show(req)

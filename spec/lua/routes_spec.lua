@@ -72,15 +72,27 @@ describe("POST /builds", function()
 
   it("gives the first answer again for its key, and 422 for another body", function()
     local headers = { ["idempotency-key"] = "k" }
+    buildq.answers.replay = {}
     buildq.answers.enqueue = { { id = "old", answer = { jobId = "old" }, replayed = true } }
     local response = call("POST /builds", { body = order(), headers = headers })
     assert.equal(202, response.status)
     assert.equal("old", response.json.jobId)
     assert.equal("/builds/old", response.headers.Location)
     assert.equal("k", buildq.calls.enqueue[1].idempotency.key)
-    buildq.answers.enqueue = CONFLICT
+    buildq.answers.enqueue = CONFLICT -- another request with the key came in between
     assert.equal(422, call("POST /builds", { body = order(), headers = headers }).status)
     assert.equal(400, call("POST /builds", { body = order(), headers = { ["idempotency-key"] = "" } }).status)
+  end)
+
+  it("asks for the first answer before it checks a request again", function()
+    local headers = { ["idempotency-key"] = "k" }
+    buildq.answers.replay = { { id = "old", answer = { jobId = "old" }, replayed = true } }
+    local response = call("POST /builds", { body = '{"manifestPath": "gone.json"}', headers = headers })
+    assert.equal(202, response.status)
+    assert.equal("old", response.json.jobId)
+    assert.is_nil(buildq.calls.enqueue)
+    buildq.answers.replay = CONFLICT
+    assert.equal(422, call("POST /builds", { body = order(), headers = headers }).status)
   end)
 end)
 

@@ -294,6 +294,17 @@ describe("POST /builds", function()
     assert_refused(400, server:post("/builds", {}, { ["Idempotency-Key"] = "key-2" }))
     assert.equal(202, server:post("/builds", body, { ["Idempotency-Key"] = "key-2" }).status)
   end)
+
+  it("gives that answer also when the manifest has gone meanwhile", function()
+    server:write("manifests", { ["passing.json"] = { version = "1.0", name = "spec" } })
+    local body = builds.request { manifestPath = "passing.json" }
+    local first = server:post("/builds", body, { ["Idempotency-Key"] = "key-3" })
+    assert.equal(202, first.status)
+    assert(os.remove(server.directory .. "/manifests/passing.json"))
+    assert.equal(first.body, server:post("/builds", body, { ["Idempotency-Key"] = "key-3" }).body)
+    before = rows()
+    assert_refused(400, server:post("/builds", body))
+  end)
 end)
 
 describe("GET /builds/{id}", function()

@@ -4,6 +4,13 @@
 -- $1 the fields as JSON (scripts/lib/buildq.d.lua: EnqueueFields).
 select buildq_enqueue($1::jsonb);
 
+-- name: replay
+-- $1 idempotency key, $2 hash of the request. What the same request was answered; a conflict when it was another one. Asked
+-- before a repeated request is checked, since its manifest may have changed or gone meanwhile.
+select case when request_hash = $2 then jsonb_build_object('id', build_id, 'answer', answer, 'replayed', true)
+  else jsonb_build_object('conflict', true) end
+from idempotency_keys where key = $1 and created_at >= buildq_now() - interval '24 hours';
+
 -- name: get_build
 -- $1 id.
 select buildq_view(b) from build_queue b where id = $1::uuid;
