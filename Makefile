@@ -89,7 +89,7 @@ asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(MAKE) --no-print-directory test BUILD=build/asan SANITIZE=address,undefined
 
 tsan: ## all tests under ThreadSanitizer
-	@TSAN_OPTIONS="halt_on_error=1 $$TSAN_OPTIONS" $(MAKE) --no-print-directory test BUILD=build/tsan SANITIZE=thread
+	@TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" $(MAKE) --no-print-directory test BUILD=build/tsan SANITIZE=thread
 
 fuzz: packages-lint ## fuzz each parser, FUZZ_SECONDS (60) in all
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz-run BUILD=build/fuzz CC=clang SANITIZE=fuzzer-no-link,address,undefined

@@ -137,7 +137,9 @@ static void endless_allocation_is_ended(void **state) {
     script s;
     run(&s, texts[i]);
     assert_int_equal(s.end, BQ_END_KILLED);
+#ifndef __SANITIZE_THREAD__ // many times slower, it may reach the bound on what can't be interrupted first
     assert_string_equal(s.line, "scripts/pipelines/test.lua:1: the pipeline used more than 64 MB of Lua memory");
+#endif
   }
 }
 
