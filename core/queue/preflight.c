@@ -183,10 +183,7 @@ static void check_directory(preflight *p, const char *option, const char *path) 
 
 static void check_sandbox(preflight *p) {
   const bq_config *config = p->config;
-  const bq_sandbox sandbox = {.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
-                              .bwrap_path = "/usr/bin/bwrap",
-                              .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
-                              .network = config->sandbox_network};
+  const bq_sandbox sandbox = bq_server_sandbox(config);
   bq_error err;
   if (bq_sandbox_probe(&sandbox, &err) < 0) say(p, 1, "sandbox", err.message);
   else say(p, 0, "sandbox", sandbox.kind == BQ_SANDBOX_NONE ? "none: builds see this machine" : "works");

@@ -183,16 +183,6 @@ static const json_t *needs_of(void *arg, const char *pipeline) {
   return json_object_get(json_object_get(bq_script_host_pipelines(r->server.host), pipeline), "secrets");
 }
 
-static const char *workspace_of(lua_State *L) {
-  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
-  return attempt != NULL ? bq_attempt_workspace(attempt) : NULL;
-}
-
-static const char *build_id_of(lua_State *L) {
-  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
-  return attempt != NULL ? bq_attempt_id(attempt) : NULL;
-}
-
 static int open_loop(run *r, bq_error *err) {
   bq_server *server = &r->server;
   static const int numbers[] = {SIGINT, SIGTERM};
@@ -217,13 +207,10 @@ static int open_scripts(run *r, bq_error *err) {
   server->services = (bq_services){.loop = server->loop,
                                    .blocking = server->blocking,
                                    .http = server->curl,
-                                   .workspace = workspace_of,
-                                   .build_id = build_id_of,
+                                   .workspace = bq_server_workspace,
+                                   .build_id = bq_server_build_id,
                                    .product = server};
-  server->sandbox = (bq_sandbox){.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
-                                 .bwrap_path = "/usr/bin/bwrap",
-                                 .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
-                                 .network = config->sandbox_network};
+  server->sandbox = bq_server_sandbox(config);
   server->env = (bq_attempt_env){.loop = server->loop,
                                  .compute = server->compute,
                                  .blocking = server->blocking,

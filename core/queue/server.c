@@ -232,23 +232,10 @@ void bq_server_become_ready(bq_server *server) {
   if (pthread_create(&thread, NULL, run_ready, server) == 0) (void)pthread_detach(thread);
 }
 
-static const char *workspace_of(lua_State *L) {
-  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
-  return attempt != NULL ? bq_attempt_workspace(attempt) : NULL;
-}
-
-static const char *build_id_of(lua_State *L) {
-  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
-  return attempt != NULL ? bq_attempt_id(attempt) : NULL;
-}
-
 static void set_sandbox(bq_server *server) {
   const bq_config *config = server->config;
   bq_error err;
-  server->sandbox = (bq_sandbox){.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
-                                 .bwrap_path = "/usr/bin/bwrap",
-                                 .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
-                                 .network = config->sandbox_network};
+  server->sandbox = bq_server_sandbox(config);
   server->sandbox_works = bq_sandbox_probe(&server->sandbox, &err) == 0;
   if (!server->sandbox_works) bq_log_error("builds can't be started: the sandbox does not work", &err);
   if (server->sandbox.kind == BQ_SANDBOX_NONE) {
@@ -292,8 +279,8 @@ static int open_parts(bq_server *server, bq_error *err) {
                                    .blocking = server->blocking,
                                    .db = server->scripts,
                                    .http = server->curl,
-                                   .workspace = workspace_of,
-                                   .build_id = build_id_of,
+                                   .workspace = bq_server_workspace,
+                                   .build_id = bq_server_build_id,
                                    .product = server};
   server->env = (bq_attempt_env){.loop = server->loop,
                                  .compute = server->compute,

@@ -7,6 +7,7 @@
 #include "lua/lib_server.h"
 #include "lua/libs.h"
 #include "queue/api_response.h"
+#include "queue/attempt.h"
 #include "queue/server_internal.h"
 
 static int open_sleep(lua_State *L) {
@@ -38,3 +39,20 @@ const bq_lua_module bq_check_modules[] = {COMMON_MODULES,
                                           {"queue", bq_queue_open},
                                           {"response", bq_api_open_response},
                                           {NULL, NULL}};
+
+const char *bq_server_workspace(lua_State *L) {
+  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
+  return attempt != NULL ? bq_attempt_workspace(attempt) : NULL;
+}
+
+const char *bq_server_build_id(lua_State *L) {
+  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
+  return attempt != NULL ? bq_attempt_id(attempt) : NULL;
+}
+
+bq_sandbox bq_server_sandbox(const bq_config *config) {
+  return (bq_sandbox){.kind = config->sandbox == BQ_CONFIG_SANDBOX_NONE ? BQ_SANDBOX_NONE : BQ_SANDBOX_BWRAP,
+                      .bwrap_path = "/usr/bin/bwrap",
+                      .read_only_paths = (const char *const *)(void *)config->sandbox_read_only_paths,
+                      .network = config->sandbox_network};
+}

@@ -217,6 +217,36 @@ describe("two servers on one database", function()
   end)
 end)
 
+describe("a retry", function()
+  it("runs on the newest scripts, unless its pipeline is pinned", function()
+    local function failing(pin, text)
+      return ("return { pin = %s, run = function(build) error %q end }\n"):format(pin, text)
+    end
+    local function scripts(words)
+      return { ["pipelines/pinned.lua"] = failing('"build"', words), ["pipelines/free.lua"] = failing("nil", words) }
+    end
+    local server = Server.start { scripts = builds.scripts(scripts "old words") }
+    local ids = { builds.submit(server, { pipeline = "pinned" }), builds.submit(server, { pipeline = "free" }) }
+    for _, id in ipairs(ids) do
+      server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == 1 end, 30)
+    end
+    local before = server:get("/readyz").json.generation
+    server:write("scripts", scripts "new words")
+    server:wait_for(function()
+      local now = server:get("/readyz").json
+      return now.generation ~= before and now.status == "ok"
+    end, 30)
+    local said = {}
+    for i, id in ipairs(ids) do
+      due_now(server, id)
+      server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == 2 end, 30)
+      said[i] = server:get("/builds/" .. id).json.errorMessage:match "(%a+) words"
+    end
+    assert.same({ "old", "new" }, said)
+    server:stop()
+  end)
+end)
+
 describe("options", function()
   it("keep the workspace, and write no outbox rows, when told so", function()
     local server = Server.start {
