@@ -7,8 +7,8 @@
 #include "cli/command.h"
 
 static int print_version(int argc, char **argv) {
-  (void)argc;
-  (void)argv;
+  static const struct argp argp = {.doc = "Prints the version." BQ_EXIT_TEXT};
+  (void)argp_parse(&argp, argc, argv, 0, NULL, NULL);
   (void)puts("buildq " BQ_VERSION);
   return BQ_EXIT_OK;
 }
@@ -36,7 +36,7 @@ enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 static void print_help(FILE *out) {
   (void)fputs("Usage: buildq COMMAND [OPTION...]\n\n", out);
   for (int i = 0; i < COMMAND_COUNT; i++) (void)fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-  (void)fputs("\nbuildq COMMAND --help says more.\n", out);
+  (void)fputs("\nbuildq help COMMAND, or buildq COMMAND --help, says more.\n", out);
 }
 
 static int refuse(const char *word) {
@@ -49,23 +49,31 @@ static int refuse(const char *word) {
   return BQ_EXIT_USAGE;
 }
 
-int main(int argc, char **argv) {
+// `argv[0]` is the command's name.
+static int run(int argc, char **argv) {
   char name[64];
+  for (int i = 0; i < COMMAND_COUNT; i++) {
+    if (strcmp(argv[0], commands[i].name) != 0) continue;
+    (void)snprintf(name, sizeof name, "buildq %s", argv[0]);
+    argv[0] = name;
+    argp_err_exit_status = BQ_EXIT_USAGE;
+    return commands[i].run(argc, argv);
+  }
+  return refuse(argv[0]);
+}
+
+int main(int argc, char **argv) {
+  char version[] = "version";
+  char help[] = "--help";
   if (argc < 2) {
     print_help(stderr);
     return BQ_EXIT_USAGE;
   }
+  if (strcmp(argv[1], "help") == 0 && argc > 2) return run(2, (char *[]){argv[2], help, NULL});
   if (strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
     print_help(stdout);
     return BQ_EXIT_OK;
   }
-  if (strcmp(argv[1], "--version") == 0) return print_version(argc, argv);
-  for (int i = 0; i < COMMAND_COUNT; i++) {
-    if (strcmp(argv[1], commands[i].name) != 0) continue;
-    (void)snprintf(name, sizeof name, "buildq %s", argv[1]);
-    argv[1] = name;
-    argp_err_exit_status = BQ_EXIT_USAGE;
-    return commands[i].run(argc - 1, argv + 1);
-  }
-  return refuse(argv[1]);
+  if (strcmp(argv[1], "--version") == 0) argv[1] = version;
+  return run(argc - 1, argv + 1);
 }

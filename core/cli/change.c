@@ -147,6 +147,10 @@ int bq_command_resume(int argc, char **argv) {
       .parser = parse, .doc = "Lets builds start again after a pause." BQ_EXIT_TEXT, .children = children};
   arguments a = {0};
   (void)argp_parse(&argp, argc, argv, 0, NULL, &a);
+  if (a.id != NULL) {
+    argp_help(&argp, stderr, ARGP_HELP_STD_USAGE, argv[0]);
+    return BQ_EXIT_USAGE;
+  }
   json_t *body = json_object();
   int code = send_change(&a, "/queue/resume", body);
   json_decref(body);

@@ -44,7 +44,7 @@ static int check(const bq_config *config, int connect) {
     print_line(NULL, 1, "database", err.message);
     faults = 1;
   }
-  const bq_preflight_options options = {.share = share, .conninfo = conninfo, .report = print_line};
+  const bq_preflight_options options = {.share = share, .connect = connect, .conninfo = conninfo, .report = print_line};
   faults += bq_preflight(config, &options);
   bq_free(conninfo);
   bq_free(share);
@@ -70,5 +70,6 @@ int bq_command_check(int argc, char **argv) {
   int faults = check(config, a.connect);
   bq_config_free(config);
   if (faults > 0) (void)fprintf(stderr, "%d fault%s\n", faults, faults == 1 ? "" : "s");
+  else (void)puts("no faults");
   return faults > 0 ? BQ_EXIT_FAILURE : BQ_EXIT_OK;
 }

@@ -9,12 +9,15 @@
 #include "base/config.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "cli/text.h"
 
 enum { TIMEOUT_S = 30, MAX_ANSWER = 64 * 1024 * 1024 };
 
 struct bq_client {
   CURL *easy; // owned
   char *url;  // owned; without a slash at its end
+  char *direct; // owned; the hosts that no proxy of the environment is asked for
+  int quiet;  // says nothing when there is no answer
 };
 
 // What comes back: collected when it is a problem or no stream, else handed on.
@@ -39,6 +42,14 @@ static char *server_of_config(const bq_common *common) {
   return url;
 }
 
+// This machine, and what the environment says: setting the option hides that from curl.
+static char *direct_hosts(void) {
+  const char *more = getenv("no_proxy");
+  if (more == NULL) more = getenv("NO_PROXY");
+  if (more == NULL || more[0] == '\0') return bq_strdup("127.0.0.0/8,localhost,::1");
+  return strcmp(more, "*") == 0 ? bq_strdup(more) : bq_format("127.0.0.0/8,localhost,::1,%s", more);
+}
+
 bq_client *bq_client_new(const bq_common *common) {
   const char *given = common->server != NULL ? common->server : getenv("BUILDQ_SERVER");
   char *url = given != NULL && given[0] != '\0' ? bq_strdup(given) : server_of_config(common);
@@ -47,19 +58,25 @@ bq_client *bq_client_new(const bq_common *common) {
   while (length > 0 && url[length - 1] == '/') url[--length] = '\0';
   bq_client *client = bq_alloc(sizeof *client);
   CURL *easy = curl_easy_init();
-  if (client == NULL || easy == NULL) {
+  char *direct = direct_hosts();
+  if (client == NULL || easy == NULL || direct == NULL) {
     (void)fputs("buildq: out of memory\n", stderr);
     exit(BQ_EXIT_FAILURE);
   }
-  *client = (bq_client){.easy = easy, .url = url};
+  *client = (bq_client){.easy = easy, .url = url, .direct = direct};
   return client;
 }
 
 void bq_client_free(bq_client *client) {
   if (client == NULL) return;
   curl_easy_cleanup(client->easy);
+  bq_free(client->direct);
   bq_free(client->url);
   bq_free(client);
+}
+
+void bq_client_quiet(bq_client *client, int quiet) {
+  client->quiet = quiet;
 }
 
 const char *bq_client_url(const bq_client *client) {
@@ -107,14 +124,21 @@ static void print_problem(long status, const char *body, size_t length) {
   if (body == NULL || bq_json_parse(body, length, BQ_JSON_STRICT, &problem, &err) < 0) problem = NULL;
   const char *title = json_string_value(json_object_get(problem, "title"));
   const char *detail = json_string_value(json_object_get(problem, "detail"));
-  (void)fprintf(stderr, "buildq: %ld %s%s%s\n", status, title != NULL ? title : "", detail != NULL ? ": " : "",
-                detail != NULL ? detail : "");
+  (void)fprintf(stderr, "buildq: %ld ", status);
+  bq_text_print(stderr, title != NULL ? title : "");
+  (void)fputs(detail != NULL ? ": " : "", stderr);
+  bq_text_print(stderr, detail != NULL ? detail : "");
+  (void)fputc('\n', stderr);
   size_t index;
   json_t *fault;
   json_array_foreach(json_object_get(problem, "errors"), index, fault) {
     const char *path = json_string_value(json_object_get(fault, "path"));
     const char *message = json_string_value(json_object_get(fault, "message"));
-    (void)fprintf(stderr, "  %s: %s\n", path != NULL ? path : "?", message != NULL ? message : "?");
+    (void)fputs("  ", stderr);
+    bq_text_print(stderr, path != NULL ? path : "?");
+    (void)fputs(": ", stderr);
+    bq_text_print(stderr, message != NULL ? message : "?");
+    (void)fputc('\n', stderr);
   }
   json_decref(problem);
 }
@@ -132,7 +156,7 @@ static int perform(bq_client *client, const char *method, const char *path, cons
   curl_easy_reset(client->easy);
   (void)curl_easy_setopt(client->easy, CURLOPT_URL, url);
   (void)curl_easy_setopt(client->easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  (void)curl_easy_setopt(client->easy, CURLOPT_NOPROXY, "127.0.0.1,localhost,::1");
+  (void)curl_easy_setopt(client->easy, CURLOPT_NOPROXY, client->direct);
   (void)curl_easy_setopt(client->easy, CURLOPT_NOSIGNAL, 1L);
   (void)curl_easy_setopt(client->easy, CURLOPT_CONNECTTIMEOUT, (long)TIMEOUT_S);
   (void)curl_easy_setopt(client->easy, CURLOPT_CUSTOMREQUEST, method);
@@ -144,13 +168,16 @@ static int perform(bq_client *client, const char *method, const char *path, cons
   if (body != NULL) (void)curl_easy_setopt(client->easy, CURLOPT_POSTFIELDS, body);
   CURLcode result = curl_easy_perform(client->easy);
   (void)curl_easy_getinfo(client->easy, CURLINFO_RESPONSE_CODE, &status);
+  (void)curl_easy_setopt(client->easy, CURLOPT_ERRORBUFFER, NULL); // it ends with this function
   if (result != CURLE_OK && !t->ended) {
-    (void)fprintf(stderr, "buildq: no answer from %s: %s\n", client->url,
-                  curl_error[0] != '\0' ? curl_error : curl_easy_strerror(result));
+    if (!client->quiet) {
+      (void)fprintf(stderr, "buildq: no answer from %s: %s\n", client->url,
+                    curl_error[0] != '\0' ? curl_error : curl_easy_strerror(result));
+    }
     code = BQ_EXIT_UNREACHABLE;
   } else if (status >= 300) {
-    print_problem(status, t->body.data, t->body.length);
     code = exit_code_of(status);
+    if (!client->quiet || code != BQ_EXIT_UNREACHABLE) print_problem(status, t->body.data, t->body.length);
   }
   curl_slist_free_all(headers);
   bq_free(url);

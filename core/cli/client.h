@@ -14,6 +14,8 @@ typedef struct bq_client bq_client;
 bq_client *bq_client_new(const bq_common *common);
 void bq_client_free(bq_client *client);
 const char *bq_client_url(const bq_client *client);
+// Whether BQ_EXIT_UNREACHABLE is returned without a word: for callers that try again and have said so.
+void bq_client_quiet(bq_client *client, int quiet);
 
 // One request. `body` NULL: none. `header` is one more header line, or NULL. On 2xx returns BQ_EXIT_OK and `*answer` is
 // the caller's (NULL for an answer without JSON). Else prints the problem and returns the exit code it means.

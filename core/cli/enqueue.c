@@ -1,12 +1,15 @@
 // buildq enqueue
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/follow.h"
+#include "cli/text.h"
 
 enum { MAX_FILE_BYTES = 1024 * 1024, FIRST_FIELD = 0x200, OPTION_MANIFEST = 0x300, OPTION_REQUEST, OPTION_KEY,
        OPTION_METADATA };
@@ -39,14 +42,34 @@ typedef struct arguments {
   int follow;
 } arguments;
 
+// Standard input may be a pipe, which bq_file_read refuses.
+static int read_input(char **out, size_t *length, bq_error *err) {
+  char piece[8192];
+  bq_buf text = {0};
+  for (size_t got; (got = fread(piece, 1, sizeof piece, stdin)) > 0 && text.length <= MAX_FILE_BYTES;) {
+    bq_buf_add(&text, piece, got);
+  }
+  int result = ferror(stdin) ? bq_fail_errno(err, errno, "can't read standard input") : bq_buf_check(&text, err);
+  if (result == 0 && text.length > MAX_FILE_BYTES) {
+    result = bq_fail(err, BQ_ELIMIT, "standard input is larger than %d bytes", MAX_FILE_BYTES);
+  }
+  if (result < 0) {
+    bq_buf_free(&text);
+    return result;
+  }
+  *length = text.length;
+  *out = text.data != NULL ? bq_buf_take(&text) : bq_strdup("");
+  return *out != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory");
+}
+
 // Reads a JSON file (- is standard input) into `*out`; ends the program with a sentence when it can't.
 static void read_json(struct argp_state *state, const char *path, json_t **out) {
   char *text = NULL;
   size_t length = 0;
   bq_error err;
-  const char *real = strcmp(path, "-") == 0 ? "/dev/stdin" : path;
-  if (bq_file_read(real, MAX_FILE_BYTES, &text, &length, &err) < 0 ||
-      bq_json_parse(text, length, BQ_JSON_STRICT, out, &err) < 0) {
+  int result = strcmp(path, "-") == 0 ? read_input(&text, &length, &err)
+                                      : bq_file_read(path, MAX_FILE_BYTES, &text, &length, &err);
+  if (result < 0 || bq_json_parse(text, length, BQ_JSON_STRICT, out, &err) < 0) {
     argp_failure(state, BQ_EXIT_USAGE, 0, "%s: %s", path, err.message);
   }
   bq_free(text);
@@ -92,8 +115,13 @@ static int send_request(const arguments *a) {
     size_t index;
     json_t *warning;
     json_array_foreach(json_object_get(answer, "warnings"), index, warning) {
-      (void)fprintf(stderr, "warning: %s: %s\n", json_string_value(json_object_get(warning, "path")),
-                    json_string_value(json_object_get(warning, "message")));
+      const char *path = json_string_value(json_object_get(warning, "path"));
+      const char *message = json_string_value(json_object_get(warning, "message"));
+      (void)fputs("warning: ", stderr);
+      bq_text_print(stderr, path != NULL ? path : "?");
+      (void)fputs(": ", stderr);
+      bq_text_print(stderr, message != NULL ? message : "?");
+      (void)fputc('\n', stderr);
     }
     char *text = a->common.json ? json_dumps(answer, JSON_COMPACT) : bq_strdup(id);
     (void)puts(text != NULL ? text : id);

@@ -2,27 +2,40 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
+#include "cli/text.h"
 
-enum { POLL_MS = 250, MAX_LOST = 40, BAR_CELLS = 30 };
+// PATIENCE_S covers a server's restart and a database that comes back: the build is in the database meanwhile.
+enum { POLL_MS = 250, PATIENCE_S = 60, BAR_CELLS = 30, BAR_REST = 9 /* "[", "] ", "100%", " " and one to spare */ };
+
+typedef struct follower {
+  bq_client *client;
+  const char *id;
+  char *path;       // owned; of the build
+  int json;
+  int terminal;     // a bar is drawn; the cursor stands behind it
+  char *shown;      // owned; what was shown last
+  json_t *build;    // owned; as it was last seen, or NULL
+  int64_t lost_us;  // when the first of the present failures was; 0: the last call had an answer
+} follower;
 
 void bq_follow_bar(char *out, size_t size, int percent, const char *step, int width) {
   char cells[BAR_CELLS + 1];
-  int full = percent * BAR_CELLS / 100;
-  for (int i = 0; i < BAR_CELLS; i++) cells[i] = i < full ? '#' : '.';
-  cells[BAR_CELLS] = '\0';
-  int room = width - BAR_CELLS - 9;
-  if (room < 0) room = 0;
-  (void)snprintf(out, size, "[%s] %3d%% %.*s", cells, percent, room, step);
-}
-
-static int terminal_width(void) {
-  struct winsize size;
-  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  char fitted[512];
+  int count = width < BAR_CELLS + BAR_REST ? width - BAR_REST : BAR_CELLS;
+  if (count < 0) count = 0;
+  if (percent < 0) percent = 0;
+  if (percent > 100) percent = 100;
+  memset(cells, '.', (size_t)count);
+  memset(cells, '#', (size_t)(percent * count / 100));
+  cells[count] = '\0';
+  int room = width - count - BAR_REST;
+  (void)bq_text_fit(fitted, sizeof fitted, step, room > 0 ? (size_t)room : 0);
+  (void)snprintf(out, size, "[%s] %3d%% %s", cells, percent, fitted);
 }
 
 static const char *text_of(const json_t *build, const char *key, const char *absent) {
@@ -45,64 +58,95 @@ static char *describe(const json_t *build) {
   return bq_format("%s %3d%% %s", status, percent, text_of(build, "currentStep", ""));
 }
 
-static void show(const json_t *build, const char *line, int json, int terminal) {
-  if (json) {
-    char *text = json_dumps(build, JSON_COMPACT);
+static void show(const follower *f, const char *line) {
+  if (f->json) {
+    char *text = json_dumps(f->build, JSON_COMPACT);
     if (text != NULL) (void)puts(text);
     bq_free(text);
-  } else if (terminal) {
-    char bar[512];
-    const char *status = text_of(build, "status", "?");
-    const char *step = text_of(build, "currentStep", strcmp(status, "pending") == 0 ? "waiting" : status);
-    bq_follow_bar(bar, sizeof bar, (int)json_integer_value(json_object_get(build, "progressPercent")), step,
-                  terminal_width());
+  } else if (f->terminal) {
+    char bar[600];
+    const char *status = text_of(f->build, "status", "?");
+    const char *step = text_of(f->build, "currentStep", strcmp(status, "pending") == 0 ? "waiting" : status);
+    bq_follow_bar(bar, sizeof bar, (int)json_integer_value(json_object_get(f->build, "progressPercent")), step,
+                  (int)bq_text_terminal(stdout));
     (void)printf("\r\033[K%s", bar);
   } else {
-    (void)puts(line);
+    bq_text_print(stdout, line);
+    (void)putchar('\n');
   }
   (void)fflush(stdout);
 }
 
+// So that what is said next doesn't stand behind the bar.
+static void leave_bar(const follower *f) {
+  if (!f->terminal || f->shown == NULL) return;
+  (void)putchar('\n');
+  (void)fflush(stdout);
+}
+
+static void show_change(follower *f) {
+  char *line = describe(f->build);
+  if (line == NULL || (f->shown != NULL && strcmp(line, f->shown) == 0)) {
+    bq_free(line);
+    return;
+  }
+  show(f, line);
+  bq_free(f->shown);
+  f->shown = line;
+}
+
+// Returns 1 while it is worth to try again. Says so once.
+static int is_patient(follower *f) {
+  int64_t now = bq_clock_mono_us();
+  if (f->build == NULL) return 0; // it never was there: the client has said why
+  if (f->lost_us == 0) {
+    f->lost_us = now;
+    leave_bar(f);
+    (void)fprintf(stderr, "buildq: %s does not answer any more; trying again for %d s\n", bq_client_url(f->client),
+                  PATIENCE_S);
+  }
+  if (now - f->lost_us < (int64_t)PATIENCE_S * 1000000) return 1;
+  (void)fprintf(stderr, "buildq: still no answer; the build may go on: buildq status %s --follow\n", f->id);
+  return 0;
+}
+
+// Looks until the end. Returns an exit code.
+static int look(follower *f) {
+  const struct timespec pause = {.tv_nsec = (long)POLL_MS * 1000000};
+  for (;; (void)nanosleep(&pause, NULL)) {
+    json_t *now = NULL;
+    bq_client_quiet(f->client, f->build != NULL);
+    int code = bq_client_call(f->client, "GET", f->path, NULL, NULL, &now);
+    bq_client_quiet(f->client, 0);
+    if (code == BQ_EXIT_UNREACHABLE && is_patient(f)) continue;
+    if (code != BQ_EXIT_OK) return code;
+    f->lost_us = 0;
+    json_decref(f->build);
+    f->build = now;
+    show_change(f);
+    const char *status = text_of(f->build, "status", "?");
+    if (is_final(status)) return strcmp(status, "success") == 0 ? BQ_EXIT_OK : BQ_EXIT_BUILD;
+  }
+}
+
 int bq_follow_build(bq_client *client, const char *id, int json, json_t **last) {
   char *escaped = bq_client_escape(id);
-  char *path = escaped != NULL ? bq_format("/builds/%s", escaped) : NULL;
-  const struct timespec pause = {.tv_nsec = (long)POLL_MS * 1000000};
-  int terminal = isatty(STDOUT_FILENO);
-  char *shown = NULL;
-  json_t *build = NULL;
-  int code = BQ_EXIT_FAILURE;
-  for (int lost = 0; path != NULL && lost < MAX_LOST; (void)nanosleep(&pause, NULL)) {
-    json_t *now = NULL;
-    code = bq_client_call(client, "GET", path, NULL, NULL, &now);
-    if (code == BQ_EXIT_UNREACHABLE) {
-      lost++; // it may be restarting: the build is in the database
-      continue;
-    }
-    if (code != BQ_EXIT_OK) break;
-    lost = 0;
-    json_decref(build);
-    build = now;
-    char *line = describe(build);
-    if (line != NULL && (shown == NULL || strcmp(line, shown) != 0)) {
-      show(build, line, json, terminal);
-      bq_free(shown);
-      shown = line;
-    } else {
-      bq_free(line);
-    }
-    if (!is_final(text_of(build, "status", "?"))) continue;
-    if (terminal && !json) (void)putchar('\n');
-    code = strcmp(text_of(build, "status", "?"), "success") == 0 ? BQ_EXIT_OK : BQ_EXIT_BUILD;
-    break;
-  }
+  follower f = {.client = client,
+                .id = id,
+                .path = escaped != NULL ? bq_format("/builds/%s", escaped) : NULL,
+                .json = json,
+                .terminal = !json && isatty(STDOUT_FILENO)};
+  int code = f.path != NULL ? look(&f) : BQ_EXIT_FAILURE;
+  if (code == BQ_EXIT_OK || code == BQ_EXIT_BUILD) leave_bar(&f);
   if (code == BQ_EXIT_BUILD && !json) {
-    (void)fprintf(stderr, "buildq: the build ended %s: %s\n", text_of(build, "status", "?"),
-                  text_of(build, "errorMessage", "no reason was recorded"));
+    (void)fprintf(stderr, "buildq: the build ended %s: ", text_of(f.build, "status", "?"));
+    bq_text_print(stderr, text_of(f.build, "errorMessage", "no reason was recorded"));
+    (void)fputc('\n', stderr);
   }
-  if (last != NULL) *last = json_incref(build);
-  json_decref(build);
-  bq_free(shown);
+  if (last != NULL) *last = json_incref(f.build);
+  json_decref(f.build);
+  bq_free(f.shown);
+  bq_free(f.path);
   bq_free(escaped);
-  bq_free(path);
   return code;
 }

@@ -22,8 +22,8 @@ int bq_since_read(const char *text, int64_t now_us, char *out, size_t size) {
   int64_t unit = text[digits] != '\0' && text[digits + 1] == '\0' ? seconds_of(text[digits]) : 0;
   if (digits > 0 && digits <= 9 && unit > 0) {
     char when[BQ_CLOCK_TEXT_SIZE];
-    int64_t at = now_us - strtoll(text, NULL, 10) * unit * 1000000;
-    bq_clock_format(at > 0 ? at : 0, when);
+    int64_t seconds = strtoll(text, NULL, 10) * unit; // nine digits of weeks fit, but not as microseconds
+    bq_clock_format(seconds < now_us / 1000000 ? now_us - seconds * 1000000 : 0, when);
     (void)snprintf(out, size, "%s", when);
     return 1;
   }

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/text.h"
 
 typedef struct arguments {
   bq_common common;
@@ -30,14 +31,18 @@ static void print_statistics(const json_t *s) {
   (void)printf("oldest pending   %s\n", oldest != NULL ? oldest : "none");
   if (json_is_true(json_object_get(s, "paused"))) {
     const char *reason = json_string_value(json_object_get(s, "pauseReason"));
-    (void)printf("paused           %s\n", reason != NULL ? reason : "");
+    (void)fputs("paused           ", stdout);
+    bq_text_print(stdout, reason != NULL ? reason : "");
+    (void)putchar('\n');
   }
   size_t index;
   json_t *build;
   json_array_foreach(json_object_get(s, "activeBuilds"), index, build) {
     const char *step = json_string_value(json_object_get(build, "currentStep"));
-    (void)printf("  %s %3lld%% %s\n", json_string_value(json_object_get(build, "id")),
-                 json_integer_value(json_object_get(build, "progressPercent")), step != NULL ? step : "");
+    const char *id = json_string_value(json_object_get(build, "id"));
+    (void)printf("  %s %3lld%% ", id != NULL ? id : "?", json_integer_value(json_object_get(build, "progressPercent")));
+    bq_text_print(stdout, step != NULL ? step : "");
+    (void)putchar('\n');
   }
 }
 

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/follow.h"
+#include "cli/text.h"
 
 typedef struct arguments {
   bq_common common;
@@ -40,7 +41,9 @@ static void print_build(const json_t *build) {
     const json_t *value = json_object_get(build, shown[i]);
     if (value == NULL || json_is_null(value)) continue;
     if (json_is_string(value)) {
-      (void)printf("%-21s %s\n", shown[i], json_string_value(value));
+      (void)printf("%-21s ", shown[i]);
+      bq_text_print(stdout, json_string_value(value));
+      (void)putchar('\n');
     } else if (json_is_integer(value)) {
       (void)printf("%-21s %lld\n", shown[i], json_integer_value(value));
     } else {

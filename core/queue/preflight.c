@@ -1,20 +1,23 @@
 #include "queue/preflight.h"
 
-#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "io/tree.h"
 #include "lua/script_host.h"
 #include "queue/migrate.h"
 #include "queue/server_internal.h"
 #include "queue/server_modules.h"
 
-enum { MAX_MANIFEST_BYTES = 1024 * 1024, MAX_MANIFESTS = 10000, CHECK_BYTES = 64 * 1024 * 1024 };
+enum { MAX_MANIFEST_BYTES = 1024 * 1024, MAX_ENTRIES = 10000 /* below ManifestDirectory */, CHECK_BYTES = 64 * 1024 * 1024 };
 
 // Checks one manifest's text; returns nil, or what is wrong, a line each.
 static const char manifest_source[] =
@@ -25,7 +28,7 @@ static const char manifest_source[] =
     "if #faults == 0 then return nil end\n"
     "local lines = {}\n"
     "for i, fault in ipairs(faults) do lines[i] = fault.path .. ': ' .. fault.message end\n"
-    "return table.concat(lines, '\\n')\n";
+    "return table.concat(lines, '\\n      ')\n";
 
 typedef struct preflight {
   const bq_config *config;
@@ -93,14 +96,26 @@ static int load_source(lua_State *L) {
   return 1;
 }
 
+// Reads it as the server would: a link may lead to another file below ManifestDirectory, not out of it.
+static int read_manifest(const char *root, const char *name, char **text, size_t *length, bq_error *err) {
+  int fd;
+  int result = bq_tree_open(root, name, O_RDONLY | O_NONBLOCK, 0, BQ_TREE_INNER_LINKS, &fd, err);
+  if (result < 0) return result;
+  (void)close(fd);
+  char *path = bq_format("%s/%s", root, name);
+  result = path != NULL ? bq_file_read(path, MAX_MANIFEST_BYTES, text, length, err)
+                        : bq_fail(err, BQ_ENOMEM, "out of memory");
+  bq_free(path);
+  return result;
+}
+
 static void check_manifest(preflight *p, bq_vm *vm, const char *name) {
-  char *path = bq_format("%s/%s", p->config->manifest_directory, name);
   char *text = NULL;
   size_t length;
   bq_error err;
   lua_State *L = bq_vm_state(vm);
-  if (path == NULL || bq_file_read(path, MAX_MANIFEST_BYTES, &text, &length, &err) < 0) {
-    say(p, 1, name, path == NULL ? "out of memory" : err.message);
+  if (read_manifest(p->config->manifest_directory, name, &text, &length, &err) < 0) {
+    say(p, 1, name, err.message);
   } else {
     lua_pushcfunction(L, load_source);
     lua_pushlstring(L, text, length);
@@ -113,29 +128,30 @@ static void check_manifest(preflight *p, bq_vm *vm, const char *name) {
     }
   }
   bq_free(text);
-  bq_free(path);
+}
+
+static int is_manifest(const bq_tree_entry *entry) {
+  size_t length = strlen(entry->path);
+  return !S_ISDIR(entry->mode) && length > 5 && strcmp(entry->path + length - 5, ".json") == 0;
 }
 
 static void check_manifests(preflight *p) {
   bq_vm *vm = NULL;
   bq_error err;
   const bq_vm_options options = {.loop = p->server.loop, .memory_bytes = CHECK_BYTES, .slice_us = 1000000};
-  DIR *dir = opendir(p->config->manifest_directory);
-  if (dir == NULL) return; // it is made at the first start
-  if (bq_script_vm_new(&vm, &options, bq_script_host_current(p->server.host), bq_check_modules, &p->server.services,
+  bq_tree_listing files = {0};
+  if (access(p->config->manifest_directory, F_OK) < 0 && errno == ENOENT) return; // it is made at the first start
+  if (bq_tree_list(&files, p->config->manifest_directory, ".", MAX_ENTRIES, &err) < 0 ||
+      bq_script_vm_new(&vm, &options, bq_script_host_current(p->server.host), bq_check_modules, &p->server.services,
                        &err) < 0) {
     say(p, 1, "manifests", err.message);
   } else {
-    struct dirent *entry;
-    for (int count = 0; count < MAX_MANIFESTS && (entry = readdir(dir)) != NULL;) {
-      size_t length = strlen(entry->d_name);
-      if (length < 6 || strcmp(entry->d_name + length - 5, ".json") != 0) continue;
-      check_manifest(p, vm, entry->d_name);
-      count++;
+    for (size_t i = 0; i < files.count; i++) {
+      if (is_manifest(&files.entries[i])) check_manifest(p, vm, files.entries[i].path);
     }
     bq_vm_free(vm);
   }
-  (void)closedir(dir);
+  bq_tree_listing_free(&files);
 }
 
 static void check_scripts(preflight *p) {
@@ -198,8 +214,8 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
   p->config = config;
   p->options = options;
   check_scripts(p);
-  if (options->conninfo != NULL) {
-    check_database(p);
+  if (options->connect) {
+    if (options->conninfo != NULL) check_database(p);
     check_directory(p, "StateDirectory", config->state_directory);
     check_directory(p, "WorkspaceDirectory", config->workspace_directory);
     check_directory(p, "OutputDirectory", config->output_directory);

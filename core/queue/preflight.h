@@ -7,7 +7,8 @@
 
 typedef struct bq_preflight_options {
   const char *share; // directory with scripts/, templates/ and sql/
-  const char *conninfo; // the database to look at; NULL: neither that nor directories, disk and sandbox
+  int connect; // 1: also the database, the directories, the disk and the sandbox
+  const char *conninfo; // with `connect`, the database to look at; NULL: it can't be found, which the caller has told
   void (*report)(void *arg, int fault, const char *subject, const char *text); // a line each; fault 0: all is well
   void *arg;
 } bq_preflight_options;

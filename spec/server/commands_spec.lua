@@ -112,6 +112,109 @@ describe("commands", function()
     process.check { "rm", server.directory .. "/manifests/broken.json" }
   end)
 
+  it("check manifests in subdirectories, and none that a link leads out to", function()
+    process.write(server.directory .. "/outside.json", json.encode(MANIFEST))
+    server:write("manifests", { ["teams/web/deep.json"] = { version = "1.0", name = 3 } })
+    process.check { "ln", "-s", "deep.json", server.directory .. "/manifests/teams/web/inner.json" }
+    process.check { "ln", "-s", "../outside.json", server.directory .. "/manifests/leads-out.json" }
+    local answer = command("check")
+    process.check { "rm", "-r", server.directory .. "/manifests/teams", server.directory .. "/manifests/leads-out.json" }
+    assert.equal(1, answer.code)
+    assert.truthy(answer.errors:find("FAULT teams/web/deep.json: $.name", 1, true), answer.errors)
+    assert.truthy(answer.errors:find("FAULT teams/web/inner.json: $.name", 1, true), answer.errors)
+    assert.truthy(answer.errors:find("FAULT leads-out.json: leads-out.json goes through a link", 1, true), answer.errors)
+    assert.truthy(answer.errors:find("3 faults", 1, true), answer.errors)
+    local well = command("check")
+    assert.equal(0, well.code, well.errors)
+    assert.truthy(well.output:find("no faults", 1, true), well.output)
+  end)
+
+  it("check directories and sandbox also when there is no database", function()
+    local lonely = Server.new { database = false }
+    local answer = lonely:command { "check", "--connect" }
+    assert.equal(1, answer.code)
+    assert.truthy(answer.errors:find("FAULT database", 1, true), answer.errors)
+    assert.truthy(answer.output:find("ok    OutputDirectory", 1, true), answer.output)
+    assert.truthy(answer.output:find("sandbox", 1, true), answer.output)
+  end)
+
+  it("take a manifest from a pipe", function()
+    local answer = server:command({ "enqueue", "--server", "http://" .. server.address, "--customer-id", "c1",
+      "--customer-name", "C", "--customer-email", "c@example.org", "--configuration", "piped", "--pipeline", "quick",
+      "--manifest", "-" }, { stdin = json.encode(MANIFEST) })
+    assert.equal(0, answer.code, answer.errors)
+    builds.await(server, answer.output:match "^(%S+)", "success")
+  end)
+
+  it("show whole names in a pipe, and nothing that moves the cursor", function()
+    local customer = ("a customer whose name is long "):rep(3) .. "\u{9b}2J\u{202e}end"
+    local id = builds.submit(server, { customerId = customer, configurationName = "\27[2Jmain" })
+    builds.await(server, id, "success")
+    local listed = ask("list", "--customer", customer).output
+    assert.truthy(listed:find(("a customer whose name is long "):rep(3) .. " 2J end", 1, true), listed)
+    assert.truthy(listed:find(" [2Jmain", 1, true), listed)
+    local shown = ask("status", id).output
+    assert.truthy(shown:find("configurationName      [2Jmain", 1, true), shown)
+    assert.falsy((listed .. shown):find("\27", 1, true))
+    assert.falsy((listed .. shown):find("\u{202e}", 1, true))
+    -- Programs get what is there.
+    assert.equal(customer, json.decode(ask("status", id, "--json").output).customerId)
+  end)
+
+  it("follow across a restart of the server, and say so once", function()
+    local restarted = Server.start { scripts = builds.scripts(), config = { BuildQueue = { Listen = "127.0.0.1:" ..
+      server.port + 1 } } }
+    local id = builds.submit(restarted, { pipeline = "gate" })
+    builds.await(restarted, id, "building")
+    local follower = process.spawn({ Server.program(), "status", id, "--follow", "--server",
+      "http://" .. restarted.address }, { env = restarted:environment() })
+    process.wait_for(function() return follower.output:find("Waiting", 1, true) end, 10, "the follower to see it")
+    restarted:kill "sigkill"
+    process.wait_for(function() return follower.errors:find("does not answer any more", 1, true) end, 10, "the loss")
+    restarted:launch()
+    builds.await(restarted, id, "building")
+    builds.open_gate(restarted, id, 2)
+    assert.equal(0, follower:wait(40), follower.errors)
+    assert.truthy(follower.output:find("success 100% Build complete", 1, true), follower.output)
+    assert.equal(1, select(2, follower.errors:gsub("\n", "\n")), follower.errors)
+    restarted:stop()
+    -- Nobody waits for a server that isn't there at first.
+    local absent = command("status", id, "--follow", "--server", "http://" .. restarted.address)
+    assert.equal(3, absent.code)
+    assert.equal(1, select(2, absent.errors:gsub("\n", "\n")), absent.errors)
+  end)
+
+  it("ask no proxy for this machine, nor for what no_proxy names", function()
+    local env = server:environment()
+    env.http_proxy = "http://127.0.0.1:1"
+    assert.equal(0, server:command({ "stats", "--server", "http://" .. server.address }, { env = env }).code)
+    local proxied = server:command({ "stats", "--server", "http://buildq.invalid" }, { env = env })
+    assert.truthy(proxied.errors:find("127.0.0.1 port 1 ", 1, true), proxied.errors)
+    env.no_proxy = "buildq.invalid"
+    local direct = server:command({ "stats", "--server", "http://buildq.invalid" }, { env = env })
+    assert.falsy(direct.errors:find("127.0.0.1 port 1 ", 1, true), direct.errors)
+  end)
+
+  it("have help and a place in the manual page, each", function()
+    local manual = process.read "core/cli/data/buildq.1"
+    local codes = { "Exit codes: 0 done", "3 no server answers" }
+    local count = 0
+    for name in process.run({ Server.program(), "help" }).output:gmatch "\n  (%w+)" do
+      count = count + 1
+      local help = process.run { Server.program(), name, "--help" }
+      assert.equal(0, help.code, name)
+      for _, text in ipairs(codes) do assert.truthy(help.output:find(text, 1, true), name .. ":\n" .. help.output) end
+      assert.equal(help.output, process.run({ Server.program(), "help", name }).output)
+      assert.truthy(manual:find("\n%.BR? [%w\", ]*%f[%w]" .. name .. "%f[%W]"), name .. " is not in the manual page")
+    end
+    assert.equal(16, count)
+    assert.truthy(manual:find("EXIT STATUS", 1, true))
+    assert.truthy(manual:find("BUILDQ_SERVER", 1, true))
+    local long = command("version", "--nonsense")
+    assert.equal(2, long.code)
+    assert.equal(2, ask("resume", "everything").code)
+  end)
+
   it("bring the schema up to date and ask before the old service's builds go", function()
     assert.equal(0, command("migrate").code)
     server:sql "update queue_control set adopted_builds = 7, retention_allowed = false"
