@@ -64,8 +64,8 @@ static int add_build(bq_table *table, const json_t *build, bq_error *err) {
   char enqueued[20]; // without fractions and zone
   (void)snprintf(done, sizeof done, "%lld%%", json_integer_value(json_object_get(build, "progressPercent")));
   (void)snprintf(enqueued, sizeof enqueued, "%s", text_of(build, "enqueuedAt"));
-  const char *cells[COLUMN_COUNT] = {text_of(build, "id"), text_of(build, "status"),     done,
-                                     enqueued,             text_of(build, "customerId"), text_of(build, "configurationName")};
+  const char *cells[COLUMN_COUNT] = {text_of(build, "id"), text_of(build, "status"), done, enqueued,
+                                     text_of(build, "customerId"), text_of(build, "configurationName")};
   return bq_table_add(table, cells, err);
 }
 

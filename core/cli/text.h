@@ -1,7 +1,7 @@
 // Texts of others in a terminal: nothing in them moves the cursor, and they are cut by what is seen, not by bytes.
 //
-// Customers, scripts and compilers write names, steps and error messages; JSON lets any of them hold an escape sequence.
-// Columns are estimated from the character's block, without the locale: 2 for East Asian wide ones and emoji, 0 for
+// Customers, scripts and compilers write names, steps and error messages; JSON lets any of them hold an escape
+// sequence. Columns are estimated from the character's block, without the locale: 2 for East Asian wide ones and emoji, 0 for
 // combining marks.
 #ifndef BQ_CLI_TEXT_H
 #define BQ_CLI_TEXT_H

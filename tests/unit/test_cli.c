@@ -163,7 +163,8 @@ static void must_draw(int percent, const char *step, int width, const char *expe
 static void a_bar_fits_the_terminal(void **state) {
   (void)state;
   must_draw(0, "waiting", 80, "[..............................]   0% waiting");
-  must_draw(50, "Building for target platforms", 80, "[###############...............]  50% Building for target platforms");
+  must_draw(50, "Building for target platforms", 80,
+            "[###############...............]  50% Building for target platforms");
   must_draw(100, "Build complete", 80, "[##############################] 100% Build complete");
   must_draw(50, "Building for target platforms", 50, "[###############...............]  50% Building f…");
   must_draw(50, "Building", 29, "[##########..........]  50% ");
