@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "io/hash.h"
 
 enum {
   MAX_MIGRATIONS = 1000,
@@ -23,6 +24,7 @@ typedef struct migration {
   int oldest_program; // from its first line: programs that know fewer migrations must not run on the result
   char *name;         // owned; the file's name
   char *text;         // owned
+  char checksum[BQ_HASH_TEXT_SIZE]; // of the text
   int missing;        // the database has not got it
 } migration;
 
@@ -80,7 +82,9 @@ static int read_migration(migration *m, const char *directory, const char *file,
   bq_free(path);
   if (result < 0) return result;
   if (strncmp(m->text, mark, sizeof mark - 1) == 0) m->oldest_program = atoi(m->text + sizeof mark - 1);
-  if (m->oldest_program >= 1 && m->oldest_program <= m->version && strlen(m->text) == length) return 0;
+  if (m->oldest_program >= 1 && m->oldest_program <= m->version && strlen(m->text) == length) {
+    return bq_hash_bytes(m->text, length, m->checksum, err);
+  }
   return bq_fail(err, BQ_EINVAL, "the migration %s/%s must begin with the line `%sN`, N from 1 to %d, and be text",
                  directory, file, mark, m->version);
 }
@@ -222,30 +226,40 @@ static int look_for_pooler(PGconn *pg, const char *conninfo, bq_error *err) {
 
 // What the database has ----------------------------------------------------------------------------------------------
 
-static int compare(migrations *all, PGconn *pg, bq_error *err) {
+// One row of schema_migrations: version, name, oldest_program, checksum.
+static int compare_row(const job *j, const PGresult *rows, int row, bq_error *err) {
+  int version = atoi(PQgetvalue(rows, row, 0));
+  int oldest_program = atoi(PQgetvalue(rows, row, 2));
+  const char *name = PQgetvalue(rows, row, 1);
+  if (oldest_program > j->all.count) {
+    return bq_fail(err, BQ_ECONFLICT, "the database has the migration %s, which programs that know fewer than %d "
+                                      "migrations can't work with; this one knows %d: install a newer buildq",
+                   name, oldest_program, j->all.count);
+  }
+  if (version < 1 || version > j->all.count) return 0;
+  migration *m = &j->all.list[version - 1];
+  m->missing = 0;
+  if (strcmp(m->name, name) != 0) {
+    return bq_fail(err, BQ_ECONFLICT, "the database has a migration %s where this program has %s: it belongs to "
+                                      "another program", name, m->name);
+  }
+  if (!PQgetisnull(rows, row, 3) && strcmp(PQgetvalue(rows, row, 3), m->checksum) != 0) {
+    report(j, "warning: %s is not the file any more that this database was given: the schema may differ from what the "
+              "program expects", name);
+  }
+  return 0;
+}
+
+static int compare(const job *j, bq_error *err) {
+  // A table of a program that kept no checksums has no such column, and so gives null.
+  static const char applied[] = "select version, name, oldest_program, to_jsonb(m) ->> 'checksum' "
+                                "from schema_migrations m order by version";
   int64_t there = 0;
-  int result = ask(pg, "select (to_regclass('schema_migrations') is not null)::int", &there, err);
+  int result = ask(j->pg, "select (to_regclass('schema_migrations') is not null)::int", &there, err);
   if (result < 0 || !there) return result;
   PGresult *rows = NULL;
-  result = run(pg, "select version, name, oldest_program from schema_migrations order by version", 0, NULL, &rows, err);
-  if (result < 0) return result;
-  for (int i = 0; i < PQntuples(rows) && result == 0; i++) {
-    int version = atoi(PQgetvalue(rows, i, 0));
-    int oldest_program = atoi(PQgetvalue(rows, i, 2));
-    const char *name = PQgetvalue(rows, i, 1);
-    if (oldest_program > all->count) {
-      result = bq_fail(err, BQ_ECONFLICT, "the database has the migration %s, which programs that know fewer than %d "
-                                          "migrations can't work with; this one knows %d: install a newer buildq",
-                       name, oldest_program, all->count);
-    } else if (version >= 1 && version <= all->count) {
-      migration *m = &all->list[version - 1];
-      m->missing = 0;
-      if (strcmp(m->name, name) != 0) {
-        result = bq_fail(err, BQ_ECONFLICT, "the database has a migration %s where this program has %s: it belongs to "
-                                            "another program", name, m->name);
-      }
-    }
-  }
+  result = run(j->pg, applied, 0, NULL, &rows, err);
+  for (int i = 0; result == 0 && i < PQntuples(rows); i++) result = compare_row(j, rows, i, err);
   PQclear(rows);
   return result;
 }
@@ -258,7 +272,7 @@ static int apply(PGconn *pg, const migration *m, int max_retry_attempts, bq_erro
   (void)snprintf(version, sizeof version, "%d", m->version);
   (void)snprintf(oldest, sizeof oldest, "%d", m->oldest_program);
   const char *settings[] = {retries};
-  const char *record[] = {version, m->name, oldest};
+  const char *record[] = {version, m->name, oldest, m->checksum};
   int result = run(pg, "begin isolation level read committed", 0, NULL, NULL, err);
   if (result == 0) {
     result = run(pg, "select set_config('buildq.max_retry_attempts', $1, true)", 1, settings, NULL, err);
@@ -268,8 +282,8 @@ static int apply(PGconn *pg, const migration *m, int max_retry_attempts, bq_erro
     result = bq_fail(err, BQ_EINVAL, "it ends its transaction itself");
   }
   if (result == 0) {
-    result = run(pg, "insert into schema_migrations (version, name, oldest_program) values ($1::int, $2, $3::int)", 3,
-                 record, NULL, err);
+    result = run(pg, "insert into schema_migrations (version, name, oldest_program, checksum) "
+                     "values ($1::int, $2, $3::int, $4)", 4, record, NULL, err);
   }
   if (result == 0) result = run(pg, "commit", 0, NULL, NULL, err);
   if (result == 0) return 0;
@@ -297,12 +311,15 @@ static int report_adoption(const job *j, bq_error *err) {
 
 static int bring_up(job *j, bq_error *err) {
   static const char table[] = "create table if not exists schema_migrations (version integer primary key, name text "
-                              "not null, applied_at timestamptz not null default now(), oldest_program integer not null)";
+                              "not null, applied_at timestamptz not null default now(), oldest_program integer not "
+                              "null); alter table schema_migrations add column if not exists checksum text";
   const bq_migrate_options *options = j->options;
   int applies = !options->check_only && !options->dry_run;
   int applied = 0;
-  int result = compare(&j->all, j->pg, err);
-  if (result == 0 && applies) result = run(j->pg, table, 0, NULL, NULL, err);
+  int missing = 0;
+  int result = compare(j, err);
+  for (int i = 0; i < j->all.count; i++) missing += j->all.list[i].missing;
+  if (result == 0 && applies && missing > 0) result = run(j->pg, table, 0, NULL, NULL, err);
   for (int i = 0; i < j->all.count && result == 0; i++) {
     const migration *m = &j->all.list[i];
     if (!m->missing) continue;

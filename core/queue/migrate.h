@@ -14,7 +14,8 @@ typedef struct bq_migrate_options {
 
 // Applies what is missing of directory/NNNN_name.sql, in order, each file in a transaction of its own, under an advisory
 // lock: several servers may start at once (one waits a minute at most). `report` hears a line about each thing done, and
-// what the adoption of an old table leaves to be confirmed; NULL: nobody does.
+// what the adoption of an old table leaves to be confirmed; and a warning for each file that was changed after it was
+// applied; NULL: nobody does.
 // BQ_EUNAVAIL: no connection, or no lock; BQ_ECONFLICT: the schema asks for a newer program (its "oldest program" is
 // above the newest file here), belongs to another one, or is incomplete (check_only); BQ_EINVAL: the files are not
 // numbered from 0001 without a gap or don't begin with `-- oldest program: N`, conninfo is malformed, PostgreSQL is older

@@ -215,6 +215,42 @@ static void a_failed_migration_leaves_no_trace(void **state) {
   bq_free(conninfo);
 }
 
+static void must_report(const char *conninfo, const char *directory, mode how, const char *expected) {
+  bq_error err;
+  char *lines;
+  if (migrate(conninfo, directory, how, &lines, &err) < 0) fail_msg("%s", err.message);
+  if (expected[0] == '\0') assert_string_equal(lines, "");
+  else if (strstr(lines, expected) == NULL) fail_msg("reports %s, not %s", lines, expected);
+  bq_free(lines);
+}
+
+static void a_file_that_was_changed_later_is_told(void **state) {
+  (void)state;
+  static const char changed[] = "warning: 0001_one.sql is not the file any more";
+  char *directory = support_make_directory();
+  char *conninfo = sql_create(&fixture, NULL);
+  PGconn *pg = sql_connect(conninfo);
+  write_file(directory, "0001_one.sql", "-- oldest program: 1\n" // what a migrator looks at
+                                        "create table build_queue (status text, adopted boolean);"
+                                        "create table queue_control (adopted_builds int, retention_allowed boolean);");
+  must_report(conninfo, directory, APPLY, "applied 0001_one.sql\n");
+  must_report(conninfo, directory, APPLY, "");
+  write_file(directory, "0001_one.sql", "-- oldest program: 1\ncreate table build_queue (status text);");
+  must_report(conninfo, directory, APPLY, changed);
+  must_report(conninfo, directory, CHECK, changed);
+  must_report(conninfo, directory, DRY_RUN, changed);
+  // What an earlier program applied has no checksum; what comes after has.
+  sql_do(pg, "alter table schema_migrations drop column checksum");
+  must_report(conninfo, directory, CHECK, "");
+  write_file(directory, "0002_two.sql", "-- oldest program: 1\ncreate table two (x int);");
+  must_report(conninfo, directory, APPLY, "applied 0002_two.sql\n");
+  sql_expect(pg, "select string_agg(coalesce(length(checksum), 0)::text, ' ' order by version) from schema_migrations",
+             "0 64");
+  PQfinish(pg);
+  support_remove_directory(directory);
+  bq_free(conninfo);
+}
+
 static void directories_are_checked_first(void **state) {
   (void)state;
   char *directory = support_make_directory();
@@ -321,6 +357,7 @@ int main(void) {
       cmocka_unit_test(old_rows_are_adopted),
       cmocka_unit_test(only_an_older_program_refuses_a_newer_schema),
       cmocka_unit_test(a_failed_migration_leaves_no_trace),
+      cmocka_unit_test(a_file_that_was_changed_later_is_told),
       cmocka_unit_test(directories_are_checked_first),
       cmocka_unit_test(servers_that_start_together_migrate_once),
       cmocka_unit_test(a_secret_is_never_repeated),
