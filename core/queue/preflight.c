@@ -17,7 +17,11 @@
 #include "queue/server_internal.h"
 #include "queue/server_modules.h"
 
-enum { MAX_MANIFEST_BYTES = 1024 * 1024, MAX_ENTRIES = 10000 /* below ManifestDirectory */, CHECK_BYTES = 64 * 1024 * 1024 };
+enum {
+  MAX_MANIFEST_BYTES = 1024 * 1024,
+  MAX_ENTRIES = 10000, // below ManifestDirectory
+  CHECK_BYTES = 64 * 1024 * 1024
+};
 
 // Checks one manifest's text; returns nil, or what is wrong, a line each.
 static const char manifest_source[] =
