@@ -31,6 +31,8 @@ static void on_progress_written(void *arg, const bq_pg_result *result) {
   } else if (PQntuples(result->rows) == 0 && r->outcome == NULL) {
     bq_attempt_stop(r->attempt, BQ_OUTCOME_SUPERSEDED, "another attempt has taken this build over");
   } else {
+    // The timer may have come and gone while this write was under way.
+    if (r->dirty) bq_timer_set(r->runner->progress_timer, BQ_PROGRESS_MS);
     r->runner->options.changed(r->runner->options.arg, r->id);
   }
   if (r->attempt == NULL) bq_free(r); // it ended meanwhile
