@@ -406,12 +406,16 @@ static void on_notifications_set(void *arg, const bq_pg_result *result) {
   if (result->error != NULL) bq_log_error("EnableNotifications could not be told to the database", result->error);
 }
 
-static int begin(bq_server *server, bq_error *err) {
+int bq_server_set_notifications(bq_server *server, bq_error *err) {
   const char *params[] = {server->config->enable_notifications ? "true" : "false"};
+  return bq_store_write(server->store, "set_notifications", 1, params, on_notifications_set, NULL, err);
+}
+
+static int begin(bq_server *server, bq_error *err) {
   int result = watch_signals(server, err);
   if (result < 0) return result;
   bq_script_host_reload(server->host);
-  return bq_store_write(server->store, "set_notifications", 1, params, on_notifications_set, NULL, err);
+  return bq_server_set_notifications(server, err);
 }
 
 int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) {

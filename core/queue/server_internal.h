@@ -102,6 +102,7 @@ void bq_janitor_stop(bq_janitor *janitor);
 // server.c
 void bq_server_stop_now(bq_server *server, int result); // ends the loop; `server->error` says why when it is negative
 void bq_server_become_ready(bq_server *server);         // the first generation runs: opens HTTP, joins the cluster
+int bq_server_set_notifications(bq_server *server, bq_error *err) BQ_MUSTCHECK; // tells SQL of EnableNotifications
 
 // server_scripts.c; the first five are callbacks of other parts, with the server as `arg`
 bq_generation *bq_server_generation(void *arg); // the running one once it is stored; borrowed, or NULL

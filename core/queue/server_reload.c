@@ -38,9 +38,14 @@ static void read_config_done(bq_task *task) {
   server->new_config = NULL;
   server->reading_config = 0;
   if (newer != NULL) {
+    int notifications = server->config->enable_notifications;
     if (bq_config_diff(server->config, newer, log_change, NULL, &err) < 0) bq_log_error("comparing options failed", &err);
     bq_config_apply(server->config, newer);
     keep_old_config(server, newer);
+    // Its truth is in SQL, where writers of plain SQL follow it too. Another server's is left alone unless ours changed.
+    if (notifications != server->config->enable_notifications && bq_server_set_notifications(server, &err) < 0) {
+      bq_log_error("EnableNotifications could not be told to the database", &err);
+    }
     bq_log_setup((bq_log_level)server->config->log_level, (bq_log_format)server->config->log_format);
     bq_runner_wake(server->runner);
   }
