@@ -1,7 +1,10 @@
 -- The queue's promises: each build starts once, in order, and ends as it should.
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
+local process = require "spec.support.process"
+local postgres = require "spec.support.postgres"
 local json = require "dkjson"
+local uv = require "luv"
 
 local PIPELINES <const> = builds.scripts {
   ["pipelines/noop.lua"] = "return { run = function() end }\n",
@@ -11,10 +14,49 @@ local PIPELINES <const> = builds.scripts {
   ["pipelines/hopeless.lua"] = [[
     return { run = function(build) build:fail("never again", { retry = false }) end }
   ]],
-  -- Fails until its second attempt.
+  -- Fails until its second attempt, which shows itself before its first step.
   ["pipelines/second.lua"] = [[
+    local buildq = require "buildq"
     return { run = function(build)
+      while build.attempt > 1 and not buildq.fs.exists "go" do buildq.sleep(0.02) end
       build:step("Half", { at = 50 }, function() if build.attempt < 2 then error "first try" end end)
+    end }
+  ]],
+  -- Says 60 percent, then 30.
+  ["pipelines/backwards.lua"] = [[
+    local buildq = require "buildq"
+    return { run = function(build)
+      build:progress(60, "far")
+      while not buildq.fs.exists "go" do buildq.sleep(0.02) end
+      build:progress(30, "back")
+      build:step("Later", function() while not buildq.fs.exists "end" do buildq.sleep(0.02) end end)
+    end }
+  ]],
+  -- Three steps, the second and the third right after each other.
+  ["pipelines/steps.lua"] = [[
+    local buildq = require "buildq"
+    local function wait(file) while not buildq.fs.exists(file) do buildq.sleep(0.02) end end
+    return { run = function(build)
+      build:step("One", { at = 10 }, function() wait "go" end)
+      build:step("Two", { at = 20 }, function() buildq.sleep(0.4) end)
+      build:step("Three", { at = 30 }, function() build:log "in three" wait "end" end)
+    end }
+  ]],
+  -- Leaves a link to a directory of somebody else's in its workspace, then ends as it is told.
+  ["pipelines/link.lua"] = [[
+    return { run = function(build)
+      build:exec { argv = { "ln", "-s", build.metadata.target, "link" } }
+      build:exec { argv = { "sh", "-c", "mkdir -p deep/er && touch deep/er/file && chmod 500 deep/er" } }
+      if build.metadata.ends == "failed" then build:fail("told so", { retry = false }) end
+      if build.metadata.ends == "cancelled" then build:exec { argv = { "sleep", "3600" } } end
+    end }
+  ]],
+  ["pipelines/publish.lua"] = [[
+    local buildq = require "buildq"
+    return { run = function(build)
+      buildq.fs.write("x.txt", "attempt " .. build.attempt)
+      build:artifact "x.txt"
+      while not buildq.fs.exists "go" do buildq.sleep(0.02) end
     end }
   ]],
   ["pipelines/sleeper.lua"] = [[
@@ -27,6 +69,13 @@ local PIPELINES <const> = builds.scripts {
 
 local function starts(server, id)
   return tonumber(server:sql(("select count(*) from build_attempts where build_id = '%s'"):format(id)))
+end
+
+-- As an old enqueuer does it; `before` is SQL of the same session.
+local function insert(server, manifest, before)
+  return server:sql(([[%s insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
+    manifest_path, tier, architecture, cloud_provider) values ('old', 'Old', 'old@example.org', 'x', '%s',
+    'pro', 'linux-x64', 'aws') returning id]]):format(before or "", manifest)):match "^%S+"
 end
 
 local function due_now(server, id)
@@ -81,20 +130,14 @@ describe("one server", function()
   end)
 
   it("claims what an old program inserts, and keeps its manifest's copy", function()
-    local id = server:sql [[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
-      manifest_path, tier, architecture, cloud_provider) values ('old', 'Old', 'old@example.org', 'x', 'good.json',
-      'pro', 'linux-x64', 'aws') returning id]]
-    local build = builds.await(server, id:match "^%S+", "success")
+    local build = builds.await(server, insert(server, "good.json"), "success")
     assert.equal(1, build.attempt)
     assert.equal("1", server:sql(([[select count(*) from build_manifests m join build_queue b
       on b.manifest_hash = m.hash where b.id = '%s']]):format(build.id)))
   end)
 
   it("fails a row with a bad manifest at once, and says why", function()
-    local id = server:sql([[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
-      manifest_path, tier, architecture, cloud_provider) values ('old', 'Old', 'old@example.org', 'x', 'bad.json',
-      'pro', 'linux-x64', 'aws') returning id]]):match "^%S+"
-    local build = builds.await(server, id, "failed")
+    local build = builds.await(server, insert(server, "bad.json"), "failed")
     assert.equal(1, build.retryCount)
     assert.truthy(build.errorMessage:find("version", 1, true), build.errorMessage)
   end)
@@ -129,11 +172,48 @@ describe("one server", function()
   it("begins a new attempt without the old one's error, and succeeds without it", function()
     local id = builds.submit(server, { pipeline = "second" })
     server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == 1 end, 30)
+    local waiting = server:get("/builds/" .. id).json
+    assert.same({ 50, "Half" }, { waiting.progressPercent, waiting.currentStep }) -- where it failed
     due_now(server, id)
-    local build = builds.await(server, id, "success")
+    local build = builds.await(server, id, "building")
+    assert.same({ 2, 0, json.null, json.null },
+      { build.attempt, build.progressPercent, build.currentStep, build.errorMessage })
+    builds.open_gate(server, id, 2)
+    build = builds.await(server, id, "success")
     assert.equal(2, build.attempt)
     assert.equal(json.null, build.errorMessage)
     assert.equal(100, build.progressPercent)
+  end)
+
+  it("never lets progress fall within an attempt", function()
+    local id = builds.submit(server, { pipeline = "backwards" })
+    server:wait_for(function() return server:get("/builds/" .. id).json.progressPercent == 60 end, 30)
+    builds.open_gate(server, id)
+    local build
+    server:wait_for(function()
+      build = server:get("/builds/" .. id).json
+      return build.currentStep == "Later"
+    end, 30)
+    assert.equal(60, build.progressPercent)
+    process.write(builds.workspace(server, id) .. "/end", "")
+    builds.await(server, id, "success")
+  end)
+
+  it("shows the latest progress also when writing the one before took its time", function()
+    local id = builds.submit(server, { pipeline = "steps" })
+    server:wait_for(function() return server:get("/builds/" .. id).json.currentStep == "One" end, 30)
+    -- Somebody's transaction holds the row until "Three" has begun and the time of its write has gone by.
+    local holder = process.spawn({ "psql", "-XAtq", "-d", postgres.connection_string(server.database), "-f", "-" }, {
+      stdin = ("begin; select 'held' from build_queue where id = '%s' for update; select pg_sleep(2); commit;\n")
+        :format(id) })
+    server:wait_for(function() return holder.output:find "held" end, 30)
+    builds.open_gate(server, id)
+    server:wait_for(function() return builds.log(server, id):find "in three" end, 30)
+    assert.falsy(holder.code)
+    assert.equal(0, holder:wait(30))
+    server:wait_for(function() return server:get("/builds/" .. id).json.currentStep == "Three" end, 2)
+    process.write(builds.workspace(server, id) .. "/end", "")
+    builds.await(server, id, "success")
   end)
 
   it("retries by hand from the beginning, in a new round", function()
@@ -180,11 +260,38 @@ describe("one server", function()
     builds.await(server, id, "success")
   end)
 
-  it("removes the workspace of every end", function()
-    local id = builds.submit(server, { pipeline = "hopeless" })
-    builds.await(server, id, "failed")
-    local path = ("%s/builds/%s"):format(server.directory, id)
-    server:wait_for(function() return not require("luv").fs_stat(path) end, 30)
+  it("removes the workspace of every end, and follows no link out of it", function()
+    for _, ends in ipairs { "success", "failed", "cancelled" } do
+      local id = builds.submit(server, { pipeline = "link",
+        metadata = { ends = ends, target = server.directory .. "/manifests" } })
+      local path = ("%s/builds/%s"):format(server.directory, id)
+      if ends == "cancelled" then
+        server:wait_for(function() return uv.fs_stat(path .. "/attempt-1/deep/er/file") end, 30)
+        assert.equal(202, server:post("/builds/" .. id .. "/cancel").status)
+      end
+      builds.await(server, id, ends)
+      server:wait_for(function() return not uv.fs_lstat(path) end, 30, "the end of " .. path)
+    end
+    assert.truthy(uv.fs_stat(server.directory .. "/manifests/good.json"))
+  end)
+
+  it("changes nothing by an attempt that is not the present one any more", function()
+    local id = builds.submit(server, { pipeline = "publish" })
+    builds.await(server, id, "building")
+    server:wait_for(function() return uv.fs_stat(builds.workspace(server, id) .. "/x.txt") end, 30)
+    local other = server:sql([[insert into nodes (id, name, url, version, slots, lease_seconds)
+      values (gen_random_uuid(), 'other', 'http://other', '1', 1, 3600) returning id]]):match "%S+"
+    server:sql(("update build_queue set attempt = 2, node_id = '%s', progress_percent = 7 where id = '%s'")
+      :format(other, id))
+    builds.open_gate(server, id)
+    server:wait_for(function() return server:log():find(id:gsub("%-", "%%-") .. "[^\n]* status=superseded") end, 30)
+    assert.equal("building|2|7|0", server:sql(([[select status, attempt, progress_percent, retry_count
+      from build_queue where id = '%s']]):format(id)))
+    assert.equal("queued started", server:sql(([[select string_agg(event, ' ' order by event) from outbox
+      where build_id = '%s']]):format(id)))
+    server:wait_for(function() return not uv.fs_stat(("%s/output/%s"):format(server.directory, id)) end, 30)
+    server:sql(("update nodes set state = 'dead' where id = '%s'"):format(other))
+    server:sql(("delete from build_queue where id = '%s'"):format(id))
   end)
 
   it("lets the old manual's clean-up delete, and keeps the history", function()
@@ -199,11 +306,21 @@ describe("one server", function()
 end)
 
 describe("two servers on one database", function()
-  it("start each of 200 builds once", function()
+  local first, second
+
+  setup(function()
     local options = { config = { BuildQueue = { MaxConcurrentBuilds = 8 } }, scripts = PIPELINES }
-    local first = Server.start(options)
+    first = Server.start(options)
     options.database = first.database
-    local second = Server.start(options)
+    second = Server.start(options)
+  end)
+
+  teardown(function()
+    if first then first:stop() end
+    if second then second:stop() end
+  end)
+
+  it("start each of 200 builds once", function()
     for i = 1, 200 do builds.submit(i % 2 == 0 and first or second, { pipeline = "noop" }) end
     first:wait_for(function()
       return first:sql "select count(*) from build_queue where status = 'success'" == "200"
@@ -212,8 +329,46 @@ describe("two servers on one database", function()
     assert.equal("1", first:sql "select max(attempt) from build_queue")
     assert.equal("2", first:sql "select count(distinct node_id) from build_attempts")
     assert.equal("600", first:sql "select count(*) from build_events") -- queued, started, success
-    first:stop()
-    second:stop()
+    local started = select(2, (first:log() .. second:log()):gsub("attempt started", ""))
+    assert.equal(200, started)
+  end)
+
+  it("make one build of requests that come at the same time with the same key", function()
+    local body = json.encode(builds.request { pipeline = "noop", customerId = "concurrent" })
+    local connections = {}
+    for i = 1, 16 do
+      local server = i % 2 == 0 and first or second
+      connections[i] = server:connect(30)
+      -- All but the last byte, so that the requests become whole in one moment.
+      assert(connections[i]:send(("POST /builds HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n"
+        .. "Idempotency-Key: at-once\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s")
+        :format(server.address, #body, body:sub(1, -2))))
+    end
+    for _, connection in ipairs(connections) do assert(connection:send(body:sub(-1))) end
+    local ids = {}
+    for _, connection in ipairs(connections) do
+      local answer = connection:receive "*a"
+      connection:close()
+      assert.equal("202", answer:match "^HTTP/1.1 (%d+)", answer)
+      ids[answer:match '"jobId": *"([^"]+)"'] = true
+    end
+    local id = next(ids)
+    assert.same({ [id] = true }, ids)
+    assert.equal(id, first:sql "select id from build_queue where customer_id = 'concurrent'")
+    builds.await(first, id, "success")
+  end)
+
+  it("cancel what the other one runs", function()
+    first:post("/queue/pause", { reason = "spec" })
+    local id = builds.submit(first, { pipeline = "sleeper", metadata = { seconds = "3600" } })
+    first:post "/queue/resume"
+    builds.await(first, id, "building")
+    local node = first:sql(("select node_id from build_queue where id = '%s'"):format(id))
+    local other = first:log():find(node, 1, true) and second or first
+    assert.falsy(other:log():find(node, 1, true))
+    assert.equal(202, other:post("/builds/" .. id .. "/cancel", { reason = "from afar" }).status)
+    local build = builds.await(other, id, "cancelled", 10) -- by the notification: a heartbeat is due every 10 s
+    assert.truthy(build.errorMessage:find("from afar", 1, true))
   end)
 end)
 
@@ -247,6 +402,109 @@ describe("a retry", function()
   end)
 end)
 
+describe("a pause", function()
+  it("outlives the servers", function()
+    local server = Server.start {
+      config = { BuildQueue = { PollIntervalSeconds = 1, LeaseSeconds = 3 } }, scripts = PIPELINES,
+      manifests = { ["good.json"] = { version = "1.0", name = "plain", pipeline = "noop" } },
+    }
+    assert.equal(200, server:post("/queue/pause", { reason = "long weekend" }).status)
+    server:stop()
+    server:launch()
+    server:wait_for(function() return server:get("/readyz").body:find("long weekend", 1, true) end, 30)
+    local ids = { builds.submit(server, { pipeline = "noop" }), insert(server, "good.json") }
+    -- Two heartbeats later several polls have been by.
+    local seen = server:sql "select heartbeat_at + interval '2 seconds' from nodes where state = 'live'"
+    server:wait_for(function()
+      return server:sql(("select heartbeat_at > '%s' from nodes where state = 'live'"):format(seen)) == "t"
+    end, 30)
+    assert.equal("2", server:sql "select count(*) from build_queue where status = 'pending' and attempt = 0")
+    assert.equal(200, server:post("/queue/resume").status)
+    for _, id in ipairs(ids) do builds.await(server, id, "success") end
+    server:stop()
+  end)
+end)
+
+describe("the poll", function()
+  -- Neither announced nor asked for: only the poll finds it.
+  local QUIET <const> = "set buildq.announces = 'on';"
+
+  local function start(interval)
+    return Server.start {
+      config = { BuildQueue = { PollIntervalSeconds = interval, LeaseSeconds = 3 } }, scripts = PIPELINES,
+      manifests = { ["good.json"] = { version = "1.0", name = "plain", pipeline = "noop" } },
+    }
+  end
+
+  it("finds within PollIntervalSeconds what nobody announced", function()
+    local server = start(2)
+    for _ = 1, 3 do
+      local id = insert(server, "good.json", QUIET)
+      builds.await(server, id, "success")
+      assert.equal("t", server:sql(("select started_at - enqueued_at < interval '3 seconds' from build_queue "
+        .. "where id = '%s'"):format(id)))
+    end
+    server:stop()
+  end)
+
+  it("is the only one to find it; what is announced is found at once", function()
+    local server = start(3600)
+    local id = insert(server, "good.json", QUIET)
+    local seen = server:sql "select heartbeat_at + interval '2 seconds' from nodes where state = 'live'"
+    server:wait_for(function()
+      return server:sql(("select heartbeat_at > '%s' from nodes where state = 'live'"):format(seen)) == "t"
+    end, 30)
+    assert.equal("pending", server:get("/builds/" .. id).json.status)
+    builds.await(server, insert(server, "good.json"), "success", 10)
+    builds.await(server, id, "success", 10)
+    server:stop()
+  end)
+end)
+
+describe("retries", function()
+  it("follow the options, also those changed by SIGHUP", function()
+    local server = Server.start {
+      config = { BuildQueue = { MaxRetryAttempts = 2, RetryDelayMinutes = 7, UseExponentialBackoff = false,
+        PollIntervalSeconds = 1 } },
+      scripts = PIPELINES,
+    }
+    local function reload(options)
+      for name, value in pairs(options) do server.config.BuildQueue[name] = value end
+      server:write_config()
+      local from = #server:log()
+      server:kill "sighup"
+      server:wait_for(function() return server:log():find("option changed", from + 1, true) end, 30)
+    end
+    local function delay(id, failure)
+      server:wait_for(function() return server:get("/builds/" .. id).json.retryCount == failure end, 30)
+      return tonumber(server:sql(("select extract(epoch from run_after - updated_at) / 60 from build_queue "
+        .. "where id = '%s'"):format(id)))
+    end
+
+    local id = builds.submit(server, { pipeline = "failing" })
+    for failure = 1, 2 do -- not exponential: about the same each time
+      local minutes = delay(id, failure)
+      assert.truthy(minutes >= 6.29 and minutes <= 7.71, ("retry %d after %.2f minutes"):format(failure, minutes))
+      due_now(server, id)
+    end
+    assert.equal(3, builds.await(server, id, "failed").attempt)
+
+    reload { RetryDelayMinutes = 1440, UseExponentialBackoff = true }
+    id = builds.submit(server, { pipeline = "failing" })
+    delay(id, 1)
+    due_now(server, id)
+    assert.equal(1440, delay(id, 2)) -- never more than a day
+    assert.equal(200, server:post("/builds/" .. id .. "/cancel").status)
+    assert.equal("cancelled", server:get("/builds/" .. id).json.status)
+
+    reload { MaxRetryAttempts = 1, RetryDelayMinutes = 0 }
+    assert.equal(2, builds.run(server, { pipeline = "failing" }, "failed").attempt)
+    reload { MaxRetryAttempts = 0 }
+    assert.equal(1, builds.run(server, { pipeline = "failing" }, "failed").attempt)
+    server:stop()
+  end)
+end)
+
 describe("options", function()
   it("keep the workspace, and write no outbox rows, when told so", function()
     local server = Server.start {
@@ -256,18 +514,30 @@ describe("options", function()
     server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 30)
     local id = builds.submit(server, { pipeline = "noop" })
     builds.await(server, id, "success")
-    assert.truthy(require("luv").fs_stat(("%s/builds/%s/attempt-1"):format(server.directory, id)))
+    assert.truthy(uv.fs_stat(("%s/builds/%s/attempt-1"):format(server.directory, id)))
     assert.equal("0", server:sql "select count(*) from outbox")
     server:stop()
   end)
 
   it("owe each mail once by default", function()
     local server = Server.start { scripts = PIPELINES }
+    local function owed(id)
+      return server:sql(([[select string_agg(event, ' ' order by event) from outbox where build_id = '%s']]):format(id))
+    end
     local id = builds.submit(server, { pipeline = "noop" })
     builds.await(server, id, "success")
-    local owed = server:sql(([[select string_agg(event, ' ' order by event) from outbox
-      where build_id = '%s']]):format(id))
-    assert.equal("completed queued started", owed)
+    assert.equal("completed queued started", owed(id))
+    id = builds.submit(server, { pipeline = "hopeless" })
+    builds.await(server, id, "failed")
+    assert.equal("failed queued started", owed(id))
+    -- Switched off on the running server, nothing more is owed.
+    server.config.BuildQueue.EnableNotifications = false
+    server:write_config()
+    server:kill "sighup"
+    server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 30)
+    id = builds.submit(server, { pipeline = "noop" })
+    builds.await(server, id, "success")
+    assert.equal("", owed(id))
     server:stop()
   end)
 end)
