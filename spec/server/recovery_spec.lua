@@ -1,15 +1,18 @@
--- Ends that nobody asked for: signals, crashes, a database that goes away.
+-- Ends that nobody asked for: signals, crashes, lost leases.
 local uv = require "luv"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 local postgres = require "spec.support.postgres"
+local process = require "spec.support.process"
 
 local PIPELINES <const> = builds.scripts {
   ["pipelines/noop.lua"] = "return { run = function() end }\n",
-  -- A command that tells when it runs, and a file that lets it end.
+  -- A command that tells when it runs, a file that lets it end, and an artifact that says whose it is.
   ["pipelines/command.lua"] = [[
     return { run = function(build)
       build:exec { argv = { "sh", "-c", "echo started; while [ ! -e go ]; do sleep 0.05; done", build.metadata.mark } }
+      require("buildq").fs.write("x.txt", "of attempt " .. build.attempt)
+      build:artifact "x.txt"
     end }
   ]],
 }
@@ -82,6 +85,38 @@ describe("a server that is stopped", function()
   end)
 end)
 
+describe("a server that stops", function()
+  it("claims nothing any more", function()
+    local server = Server.start {
+      config = { BuildQueue = { MaxConcurrentBuilds = 4, PollIntervalSeconds = 1 } }, scripts = PIPELINES }
+    local id = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, id, "building")
+    server:kill "sigterm"
+    server:wait_for(function() return server:log():find("stopping: no new builds", 1, true) end, 30)
+    -- It is announced, and slots are free.
+    local late = server:sql(([[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
+      manifest_path, tier, architecture, cloud_provider, pipeline, manifest_hash) select customer_id, customer_name,
+      customer_email, configuration_name, manifest_path, tier, architecture, cloud_provider, 'noop', manifest_hash
+      from build_queue where id = '%s' returning id]]):format(id)):match "%S+"
+    builds.open_gate(server, id)
+    assert.equal(0, server.child:wait(30))
+    assert.equal("pending|0", server:sql(("select status, attempt from build_queue where id = '%s'"):format(late)))
+    server:launch()
+    builds.await(server, late, "success")
+    server:stop()
+  end)
+
+  it("gives running builds no time without EnableGracefulShutdown", function()
+    local server = Server.start { scripts = PIPELINES,
+      config = { BuildQueue = { EnableGracefulShutdown = false, GracefulShutdownTimeoutSeconds = 600 } } }
+    local id, mark = start_command(server)
+    assert.equal(0, server:stop())
+    assert.equal(0, processes(mark))
+    assert.equal("pending|0", server:sql(("select status, retry_count from build_queue where id = '%s'"):format(id)))
+    assert.equal("requeued", attempts(server, id))
+  end)
+end)
+
 describe("a server that is killed", function()
   it("leaves no command behind, and its next start takes the build over at once", function()
     local server = Server.start { config = { BuildQueue = { LeaseSeconds = 600 } }, scripts = PIPELINES }
@@ -94,6 +129,104 @@ describe("a server that is killed", function()
     builds.open_gate(server, id, 2)
     local build = builds.await(server, id, "success")
     assert.equal(0, build.retryCount)
+    server:stop()
+  end)
+
+  it("has its builds taken over with the scripts they began with", function()
+    local function scripts(words)
+      return builds.scripts { ["pipelines/words.lua"] = ([[
+        local buildq = require "buildq"
+        return { run = function(build)
+          while not buildq.fs.exists "go" do buildq.sleep(0.02) end
+          build:log "%s"
+        end }
+      ]]):format(words) }
+    end
+    local server = Server.start { config = { BuildQueue = { LeaseSeconds = 600 } }, scripts = scripts "old words" }
+    local id = builds.submit(server, { pipeline = "words" })
+    builds.await(server, id, "building")
+    server:kill "sigkill"
+    server.child:wait(30)
+    server:write("scripts", scripts "new words")
+    server:launch()
+    server:wait_for(function() return attempts(server, id) == "lost running" end, 30)
+    builds.open_gate(server, id, 2)
+    local build = builds.await(server, id, "success")
+    assert.truthy(builds.log(server, id):find("old words", 1, true))
+    assert.not_equal(server:get("/readyz").json.generation, build.generation)
+    id = builds.submit(server, { pipeline = "words" })
+    builds.open_gate(server, id)
+    builds.await(server, id, "success")
+    assert.truthy(builds.log(server, id):find("new words", 1, true))
+    server:stop()
+  end)
+
+  it("is known to its next start also when it had to join anew", function()
+    local server = Server.start { config = { BuildQueue = { LeaseSeconds = 600 } }, scripts = PIPELINES }
+    local id = start_command(server)
+    server:sql "update nodes set state = 'dead'; notify buildq_control"
+    server:wait_for(function() return attempts(server, id) == "lost running" end, 30)
+    server:wait_for(function() return not uv.fs_stat(builds.workspace(server, id, 1)) end, 30, "attempt 1 to end")
+    server:kill "sigkill"
+    server.child:wait(30)
+    server:launch()
+    server:wait_for(function() return attempts(server, id) == "lost lost running" end, 30)
+    builds.open_gate(server, id, 3)
+    builds.await(server, id, "success")
+    assert.equal("dead dead live", server:sql "select string_agg(state, ' ' order by state) from nodes")
+    server:stop()
+  end)
+
+  it("shows nothing of what it had not recorded", function()
+    local server = Server.start { scripts = PIPELINES }
+    local id = start_command(server)
+    local download, output = ("/downloads/%s/x.txt"):format(id), ("%s/output/%s/"):format(server.directory, id)
+    postgres.stop "sigint"
+    builds.open_gate(server, id)
+    -- Published on the disk; that this is so can't be recorded.
+    server:wait_for(function() return uv.fs_stat(output .. "attempt-1/x.txt") end, 30)
+    server:wait_for(function() return server:log():find("a write waits for the database", 1, true) end, 30)
+    server:kill "sigkill"
+    server.child:wait(30)
+    postgres.restart()
+    server:launch()
+    server:wait_for(function() return attempts(server, id) == "lost running" end, 30)
+    assert.equal(404, server:get(download).status)
+    assert.same({}, server:get(("/builds/%s/artifacts"):format(id)).json.artifacts)
+    assert.same({ status = "building", attempt = 2 }, server:rows(
+      ("select status, attempt from build_queue where id = '%s' and output_path is null and download_url is null")
+      :format(id))[1])
+    builds.open_gate(server, id, 2)
+    builds.await(server, id, "success")
+    assert.equal("of attempt 2", server:get(download).body)
+    server:stop()
+  end)
+
+  it("never leaves half an artifact to be seen", function()
+    -- Large enough that its copy, its hash and its fsync take a while.
+    local server = Server.start { scripts = builds.scripts { ["pipelines/large.lua"] = [[
+      return { run = function(build)
+        build:exec { argv = { "sh", "-c", "head -c 200000000 /dev/zero | tr '\\0' x > large.bin" } }
+        build:log "made"
+        build:artifact "large.bin"
+        build:artifact("large.bin", { name = "again.bin" })
+      end }
+    ]] } }
+    local id = builds.submit(server, { pipeline = "large" })
+    local output = ("%s/output/%s"):format(server.directory, id)
+    -- Whatever name the first bytes have: they are on the disk, and the build is not done.
+    server:wait_for(function()
+      return process.check { "sh", "-c", "find " .. output .. " -type f -size +0 2>/dev/null; :" } ~= ""
+    end, 30, "the first bytes of the artifact")
+    server:kill "sigkill"
+    server.child:wait(30)
+    assert.falsy(uv.fs_stat(output .. "/attempt-1"))
+    server:launch()
+    assert.equal(404, server:get(("/downloads/%s/large.bin"):format(id)).status)
+    local build = builds.await(server, id, "success")
+    assert.equal(2, build.attempt)
+    assert.equal(200000000, uv.fs_stat(output .. "/attempt-2/large.bin").size)
+    process.check { "sh", "-c", "cd " .. output .. "/attempt-2 && sha256sum --quiet -c SHA256SUMS" }
     server:stop()
   end)
 
@@ -126,8 +259,13 @@ describe("a server that is killed", function()
     builds.open_gate(second, id, 2)
     local build = builds.await(second, id, "success")
     assert.equal(2, build.attempt)
+    first:wait_for(function() return first:log():find("attempt=1 status=superseded", 1, true) end, 30)
     first:wait_for(function() return not uv.fs_stat(("%s/output/%s"):format(first.directory, id)) end, 30)
+    first:wait_for(function() return not uv.fs_stat(("%s/builds/%s"):format(first.directory, id)) end, 30)
     assert.equal("lost success", attempts(second, id))
+    assert.equal("of attempt 2", second:get(("/downloads/%s/x.txt"):format(id)).body)
+    assert.equal("completed queued started", second:sql(([[select string_agg(event, ' ' order by event) from outbox
+      where build_id = '%s']]):format(id)))
     first:stop()
     second:stop()
   end)
@@ -146,75 +284,5 @@ describe("a server that is killed", function()
     local build = builds.await(server, id, "failed")
     assert.truthy(build.errorMessage:find("lost more than three times", 1, true), build.errorMessage)
     server:stop()
-  end)
-end)
-
-describe("a state directory", function()
-  it("belongs to one server", function()
-    local server = Server.start { scripts = PIPELINES }
-    local other = server:command { "serve" }
-    assert.equal(1, other.code)
-    assert.truthy(other.errors:find("another server uses the state directory", 1, true), other.errors)
-    server:stop()
-  end)
-end)
-
-describe("a database that goes away", function()
-  it("is waited for: 503 meanwhile, and what ended is written when it is back", function()
-    local server = Server.start { scripts = PIPELINES }
-    local id = builds.submit(server, { pipeline = "gate" })
-    builds.await(server, id, "building")
-    postgres.stop "sigint" -- in order: the cluster of the specs does not sync, a crash would lose commits
-    server:wait_for(function() return server:get("/readyz").status == 503 end, 20)
-    local ready = server:get("/readyz")
-    assert.equal("failing", ready.json.status)
-    assert.equal(200, server:get("/healthz").status)
-    local answer = server:get("/builds/" .. id)
-    assert.equal(503, answer.status)
-    assert.truthy(answer.headers["retry-after"])
-    assert.equal(503, server:post("/builds", builds.request()).status)
-    builds.open_gate(server, id)
-    server:wait_for(function() return server:log():find("a write waits for the database", 1, true) end, 30)
-    postgres.restart()
-    local build
-    server:wait_for(function()
-      build = server:get("/builds/" .. id).json
-      return build and build.status == "success"
-    end, 40)
-    assert.equal(1, build.attempt)
-    server:wait_for(function() return server:get("/readyz").status == 200 end, 30)
-    server:stop()
-  end)
-
-  it("may drop every connection at any time", function()
-    local server = Server.start { config = { BuildQueue = { MaxConcurrentBuilds = 4 } }, scripts = PIPELINES }
-    local ids = {}
-    for i = 1, 60 do
-      local answer = server:post("/builds", builds.request { pipeline = "noop" })
-      if answer.status == 202 then ids[#ids + 1] = answer.json.jobId end
-      if i % 10 == 0 then
-        server:sql "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'buildq'"
-      end
-    end
-    server:wait_for(function()
-      return server:sql "select count(*) from build_queue where status in ('pending', 'building')" == "0"
-    end, 40)
-    for _, id in ipairs(ids) do
-      assert.equal("success", server:sql(("select status from build_queue where id = '%s'"):format(id)))
-    end
-    assert.equal("0", server:sql "select max(retry_count) from build_queue")
-    server:stop()
-  end)
-end)
-
-describe("the private cluster", function()
-  it("keeps builds over a restart", function()
-    local server = Server.start { database = false, scripts = PIPELINES }
-    local id = builds.submit(server, { pipeline = "noop" })
-    builds.await(server, id, "success")
-    assert.equal(0, server:stop())
-    server:launch()
-    assert.equal("success", server:get("/builds/" .. id).json.status)
-    assert.equal(0, server:stop())
   end)
 end)
