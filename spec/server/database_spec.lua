@@ -95,7 +95,9 @@ describe("a database that goes away", function()
   end)
 
   it("may crash: the server stays up, and takes new builds afterwards", function()
-    local server = Server.start { scripts = PIPELINES }
+    local server = Server.start { scripts = PIPELINES, config = { BuildQueue = { LeaseSeconds = 3 } } }
+    server:wait_for(function() return server:log():find("joined the cluster", 1, true) end, 30)
+    server:sql "checkpoint" -- the cluster of the specs does not sync
     postgres.stop "sigquit"
     server:wait_for(function() return server:get("/readyz").status == 503 end, 2)
     postgres.restart()
@@ -119,16 +121,14 @@ describe("a database that goes away", function()
     server:wait_for(function() return server:get("/builds/" .. id).json.status == "success" end, 30)
     assert.equal(1, server:get("/builds/" .. id).json.attempt)
     assert.equal(1, starts(server, id))
-    -- It listens again: what a plain INSERT announces is claimed, though the next poll is an hour away.
-    server:wait_for(function()
-      return server:sql [[select count(*) from pg_stat_activity where application_name = 'buildq'
-        and datname = current_database() and query ~* '^ *listen']] ~= "0"
-    end, 30, "the server to listen again")
-    local late = server:sql(([[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
-      manifest_path, tier, architecture, cloud_provider, pipeline, manifest_hash) select customer_id, customer_name,
-      customer_email, configuration_name, manifest_path, tier, architecture, cloud_provider, 'noop', manifest_hash
-      from build_queue where id = '%s' returning id]]):format(id)):match "%S+"
-    builds.await(server, late, "success", 20)
+    -- It listens again: what plain INSERTs announce is claimed, though the next poll is an hour away.
+    for _ = 1, 2 do
+      local late = server:sql(([[insert into build_queue (customer_id, customer_name, customer_email,
+        configuration_name, manifest_path, tier, architecture, cloud_provider, pipeline, manifest_hash)
+        select customer_id, customer_name, customer_email, configuration_name, manifest_path, tier, architecture,
+        cloud_provider, 'noop', manifest_hash from build_queue where id = '%s' returning id]]):format(id)):match "%S+"
+      server:wait_for(function() return server:get("/builds/" .. late).json.status == "success" end, 20)
+    end
     server:stop()
   end)
 
