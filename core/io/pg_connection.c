@@ -18,7 +18,7 @@ struct bq_pg_connection {
   struct event *event;        // owned; the socket, assigned anew for each
   int fd;                     // what `event` is assigned to; -1: not added
   short watching;             // EV_READ, EV_WRITE
-  bq_timer *timer;            // owned; CONNECTING and SETUP: the time limit, BACKOFF: the next attempt
+  bq_timer *timer;            // owned; CONNECTING, SETUP: the time limit; READY: of silence; BACKOFF: the next attempt
   unsigned attempt;           // failed since the last ready session
   uint64_t sessions;          // made so far
   bq_pg_request *first;       // sent, oldest first; lent
@@ -265,6 +265,14 @@ static void start_connecting(bq_pg_connection *connection) {
 
 // --- a ready session ---
 
+// A frozen server (a hung disk, a stopped process) breaks no connection and keeps no statement_timeout. Called whenever
+// something was heard, and when the first answer is owed.
+static void limit_silence(bq_pg_connection *connection) {
+  if (connection->target->silence_limit_ms == 0) return;
+  if (connection->load > 0) bq_timer_set(connection->timer, connection->target->silence_limit_ms);
+  else bq_timer_clear(connection->timer);
+}
+
 static int send_now(bq_pg_connection *connection, bq_pg_request *request) {
   if (request->statement != NULL) {
     if (PQsendQueryPrepared(connection->pg, request->statement->name, request->param_count, request->params, NULL, NULL,
@@ -286,7 +294,7 @@ static void append_and_send(bq_pg_connection *connection, bq_pg_request *request
   if (connection->first == NULL) connection->first = request;
   else connection->last->next = request;
   connection->last = request;
-  connection->load++;
+  if (connection->load++ == 0) limit_silence(connection);
   if (send_now(connection, request) < 0 || flush_and_watch(connection) < 0) {
     lose_libpq(connection, "can't send to the database");
   }
@@ -300,7 +308,7 @@ void bq_pg_connection_send(bq_pg_connection *connection, bq_pg_request *request)
   request->state = BQ_PG_PREPARING;
   request->connection = connection;
   connection->preparing = request;
-  connection->load++;
+  if (connection->load++ == 0) limit_silence(connection);
   if (PQsendPrepare(connection->pg, request->statement->name, request->statement->text, 0, NULL) != 1 ||
       PQpipelineSync(connection->pg) != 1 || flush_and_watch(connection) < 0) {
     lose_libpq(connection, "can't send to the database");
@@ -467,8 +475,9 @@ static void step_ready(bq_pg_connection *connection) {
     lose_libpq(connection, "the database connection was lost");
   } else if (connection->stale && connection->load == 0) {
     renew(connection, "the session is renewed");
-  } else if (connection->events->on_room != NULL) {
-    connection->events->on_room(connection->arg);
+  } else {
+    limit_silence(connection);
+    if (connection->events->on_room != NULL) connection->events->on_room(connection->arg);
   }
 }
 
@@ -509,6 +518,11 @@ static void on_timer(void *arg) {
     bq_error err;
     (void)bq_fail(&err, BQ_EUNAVAIL, "can't connect to the database: no session after %lld ms",
                   (long long)connection->target->connect_limit_ms);
+    lose(connection, &err);
+  } else if (connection->state == BQ_PG_READY && connection->load > 0) {
+    bq_error err;
+    (void)bq_fail(&err, BQ_EUNAVAIL, "the database owes an answer and was silent for %lld ms",
+                  (long long)connection->target->silence_limit_ms);
     lose(connection, &err);
   }
   leave(connection);

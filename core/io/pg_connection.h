@@ -19,6 +19,7 @@
 enum {
   BQ_PG_PIPELINE_DEPTH = 64,   // requests in flight on one connection
   BQ_PG_CONNECT_LIMIT_MS = 5000, // from the start of an attempt to a ready session, unless connect_timeout says else
+  BQ_PG_SILENCE_MARGIN_MS = 5000, // beyond statement_timeout, which a server that works would have kept
   BQ_PG_BACKOFF_FIRST_MS = 100, // upper bound of the random delay before the first new attempt; doubles …
   BQ_PG_BACKOFF_MOST_MS = 5000  // … up to this
 };
@@ -31,6 +32,7 @@ typedef struct bq_pg_target {
   char *setup_sql;          // owned; run on each new session before anything else; NULL: nothing
   char *role;               // owned; for logs
   int64_t connect_limit_ms;
+  int64_t silence_limit_ms; // how long a ready session may owe an answer without a byte from the server; 0: for ever
 } bq_pg_target;
 
 // Fills `target` from conninfo, adding keepalive settings that it leaves open. `setup_sql` may be NULL.

@@ -306,6 +306,9 @@ int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error
   if (result < 0) goto cleanup;
   result = bq_pg_target_init(&pg->target, options->conninfo, options->application_name, options->role, setup_sql, err);
   if (result < 0) goto cleanup;
+  if (options->statement_timeout_ms > 0) {
+    pg->target.silence_limit_ms = options->statement_timeout_ms + BQ_PG_SILENCE_MARGIN_MS;
+  }
   result = bq_timer_new(&pg->wait_timer, loop, on_wait_over, pg, err);
   if (result < 0) goto cleanup;
   result = bq_timer_new(&pg->cancel_timer, loop, on_cancel_again, pg, err);

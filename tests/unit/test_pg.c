@@ -480,6 +480,29 @@ static void *limited_realloc(void *old, size_t size) {
   return realloc(old, size);
 }
 
+// A stopped backend breaks no connection and keeps no statement_timeout.
+static void gives_up_on_a_frozen_backend(void **state) {
+  fixture *f = *state;
+  bq_pg *pg = open_pool(f, 1, 5000, 200, NULL, "frozen");
+  answer a = {0};
+  ask_text(f, pg, "select pg_backend_pid()", &a);
+  pid_t backend = (pid_t)strtol(a.value, NULL, 10);
+  assert_true(backend > 1);
+  ask(f, pg, &echo, "prepared", &a);
+  assert_int_equal(kill(backend, SIGSTOP), 0);
+  int64_t before = bq_clock_mono_us();
+  begin(pg, &echo, "lost", &a);
+  int ended = support_run_until(f->loop, is_done, &a, LIMIT_MS);
+  int64_t took_ms = (bq_clock_mono_us() - before) / 1000;
+  (void)kill(backend, SIGCONT);
+  assert_true(ended);
+  assert_int_equal(a.code, BQ_EUNKNOWN);
+  assert_true(took_ms >= 5100 && took_ms < 10000);
+  ask(f, pg, &echo, "again", &a); // on a new session
+  assert_string_equal(a.value, "again");
+  bq_pg_free(pg);
+}
+
 static void survives_each_failed_allocation(void **state) {
   fixture *f = *state;
   int succeeded = 0;
@@ -729,6 +752,7 @@ int main(void) {
       WITH_LOOP(text_leaves_nothing_behind),
       WITH_LOOP(bounds_the_result_of_text),
       WITH_LOOP(gives_up_on_a_silent_server),
+      WITH_LOOP(gives_up_on_a_frozen_backend),
       WITH_LOOP(survives_each_failed_allocation),
       WITH_LOOP(a_changed_table_is_prepared_anew),
       WITH_LOOP(large_parameters_get_through),
