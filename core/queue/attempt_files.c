@@ -10,11 +10,14 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/secret.h"
 #include "io/hash.h"
 #include "io/tree.h"
 #include "queue/attempt_internal.h"
+
+enum { MAX_LEFTOVERS = 100 }; // earlier attempts of a build that are looked at; each has looked at those before it
 
 static bq_attempt *attempt_of(bq_task *task) {
   return (bq_attempt *)((char *)task - offsetof(bq_attempt, task));
@@ -94,11 +97,27 @@ static int read_secrets(bq_attempt *attempt, bq_error *err) {
   return 0;
 }
 
+// What a killed server left half-written is never shown, and would take its room until retention. Not worth a build.
+static void remove_leftovers(const bq_attempt *attempt) {
+  int first = attempt->number > MAX_LEFTOVERS ? attempt->number - MAX_LEFTOVERS : 1;
+  for (int number = first; number < attempt->number; number++) {
+    bq_error err;
+    char *path = bq_format("%s/.attempt-%d.partial", attempt->id, number);
+    if (path != NULL && bq_tree_remove(attempt->env->config->output_directory, path, &err) < 0 &&
+        err.code != BQ_ENOTFOUND) {
+      bq_log(BQ_WARN, "what an earlier attempt left could not be removed", "build", attempt->id, "error", err.message,
+             NULL);
+    }
+    bq_free(path);
+  }
+}
+
 static int prepare(bq_attempt *attempt, bq_error *err) {
   const bq_config *config = attempt->env->config;
   int result = read_secrets(attempt, err);
   if (result == 0) result = make_log(attempt, err);
   // A number is claimed once: what lies here already is the rest of a start that never reached the database.
+  if (result == 0) remove_leftovers(attempt);
   if (result == 0) result = remove_path(config->workspace_directory, attempt->workspace, err);
   if (result == 0) result = remove_path(config->output_directory, attempt->partial, err);
   if (result == 0) result = make_directory(attempt->workspace, err);

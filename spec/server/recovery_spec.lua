@@ -227,6 +227,7 @@ describe("a server that is killed", function()
     assert.equal(2, build.attempt)
     assert.equal(200000000, uv.fs_stat(output .. "/attempt-2/large.bin").size)
     process.check { "sh", "-c", "cd " .. output .. "/attempt-2 && sha256sum --quiet -c SHA256SUMS" }
+    assert.equal("attempt-2", process.check { "ls", "-A", output }) -- the first one's half takes no room either
     server:stop()
   end)
 
