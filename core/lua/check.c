@@ -187,7 +187,9 @@ static void check_script(lua_State *L, bq_check *check, const char *path, bq_rou
     if (is_below(path, "scripts/pipelines/")) check_pipeline(L, check, path);
     else if (is_below(path, "scripts/routes/")) check_routes(L, check, path, router);
     else if (is_below(path, "scripts/notifications/")) check_notification(L, check, path);
-    else if (is_below(path, "scripts/policies/")) check_policy(L, check, path);
+    else if (is_below(path, "scripts/policies/") && strcmp(path, "scripts/policies/active.lua") != 0) {
+      check_policy(L, check, path); // what is active is looked at when the policies are made of it
+    }
     run_own_check(L, check, path);
   }
   lua_settop(L, top);

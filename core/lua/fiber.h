@@ -62,6 +62,7 @@ typedef struct bq_vm_options {
   int64_t slice_us;        // pool: a slice is ended after about this long (10 000). Loop: a fiber that computes this
                            // long between two waits is killed: handlers on the loop are small
   int64_t cpu_us;          // all slices of the fibers together; reaching it kills the vm; 0: no bound
+  const char *noun;        // what messages call it: "policy"; NULL: pipeline on a pool, handler on the loop
   void *owner;             // what bindings find with bq_vm_owner: the attempt, the exchange, …
 } bq_vm_options;
 
@@ -85,6 +86,9 @@ void bq_vm_free(bq_vm *vm);
 // A call that had to be ended for that leaves the vm killed (bq_vm_unkill, or free it).
 // On success `nresults` results are on the stack; on failure (BQ_ESCRIPT) nothing is, and `err` has the one line.
 int bq_vm_call(bq_vm *vm, lua_State *L, int nargs, int nresults, bq_error *err) BQ_MUSTCHECK;
+
+// From now on such a call is ended after `us` of the thread's time (at first: the slice and 250 ms).
+void bq_vm_set_call_budget(bq_vm *vm, int64_t us);
 
 // Loop thread, while no slice of the vm is under way: before its first fiber, inside on_end, inside an op's start, and
 // for a loop vm at any time. The first slice runs on a later turn. A fiber is gone after its on_end has returned.

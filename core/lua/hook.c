@@ -65,7 +65,8 @@ int bq_slice_is_over(bq_vm *vm) {
   return bq_thread_cpu_us() - vm->slice_began_us >= vm->options.slice_us;
 }
 
-static const char *noun(const bq_vm *vm) {
+const char *bq_vm_noun(const bq_vm *vm) {
+  if (vm->options.noun != NULL) return vm->options.noun;
   return vm->options.pool != NULL ? "pipeline" : "handler";
 }
 
@@ -75,10 +76,10 @@ static void check_budgets(bq_vm *vm, int64_t used) {
   char reason[200];
   const bq_vm_options *o = &vm->options;
   if (atomic_load_explicit(&vm->cpu_us, memory_order_relaxed) + used >= vm->cpu_limit_us) {
-    (void)snprintf(reason, sizeof reason, "the %s used more than %lld s of Lua time", noun(vm),
+    (void)snprintf(reason, sizeof reason, "the %s used more than %lld s of Lua time", bq_vm_noun(vm),
                    (long long)(o->cpu_us / 1000000));
     if (o->cpu_us % 1000000 != 0) {
-      (void)snprintf(reason, sizeof reason, "the %s used more than %lld ms of Lua time", noun(vm),
+      (void)snprintf(reason, sizeof reason, "the %s used more than %lld ms of Lua time", bq_vm_noun(vm),
                      (long long)(o->cpu_us / 1000));
     }
     (void)bq_kill_set(&vm->kill, reason);
@@ -87,10 +88,15 @@ static void check_budgets(bq_vm *vm, int64_t used) {
     (void)snprintf(reason, sizeof reason, "the handler computed for more than %lld ms without a pause",
                    (long long)(o->slice_us / 1000));
     (void)bq_kill_set(&vm->running->kill, reason);
+  } else if (vm->call_us > 0 && vm->running == NULL) {
+    if (used < vm->call_us) return;
+    (void)snprintf(reason, sizeof reason, "the %s computed for more than %lld ms", bq_vm_noun(vm),
+                   (long long)(vm->call_us / 1000));
+    (void)bq_kill_set(&vm->kill, reason);
   } else if (used >= o->slice_us + BQ_STRETCH_US) {
     (void)snprintf(reason, sizeof reason,
                    "the %s ran for more than %d ms where it can't be interrupted (inside a sort, a gsub, a pattern, "
-                   "an error handler, a module's chunk, …)", noun(vm), BQ_STRETCH_US / 1000);
+                   "an error handler, a module's chunk, …)", bq_vm_noun(vm), BQ_STRETCH_US / 1000);
     (void)bq_kill_set(&vm->kill, reason);
   }
 }

@@ -27,6 +27,7 @@ struct bq_script_host {
   int64_t round_us;           // bq_clock_mono_us at the round's start
   bq_generation *current;     // retained
   bq_handlers *handlers;      // owned reference
+  bq_policies *policies;      // owned
   json_t *pipelines;          // owned
   char *failure;              // owned; why the last round failed, or NULL
   bq_script_host_stats stats;
@@ -44,6 +45,7 @@ int bq_script_host_new(bq_script_host **out, const bq_script_host_options *optio
 void bq_script_host_free(bq_script_host *host) {
   if (host == NULL) return;
   bq_handlers_release(host->handlers);
+  bq_policies_free(host->policies);
   bq_generation_release(host->current);
   json_decref(host->pipelines);
   bq_free(host->failure);
@@ -60,6 +62,10 @@ bq_generation *bq_script_host_current(bq_script_host *host) {
 
 bq_handlers *bq_script_host_handlers(bq_script_host *host) {
   return host->handlers;
+}
+
+bq_policies *bq_script_host_policies(bq_script_host *host) {
+  return host->policies;
 }
 
 const char *bq_script_host_error(const bq_script_host *host) {
@@ -97,10 +103,22 @@ void bq_script_host_spoiled(bq_script_host *host, bq_handlers *handlers) {
 
 // Takes the checked generation as the running one.
 static int swap(bq_script_host *host) {
+  const bq_policies_options options = {.loop = host->options.loop,
+                                       .services = host->options.services,
+                                       .memory_bytes = BQ_POLICY_MEMORY_BYTES,
+                                       .call_us = BQ_POLICY_CALL_US};
   bq_handlers *fresh;
+  bq_policies *policies;
   int result = load_handlers(host, host->next, &fresh, &host->error);
   if (result < 0) return result;
+  result = bq_policies_new(&policies, &options, host->next, &host->error);
+  if (result < 0) {
+    bq_handlers_release(fresh);
+    return result;
+  }
   bq_handlers_release(host->handlers);
+  bq_policies_free(host->policies);
+  host->policies = policies;
   bq_generation_release(host->current);
   json_decref(host->pipelines);
   host->handlers = fresh;

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "lua/handlers.h"
+#include "lua/policies.h"
 #include "lua/sources.h"
 
 typedef struct bq_script_host bq_script_host;
@@ -38,6 +39,9 @@ int bq_script_host_busy(const bq_script_host *host);
 
 bq_generation *bq_script_host_current(bq_script_host *host); // borrowed; NULL before the first round has ended well
 bq_handlers *bq_script_host_handlers(bq_script_host *host);  // borrowed; NULL likewise
+
+// The policies of the current generation; borrowed until the next swap, NULL before the first.
+bq_policies *bq_script_host_policies(bq_script_host *host);
 
 // A handler reached a budget: the vm may be in a strange state, so its routes are loaded anew for later requests.
 void bq_script_host_spoiled(bq_script_host *host, bq_handlers *handlers);

@@ -29,7 +29,7 @@ static void kill_for_memory(bq_vm *vm) {
   if (!vm->in_slice) return;
   int on_pool = vm->options.pool != NULL;
   char reason[120];
-  (void)snprintf(reason, sizeof reason, "the %s used more than %zu MB of Lua memory", on_pool ? "pipeline" : "handler",
+  (void)snprintf(reason, sizeof reason, "the %s used more than %zu MB of Lua memory", bq_vm_noun(vm),
                  vm->options.memory_bytes / (1024 * 1024));
   bq_kill_mark *mark = on_pool || vm->running == NULL ? &vm->kill : &vm->running->kill;
   if (!bq_kill_set(mark, reason)) return;
@@ -173,6 +173,10 @@ static uintptr_t extra_space(lua_State *L) {
   uintptr_t word;
   memcpy(&word, lua_getextraspace(L), sizeof word);
   return word;
+}
+
+void bq_vm_set_call_budget(bq_vm *vm, int64_t us) {
+  vm->call_us = us;
 }
 
 bq_vm *bq_vm_of(lua_State *L) {

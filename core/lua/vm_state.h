@@ -77,6 +77,7 @@ struct bq_vm {
   int in_slice;             // script code may run: the times below are valid
   bq_yielded yielded;       // why the running fiber yields
   char *call_where;         // bq_vm_call's: where the error was raised
+  int64_t call_us;          // of one bq_vm_call; 0: slice_us and BQ_STRETCH_US
   int pinned;               // coroutines being resumed by code that can't yield: nothing below them may wait
   int close_depth;          // nested coroutine.close
   unsigned resumes;         // counts coroutine.resume, to look at the clock now and then
@@ -108,6 +109,7 @@ void bq_hook_soon(lua_State *L);               // at the next instruction of tha
 void bq_slice_begin(bq_vm *vm, lua_State *L);
 void bq_slice_end(bq_vm *vm);
 int bq_slice_is_over(bq_vm *vm);               // the slice has had its share
+const char *bq_vm_noun(const bq_vm *vm);       // of messages
 const char *bq_kill_reason_of(const bq_vm *vm); // of the vm or of the running fiber; NULL
 int bq_can_wait(lua_State *L);                 // a yield of the scheduler's would reach it
 
