@@ -165,6 +165,7 @@ static int perform(bq_client *client, const char *method, const char *path, cons
   (void)curl_easy_setopt(client->easy, CURLOPT_WRITEFUNCTION, on_bytes);
   (void)curl_easy_setopt(client->easy, CURLOPT_WRITEDATA, t);
   if (t->take == NULL) (void)curl_easy_setopt(client->easy, CURLOPT_TIMEOUT, (long)TIMEOUT_S);
+  else (void)curl_easy_setopt(client->easy, CURLOPT_TCP_KEEPALIVE, 1L); // or a host that is gone is waited for
   if (body != NULL) (void)curl_easy_setopt(client->easy, CURLOPT_POSTFIELDS, body);
   CURLcode result = curl_easy_perform(client->easy);
   (void)curl_easy_getinfo(client->easy, CURLINFO_RESPONSE_CODE, &status);
@@ -199,6 +200,13 @@ int bq_client_call(bq_client *client, const char *method, const char *path, json
   bq_free(text);
   bq_buf_free(&t.body);
   return code;
+}
+
+void bq_client_header(const bq_client *client, const char *name, char *out, size_t size) {
+  struct curl_header *header = NULL;
+  out[0] = '\0';
+  if (curl_easy_header(client->easy, name, 0, CURLH_HEADER, -1, &header) != CURLHE_OK) return;
+  (void)snprintf(out, size, "%s", header->value);
 }
 
 int bq_client_stream(bq_client *client, const char *path, const char *header,

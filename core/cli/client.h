@@ -26,6 +26,9 @@ int bq_client_call(bq_client *client, const char *method, const char *path, json
 int bq_client_stream(bq_client *client, const char *path, const char *header,
                      int (*take)(void *arg, const char *bytes, size_t length), void *arg);
 
+// A header of the last answer, "" when it had none of that name or there was no answer. Cut to `size`.
+void bq_client_header(const bq_client *client, const char *name, char *out, size_t size);
+
 // Percent-encodes one segment or value. The caller's (bq_free).
 char *bq_client_escape(const char *text);
 

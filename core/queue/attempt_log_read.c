@@ -77,6 +77,12 @@ static int open_parts(part parts[PARTS], const char *path, bq_error *err) {
   return result;
 }
 
+// A piece that is not the last ends with a line, where one ends in it: a gap is never marked inside a line.
+static size_t whole_lines(const char *text, size_t length) {
+  const char *end = memrchr(text, '\n', length);
+  return end != NULL ? (size_t)(end - text) + 1 : length;
+}
+
 int bq_attempt_log_read(const char *path, uint64_t offset, char *buffer, size_t size, size_t *length, uint64_t *next,
                         bq_error *err) {
   *length = 0;
@@ -95,8 +101,8 @@ int bq_attempt_log_read(const char *path, uint64_t offset, char *buffer, size_t 
       if (n < 0) {
         result = bq_fail_errno(err, errno, "can't read the log %s", path);
       } else {
-        *length = (size_t)n;
-        *next = offset + (uint64_t)n;
+        *length = (size_t)n == size ? whole_lines(buffer, size) : (size_t)n;
+        *next = offset + *length;
       }
       goto cleanup;
     }

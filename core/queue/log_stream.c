@@ -3,6 +3,7 @@
 //   READING (a piece is being read on the blocking pool) → read again, WAITING for more, or the end
 //   FULL: the peer is slow; reading goes on when it has taken what is queued
 //   SOON: the build was claimed a moment ago and its log is not there yet
+//   PENDING: it has had no attempt; its first one is waited for
 #include <string.h>
 
 #include "base/memory.h"
@@ -11,7 +12,7 @@
 
 enum { PIECE_BYTES = 64 * 1024, SOON_MS = 50, SOON_TRIES = 40 };
 
-typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL, LOG_SOON } log_state;
+typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL, LOG_SOON, LOG_PENDING } log_state;
 
 typedef struct log_stream {
   bq_task task;
@@ -23,6 +24,7 @@ typedef struct log_stream {
   int wanted;                    // the peer wants to follow, and there was nothing to follow yet
   int tries;                     // looks for a log that was not there
   bq_timer *timer;               // owned; of SOON
+  bq_log_wait *wait;             // of PENDING
   char *path;                    // owned
   uint64_t offset;               // of what was written, to go on from
   uint64_t next;                 // after the piece being read
@@ -37,6 +39,7 @@ static void read_piece(log_stream *stream);
 
 static void free_stream(log_stream *stream) {
   if (stream->follower != NULL) bq_attempt_log_unfollow(stream->follower);
+  bq_log_wait_end(stream->wait);
   bq_timer_free(stream->timer);
   bq_free(stream->build);
   bq_free(stream->path);
@@ -138,8 +141,24 @@ static void on_told(void *arg, uint64_t size, int ended) {
   if (stream->state == LOG_WAITING && stream->x != NULL) go_on(stream);
 }
 
-void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
+static void on_begun(void *arg, int begun) {
+  log_stream *stream = arg;
+  stream->wait = NULL;
+  stream->state = LOG_WAITING;
+  if (begun) read_piece(stream);
+  else end_stream(stream);
+}
+
+// Attempt 0: the peer follows a build that waits. Its first attempt is number 1.
+static int wait_for_first(log_stream *stream, bq_log_waits *waits, bq_error *err) {
+  int result = bq_log_wait_begin(&stream->wait, waits, stream->build, on_begun, stream, err);
+  stream->state = LOG_PENDING;
+  return result;
+}
+
+void bq_log_stream_send(bq_server *server, bq_log_waits *waits, bq_http_exchange *x, const bq_api_response *response,
                         const bq_http_header *headers, size_t header_count) {
+  int pending = response->attempt == 0 && response->follow;
   log_stream *stream = bq_alloc(sizeof *stream);
   bq_error err = {0};
   if (stream != NULL) {
@@ -147,16 +166,21 @@ void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_res
     stream->x = x;
     stream->offset = (uint64_t)response->offset;
     stream->build = bq_strdup(response->build);
-    stream->attempt = response->attempt;
+    stream->attempt = pending ? 1 : response->attempt;
     stream->wanted = response->follow;
     stream->path = bq_format("%s/logs/%s/attempt-%lld.log", server->config->state_directory, response->build,
-                             (long long)response->attempt);
+                             (long long)stream->attempt);
     stream->piece = bq_alloc(PIECE_BYTES);
   }
   if (stream == NULL || stream->build == NULL || stream->path == NULL || stream->piece == NULL ||
       bq_timer_new(&stream->timer, server->loop, on_soon, stream, &err) < 0) {
     if (stream != NULL) free_stream(stream);
     bq_api_problem(x, 503, "out of memory", NULL, NULL, 0);
+    return;
+  }
+  if (pending && wait_for_first(stream, waits, &err) < 0) {
+    free_stream(stream);
+    bq_api_problem(x, 503, err.message, NULL, NULL, 0);
     return;
   }
   bq_http_header all[BQ_RESPONSE_MAX_HEADERS + 2];
@@ -166,5 +190,5 @@ void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_res
   bq_http_set_context(x, stream, on_close);
   bq_http_stream_begin(x, 200, all, count);
   bq_http_stream_on_drain(x, on_drain);
-  read_piece(stream);
+  if (!pending) read_piece(stream);
 }

@@ -5,6 +5,7 @@
 struct bq_streams {
   bq_server *server; // borrowed
   bq_event_hub *hub; // owned
+  bq_log_waits *waits; // owned
 };
 
 int bq_streams_new(bq_streams **out, bq_server *server, bq_error *err) {
@@ -13,7 +14,8 @@ int bq_streams_new(bq_streams **out, bq_server *server, bq_error *err) {
   if (streams == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for streams");
   streams->server = server;
   int result = bq_event_hub_new(&streams->hub, server, err);
-  if (result < 0) bq_free(streams);
+  if (result == 0) result = bq_log_waits_new(&streams->waits, server->loop, server->store, err);
+  if (result < 0) bq_streams_free(streams);
   else *out = streams;
   return result;
 }
@@ -21,11 +23,13 @@ int bq_streams_new(bq_streams **out, bq_server *server, bq_error *err) {
 void bq_streams_free(bq_streams *streams) {
   if (streams == NULL) return;
   bq_event_hub_free(streams->hub);
+  bq_log_waits_free(streams->waits);
   bq_free(streams);
 }
 
 void bq_streams_changed(bq_streams *streams, const char *build_id) {
   bq_event_hub_changed(streams->hub, build_id);
+  bq_log_waits_changed(streams->waits);
 }
 
 void bq_streams_send(void *arg, bq_http_exchange *x, const bq_api_response *response, const bq_http_header *headers,
@@ -33,7 +37,7 @@ void bq_streams_send(void *arg, bq_http_exchange *x, const bq_api_response *resp
   bq_streams *streams = arg;
   switch (response->kind) {
   case BQ_RESPONSE_FILE: bq_file_stream_send(streams->server, x, response, headers, header_count); break;
-  case BQ_RESPONSE_LOG: bq_log_stream_send(streams->server, x, response, headers, header_count); break;
+  case BQ_RESPONSE_LOG: bq_log_stream_send(streams->server, streams->waits, x, response, headers, header_count); break;
   case BQ_RESPONSE_EVENTS: bq_event_hub_send(streams->hub, x, response, headers, header_count); break;
   case BQ_RESPONSE_BODY:
   case BQ_RESPONSE_STREAM: break; // the API sends these itself

@@ -5,11 +5,12 @@
 #define BQ_QUEUE_STREAMS_H
 
 #include "io/http_server.h"
+#include "queue/log_wait.h"
 #include "queue/server_internal.h"
 
 void bq_file_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
                          const bq_http_header *headers, size_t header_count);
-void bq_log_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
+void bq_log_stream_send(bq_server *server, bq_log_waits *waits, bq_http_exchange *x, const bq_api_response *response,
                         const bq_http_header *headers, size_t header_count);
 
 // The event streams of one server: what has changed is looked up once for all of them.

@@ -19,11 +19,13 @@ local function log(req)
   local build, failure = buildq.queue.get(req.params.id)
   if not build then return problem.from(failure) end
   local attempt = options.attempt or build.attempt
-  if attempt > build.attempt then
+  -- Nothing is written yet: the first attempt can be waited for.
+  local waits = options.follow and build.attempt == 0 and build.status == "pending" and attempt <= 1
+  if attempt > build.attempt and not waits then
     return problem.new(404, ("Build %s has no attempt %d; its last is %d."):format(build.id, attempt, build.attempt))
   end
-  local headers = { ["Cache-Control"] = "no-store", ["X-Build-Attempt"] = tostring(attempt) }
-  if attempt == 0 then return { status = 200, headers = headers, body = "" } end -- never claimed: nothing written yet
+  local headers = { ["Cache-Control"] = "no-store", ["X-Build-Attempt"] = tostring(waits and 1 or attempt) }
+  if waits then attempt = 0 elseif attempt == 0 then return { status = 200, headers = headers, body = "" } end
   return buildq.response.log_stream {
     build = build.id, attempt = attempt, offset = options.offset or 0, follow = options.follow or false,
     headers = headers,

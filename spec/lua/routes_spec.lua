@@ -178,6 +178,15 @@ describe("a log", function()
     assert.equal(400, call("GET /builds/{id}/log", { query = { offset = "-1" } }).status)
     buildq.answers.get = { { id = ID, attempt = 0 } }
     assert.equal("", call("GET /builds/{id}/log").body)
+    buildq.answers.get = { { id = ID, attempt = 0, status = "cancelled" } }
+    assert.equal("", call("GET /builds/{id}/log", { query = { follow = "1" } }).body)
+    buildq.answers.get = { { id = ID, attempt = 0, status = "pending" } }
+    for _, attempt in ipairs { false, "1" } do
+      local response = call("GET /builds/{id}/log", { query = { follow = "1", attempt = attempt or nil } })
+      assert.same({ "log_stream", 0, true }, { response.kind, response.options.attempt, response.options.follow })
+      assert.equal("1", response.options.headers["X-Build-Attempt"])
+    end
+    assert.equal(404, call("GET /builds/{id}/log", { query = { follow = "1", attempt = "2" } }).status)
     buildq.answers.get = NOT_FOUND
     assert.equal(404, call("GET /builds/{id}/log").status)
   end)

@@ -72,6 +72,35 @@ describe("commands", function()
     assert.equal(4, ask("status", "00000000-0000-7000-8000-000000000000").code)
   end)
 
+  it("follow a log from before its build begins, and over a crash of the server", function()
+    assert.equal(0, ask("pause", "--reason", "spec").code)
+    local id = enqueue("gate").output:match "^(%S+)"
+    local function follow()
+      return process.spawn({ Server.program(), "logs", id, "--follow", "--server", "http://" .. server.address },
+        { env = server:environment() })
+    end
+    local child = follow()
+    server:wait_for(function() return #server:get("/metrics").body:match "\nbuildq_http_connections 2" > 0 end, 10)
+    assert.equal(0, ask("resume").code)
+    server:wait_for(function() return child.output:find("waiting", 1, true) end, 20, "the log's first line")
+    -- A crash breaks the connection; the server that comes back at the same address has the log.
+    server:kill "sigkill"
+    server.child:wait(10)
+    server:wait_for(function() return child.errors:find("was lost; trying again", 1, true) end, 10, "the loss to be told")
+    server.config.BuildQueue.Listen = server.address
+    server:write_config()
+    server:launch()
+    assert.equal(0, (child:wait(30)))
+    assert.equal(builds.log(server, id, "?attempt=1"), child.output)
+    builds.await(server, id, "building")
+    builds.open_gate(server, id, 2)
+    builds.await(server, id, "success")
+    -- What never was there is no lost connection.
+    local none = command("logs", id, "--follow", "--server", "http://127.0.0.1:1")
+    assert.equal(3, none.code)
+    assert.falsy(none.errors:find("trying again", 1, true))
+  end)
+
   it("cancel and retry", function()
     local id = enqueue("gate").output:match "^(%S+)"
     builds.await(server, id, "building")

@@ -126,6 +126,38 @@ describe("a log", function()
     assert.is_nil(late.body:find "waiting")
   end)
 
+  it("of a build that waits is empty without follow; with it, the first attempt is waited for", function()
+    server:post("/queue/pause", { reason = "spec" })
+    local id = builds.submit(server, { pipeline = "gate" })
+    local cancelled = builds.submit(server)
+    local over = Stream.open(server, log_path(cancelled, "?follow=1"))
+    local plain = Stream.open(server, log_path(id)):wait_end()
+    assert.same({ 200, "", "0" }, { plain.status, plain.body, plain.headers["x-build-attempt"] })
+    local streams = { Stream.open(server, log_path(id, "?follow=1")),
+      Stream.open(server, log_path(id, "?follow=1&attempt=1")) }
+    local gone = Stream.open(server, log_path(id, "?follow=1"))
+    for _, stream in ipairs { over, streams[1], streams[2], gone } do
+      server:wait_for(function() return stream:take().status end, 10, "a head")
+      assert.same({ 200, false, "1" }, { stream.status, stream.ended, stream.headers["x-build-attempt"] })
+    end
+    gone:close()
+    -- One that ends without an attempt ends its stream.
+    assert.equal(200, server:post(("/builds/%s/cancel"):format(cancelled)).status)
+    over:wait_end()
+    assert.equal("", over.body)
+    assert.is_false(streams[1]:take().ended)
+    server:post("/queue/resume")
+    for _, stream in ipairs(streams) do
+      stream:wait_for "waiting"
+      assert.is_false(stream.ended)
+    end
+    builds.open_gate(server, id)
+    for _, stream in ipairs(streams) do
+      stream:wait_for("gone through"):wait_end()
+      assert.equal(builds.log(server, id), stream.body)
+    end
+  end)
+
   it("of a running build without follow ends at what is there", function()
     local id = builds.submit(server, { pipeline = "gate" })
     server:wait_for(function() return builds.log(server, id):find "waiting" end, 10)

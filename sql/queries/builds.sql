@@ -120,6 +120,13 @@ select wanted.id, jsonb_build_object('status', b.status, 'progressPercent', b.pr
 from unnest($1::uuid[], $2::integer[]) as wanted(id, after)
 left join build_queue b on b.id = wanted.id;
 
+-- name: begun_builds
+-- $1 ids. Of those that wait no longer for their first attempt: whether they have had one.
+select wanted.id, case when b.attempt > 0 then 'begun' else 'over' end
+from unnest($1::uuid[]) as wanted(id)
+left join build_queue b on b.id = wanted.id
+where b.id is null or b.attempt > 0 or b.status not in ('pending', 'building');
+
 -- name: watch_customer
 -- $1 customer, $2 how many seconds to look back, or null for the present state of what is unfinished. A change is
 -- stamped before it commits: the caller looks back further than its last look, and drops what it has seen. What has

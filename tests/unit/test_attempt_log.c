@@ -109,6 +109,22 @@ static void lines_are_stamped_and_named(void **state) {
   bq_attempt_log_close(log);
 }
 
+// So that a gap, which may come between two pieces, is never marked inside a line.
+static void a_piece_ends_with_a_line(void **state) {
+  (void)state;
+  bq_attempt_log *log = open_log(0, NULL);
+  for (int i = 0; i < 100; i++) bq_attempt_log_say(log, "0123456789012345678901234567890123456789");
+  char buffer[BQ_LOG_READ_BYTES + 1];
+  size_t length;
+  bq_error err;
+  for (uint64_t offset = 0, next; offset < bq_attempt_log_size(log); offset = next) {
+    assert_int_equal(bq_attempt_log_read(path, offset, buffer, sizeof buffer, &length, &next, &err), 0);
+    assert_true(length > 0 && buffer[length - 1] == '\n');
+    assert_int_equal(next, offset + length);
+  }
+  bq_attempt_log_close(log);
+}
+
 static void bad_bytes_are_made_safe(void **state) {
   (void)state;
   bq_attempt_log *log = open_log(0, NULL);
@@ -334,6 +350,7 @@ static void a_full_disk_harms_nobody(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(lines_are_stamped_and_named),
+      cmocka_unit_test(a_piece_ends_with_a_line),
       cmocka_unit_test(bad_bytes_are_made_safe),
       cmocka_unit_test(long_lines_come_in_pieces),
       cmocka_unit_test(secrets_stay_out),

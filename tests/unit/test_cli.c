@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "cli/follow.h"
+#include "cli/log_position.h"
 #include "cli/since.h"
 #include "cli/table.h"
 #include "cli/text.h"
@@ -173,6 +174,40 @@ static void a_bar_fits_the_terminal(void **state) {
   must_draw(1000, "", 80, "[##############################] 100% ");
 }
 
+// Fed in pieces of every size.
+static void must_be_at(const char *text, uint64_t from, uint64_t expected) {
+  size_t length = strlen(text);
+  for (size_t piece = 1; piece <= length; piece++) {
+    bq_log_position position = {.offset = from};
+    for (size_t at = 0; at < length; at += piece) {
+      bq_log_position_feed(&position, text + at, length - at < piece ? length - at : piece);
+    }
+    if (position.offset != expected) fail_msg("pieces of %zu: %llu", piece, (unsigned long long)position.offset);
+  }
+}
+
+static void a_log_is_counted_with_its_gaps(void **state) {
+  (void)state;
+  must_be_at("2026 out| one\n2026 out| two\n", 100, 128);
+  must_be_at("2026 out| half a li", 0, 19);
+  must_be_at("2026 out| one\n… 1000 bytes left out, it goes on at offset 1014 …\n2026 out| two\n", 0, 1028);
+  must_be_at("… 70 bytes left out, it goes on at offset 90 …\n", 20, 90);
+  must_be_at("2026 out| … 70 bytes left out, it goes on at offset 90 …\n", 0, 61); // somebody's own words
+  must_be_at("… no mark\n", 0, 12);
+}
+
+static void a_gap_whose_mark_was_cut_is_asked_for_again(void **state) {
+  (void)state;
+  static const char half[] = "2026 out| one\n… 1000 bytes left out, it goes on at off";
+  bq_log_position position = {0};
+  bq_log_position_feed(&position, half, sizeof half - 1);
+  bq_log_position_cut(&position);
+  assert_int_equal(position.offset, 14);
+  static const char whole[] = "… 1000 bytes left out, it goes on at offset 1014 …\nx";
+  bq_log_position_feed(&position, whole, sizeof whole - 1);
+  assert_int_equal(position.offset, 1015);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(durations_become_times),
@@ -185,6 +220,8 @@ int main(void) {
       cmocka_unit_test(a_narrow_terminal_cuts_the_widest_first),
       cmocka_unit_test(a_table_may_be_long_or_empty),
       cmocka_unit_test(a_bar_fits_the_terminal),
+      cmocka_unit_test(a_log_is_counted_with_its_gaps),
+      cmocka_unit_test(a_gap_whose_mark_was_cut_is_asked_for_again),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
