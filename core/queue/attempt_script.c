@@ -67,12 +67,12 @@ static int make_build(lua_State *L) {
   return 1;
 }
 
-// What a failure is, for retry rules and people who read attempts.
+// What a failure is, for retry rules and people who read attempts. "timeout" is the whole build's; a command or a request
+// that took too long is a step's failure.
 static const char *kind_of(int code) {
   switch (code) {
   case BQ_ENOMEM:
   case BQ_ELIMIT: return "limit";
-  case BQ_ETIMEOUT: return "timeout";
   case BQ_EUNAVAIL:
   case BQ_EUNKNOWN:
   case BQ_EIO: return "infrastructure";

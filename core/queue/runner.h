@@ -6,6 +6,7 @@
 
 #include "base/metrics.h"
 #include "queue/attempt.h"
+#include "queue/decide.h"
 #include "queue/store.h"
 
 typedef struct bq_runner bq_runner;
@@ -14,6 +15,7 @@ typedef struct bq_runner_options {
   const bq_attempt_env *env; // borrowed
   bq_store *store;           // borrowed
   bq_metrics *metrics;       // borrowed; see queue/server_metrics.h
+  const bq_decider *decider; // borrowed; its policies change with the generation
   // The generation for new attempts: borrowed, NULL while none may be used (not stored yet).
   bq_generation *(*generation)(void *arg);
   int (*is_pinned)(void *arg, const char *pipeline); // its retries stay on their generation

@@ -1,5 +1,5 @@
-// The inside of the runner, shared by runner.c (claims, starts, the end of the server) and runner_record.c (progress, and
-// what becomes of attempts). Nobody else includes this.
+// The inside of the runner, shared by runner.c (claims, starts, the end of the server), runner_record.c (progress, and
+// what becomes of attempts) and runner_retry.c (what follows a failure). Nobody else includes this.
 #ifndef BQ_QUEUE_RUNNER_INTERNAL_H
 #define BQ_QUEUE_RUNNER_INTERNAL_H
 
@@ -21,6 +21,8 @@ typedef struct bq_running {
   int ending;                     // the outcome is recorded when the progress is written
   int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
   const bq_outcome *outcome;      // from `ended` to the answer
+  json_t *failure;                // owned; what the retry rule is asked about, or NULL
+  const char *failure_tail;       // borrowed from the outcome: the log's end; NULL when it was refused
   struct bq_running *next;
   struct bq_running *previous;
 } bq_running;
@@ -49,6 +51,15 @@ const char *bq_row_text(json_t *row, const char *key); // "" when absent
 // runner_record.c
 extern const bq_attempt_events bq_running_events; // of every attempt; `arg` is its bq_running
 void bq_runner_write_progress(void *arg);         // the timer's function, with the runner: writes what has changed
+
+void bq_running_on_recorded(void *arg, const bq_pg_result *result); // the answer to every outcome, with its bq_running
+int bq_running_record_end(bq_running *r, const char *status, bq_error *err) BQ_MUSTCHECK; // final, no retry
+void bq_running_free(bq_running *r);
+
+// runner_retry.c: asks the retry rule about a charged failure (or a timeout) and writes what it says. Strings are
+// copied, but for `log_tail`, which lives until the attempt is closed.
+int bq_running_record_failure(bq_running *r, const char *message, const char *kind, int retryable, const char *log_tail,
+                              bq_error *err) BQ_MUSTCHECK;
 
 // runner.c
 void bq_runner_count_less(bq_runner *runner); // an attempt is gone: its slot is free

@@ -15,6 +15,11 @@ const char *bq_row_text(json_t *row, const char *key) {
   return text != NULL ? text : "";
 }
 
+void bq_running_free(bq_running *r) {
+  json_decref(r->failure);
+  bq_free(r);
+}
+
 static void record(bq_running *r);
 
 static void on_progress_written(void *arg, const bq_pg_result *result) {
@@ -35,7 +40,7 @@ static void on_progress_written(void *arg, const bq_pg_result *result) {
     if (r->dirty) bq_timer_set(r->runner->progress_timer, BQ_PROGRESS_MS);
     r->runner->options.changed(r->runner->options.arg, r->id);
   }
-  if (r->attempt == NULL) bq_free(r); // it ended meanwhile
+  if (r->attempt == NULL) bq_running_free(r); // it ended meanwhile
 }
 
 static void write_progress(bq_running *r) {
@@ -76,7 +81,7 @@ static void note_end(bq_running *r, const char *status) {
   double seconds = (double)(bq_clock_mono_us() - r->started_us) / 1e6;
   bq_metrics_observe(metrics, BQ_M_DURATION, labels, seconds);
   bq_metrics_add(metrics, BQ_M_FINISHED, &status, 1);
-  if (strcmp(status, "pending") == 0 && r->outcome->kind == BQ_OUTCOME_FAILED) {
+  if (strcmp(status, "pending") == 0 && r->outcome->kind != BQ_OUTCOME_REQUEUED) {
     bq_metrics_add(metrics, BQ_M_RETRIES, NULL, 1);
   }
   char took[32];
@@ -85,19 +90,17 @@ static void note_end(bq_running *r, const char *status) {
          r->number, "status", status, "seconds", took, "error", r->outcome->message, NULL);
 }
 
-static void on_recorded(void *arg, const bq_pg_result *result);
-
 static void requeue(bq_running *r, const char *why) {
   const char *params[] = {r->id, r->number, r->node_id, why};
   bq_error err;
-  if (bq_store_write(r->runner->options.store, "requeue", 4, params, on_recorded, r, &err) == 0) return;
+  if (bq_store_write(r->runner->options.store, "requeue", 4, params, bq_running_on_recorded, r, &err) == 0) return;
   bq_log_error("a build could not be given back", &err); // its lease will: the next server takes it over
   bq_attempt_close(r->attempt, 0);
 }
 
 static void record_refused(bq_running *r, const bq_error *why);
 
-static void on_recorded(void *arg, const bq_pg_result *result) {
+void bq_running_on_recorded(void *arg, const bq_pg_result *result) {
   bq_running *r = arg;
   if (result->error != NULL) {
     bq_log(BQ_ERROR, "the outcome of a build could not be recorded", "build", r->id, "attempt", r->number, "error",
@@ -126,35 +129,10 @@ static int record_success(bq_running *r, bq_error *err) {
   char *artifacts = json_dumps(outcome->artifacts, JSON_COMPACT);
   const char *params[] = {r->id, r->number, r->node_id, outcome->output_path, outcome->image_url, url,
                           artifacts != NULL ? artifacts : "[]", outcome->log_tail};
-  int result = bq_store_write(r->runner->options.store, "finish_success", 8, params, on_recorded, r, err);
+  int result = bq_store_write(r->runner->options.store, "finish_success", 8, params, bq_running_on_recorded, r, err);
   bq_free(url);
   bq_free(artifacts);
   return result;
-}
-
-static int record_failure(bq_running *r, const char *message, const char *kind, int retryable, const char *log_tail,
-                          bq_error *err) {
-  const bq_config *config = r->runner->options.env->config;
-  char retries[16];
-  char delay[16];
-  char jitter[32];
-  (void)snprintf(retries, sizeof retries, "%d", config->max_retry_attempts);
-  (void)snprintf(delay, sizeof delay, "%d", config->retry_delay_minutes);
-  (void)snprintf(jitter, sizeof jitter, "%.6f", (double)random() / (double)RAND_MAX);
-  const char *pipeline = bq_row_text(bq_attempt_row(r->attempt), "pipeline");
-  const char *params[] = {r->id,
-                          r->number,
-                          r->node_id,
-                          message,
-                          kind,
-                          retryable ? "true" : "false",
-                          retries,
-                          delay,
-                          config->use_exponential_backoff ? "true" : "false",
-                          jitter,
-                          log_tail,
-                          r->runner->options.is_pinned(r->runner->options.arg, pipeline) ? "true" : "false"};
-  return bq_store_write(r->runner->options.store, "finish_failure", 12, params, on_recorded, r, err);
 }
 
 // PostgreSQL took the statement and not the data: it will not another time either. That is a failure like any other, and
@@ -166,15 +144,15 @@ static void record_refused(bq_running *r, const bq_error *why) {
   (void)snprintf(message, sizeof message, "the outcome (%s) was refused by the database: %.120s",
                  r->outcome->kind == BQ_OUTCOME_SUCCESS ? "success" : "failure", why->message);
   bq_utf8_clean(message);
-  if (record_failure(r, message, "infrastructure", 1, NULL, &err) == 0) return;
+  if (bq_running_record_failure(r, message, "infrastructure", 1, NULL, &err) == 0) return;
   bq_log_error("the outcome of a build could not be written", &err);
   bq_attempt_close(r->attempt, 0);
 }
 
-static int record_end(bq_running *r, const char *status, bq_error *err) {
+int bq_running_record_end(bq_running *r, const char *status, bq_error *err) {
   const char *params[] = {r->id,           r->number, r->node_id, status, r->outcome->message, r->outcome->error_kind,
                           r->outcome->log_tail};
-  return bq_store_write(r->runner->options.store, "finish_end", 7, params, on_recorded, r, err);
+  return bq_store_write(r->runner->options.store, "finish_end", 7, params, bq_running_on_recorded, r, err);
 }
 
 static void record(bq_running *r) {
@@ -184,10 +162,12 @@ static void record(bq_running *r) {
   switch (outcome->kind) {
   case BQ_OUTCOME_SUCCESS: result = record_success(r, &err); break;
   case BQ_OUTCOME_FAILED:
-    result = record_failure(r, outcome->message, outcome->error_kind, outcome->retryable, outcome->log_tail, &err);
+    result = bq_running_record_failure(r, outcome->message, outcome->error_kind, outcome->retryable, outcome->log_tail, &err);
     break;
-  case BQ_OUTCOME_TIMEDOUT: result = record_end(r, "timedout", &err); break;
-  case BQ_OUTCOME_CANCELLED: result = record_end(r, "cancelled", &err); break;
+  case BQ_OUTCOME_TIMEDOUT:
+    result = bq_running_record_failure(r, outcome->message, outcome->error_kind, 0, outcome->log_tail, &err);
+    break;
+  case BQ_OUTCOME_CANCELLED: result = bq_running_record_end(r, "cancelled", &err); break;
   case BQ_OUTCOME_REQUEUED: requeue(r, outcome->message); break;
   case BQ_OUTCOME_SUPERSEDED:
     note_end(r, "superseded");
@@ -220,7 +200,7 @@ static void on_closed(void *arg, bq_attempt *attempt) {
   else runner->first = r->next;
   if (r->next != NULL) r->next->previous = r->previous;
   r->attempt = NULL;
-  if (!r->writing) bq_free(r);
+  if (!r->writing) bq_running_free(r);
   bq_runner_count_less(runner);
 }
 

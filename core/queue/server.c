@@ -244,9 +244,11 @@ static void set_sandbox(bq_server *server) {
 }
 
 static int open_queue(bq_server *server, bq_error *err) {
+  server->decider = (bq_decider){.failed = bq_server_policy_failed, .arg = server};
   const bq_runner_options runner = {.env = &server->env,
                                     .store = server->store,
                                     .metrics = server->metrics,
+                                    .decider = &server->decider,
                                     .generation = bq_server_generation,
                                     .is_pinned = bq_server_is_pinned,
                                     .may_claim = may_claim,

@@ -38,6 +38,8 @@ typedef struct bq_server {
   bq_metrics *metrics;
   bq_services services;
   bq_script_host *host;
+  bq_decider decider;           // with the policies of the running generation
+  int64_t policy_said_us;       // bq_clock_mono_us of the last log line about a failing policy
   bq_watch *watch;
   bq_api *api;
   bq_http_server *http;
@@ -104,12 +106,13 @@ void bq_server_stop_now(bq_server *server, int result); // ends the loop; `serve
 void bq_server_become_ready(bq_server *server);         // the first generation runs: opens HTTP, joins the cluster
 int bq_server_set_notifications(bq_server *server, bq_error *err) BQ_MUSTCHECK; // tells SQL of EnableNotifications
 
-// server_scripts.c; the first five are callbacks of other parts, with the server as `arg`
+// server_scripts.c; the first six are callbacks of other parts, with the server as `arg`
 bq_generation *bq_server_generation(void *arg); // the running one once it is stored; borrowed, or NULL
 int bq_server_is_pinned(void *arg, const char *pipeline);
 const json_t *bq_server_needs(void *arg, const char *pipeline); // names of secrets; borrowed, or NULL
 bq_handlers *bq_server_handlers(void *arg);
 void bq_server_spoiled(void *arg, bq_handlers *handlers);
+void bq_server_policy_failed(void *arg, bq_hook hook, const bq_error *err);
 int bq_server_open_scripts(bq_server *server, bq_error *err) BQ_MUSTCHECK;
 
 // server_reload.c: libevent's callback for SIGHUP, with the server as `arg`

@@ -2,9 +2,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/server_internal.h"
+#include "queue/server_metrics.h"
 #include "queue/server_modules.h"
 
 enum {
@@ -77,6 +79,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
     return;
   }
   if (!swapped) return;
+  server->decider.policies = bq_script_host_policies(server->host);
   bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);
@@ -92,6 +95,17 @@ bq_handlers *bq_server_handlers(void *arg) {
 
 void bq_server_spoiled(void *arg, bq_handlers *handlers) {
   bq_script_host_spoiled(((bq_server *)arg)->host, handlers);
+}
+
+void bq_server_policy_failed(void *arg, bq_hook hook, const bq_error *err) {
+  bq_server *server = arg;
+  const char *label = bq_hook_name(hook);
+  bq_metrics_add(server->metrics, BQ_M_POLICY_FAILURES, &label, 1);
+  // One line a second at most: a broken policy is asked for every build.
+  int64_t now_us = bq_clock_mono_us();
+  if (server->policy_said_us != 0 && now_us - server->policy_said_us < 1000000) return;
+  server->policy_said_us = now_us;
+  bq_log(BQ_WARN, "a policy failed: the built-in rule decides", "hook", label, "error", err->message, NULL);
 }
 
 int bq_server_open_scripts(bq_server *server, bq_error *err) {

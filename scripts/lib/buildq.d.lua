@@ -602,6 +602,46 @@ function Build:defer(fn) end
 ---@return string # raises `invalid` (not in needs) or `not_found`
 function Build:secret(name) end
 
+-- policies -------------------------------------------------------------------------------------------------------
+
+-- A file in scripts/policies returns one table of hooks; active.lua names the file of each hook. Hooks are pure: json
+-- and sha256 are all that `require "buildq"` gives them, os.time and os.date need a time, math.random is not there.
+
+---@class Policy
+---@field retry? fun(failure: buildq.RetryFailure): buildq.RetryAnswer
+---@field facts? table<string, string[]> by hook: what the server looks up for it. retry: "history"
+---@field check? fun() self-check at a reload; raises when something is wrong
+
+---@class buildq.PolicyBuild
+---@field id string
+---@field customerId string
+---@field customerName string
+---@field tier string
+---@field architecture string
+---@field cloudProvider string
+---@field configurationName string
+---@field pipeline string
+---@field priority integer 0 to 3
+---@field metadata table<string, Json>
+
+---@class buildq.RetryFailure a charged failure, or a build that ran longer than BuildTimeoutMinutes
+---@field build buildq.PolicyBuild
+---@field message string
+---@field kind "step"|"timeout"|"limit"|"infrastructure"|"cancelled" timeout: of the whole build; limit: Lua time or memory
+---@field step string the step it failed in, "" for none
+---@field retryable boolean false after build:fail(…, {retry = false}), a limit, a timeout
+---@field attempt integer this attempt, counted from 1 over the build's whole life
+---@field retryCount integer charged failures before this one
+---@field maxRetries integer MaxRetryAttempts
+---@field delaySeconds number what the configuration says: RetryDelayMinutes, doubled and spread
+---@field random number 0 to 1, for jitter
+---@field history {attempt: integer, outcome: string?, errorKind: string?, errorMessage: string?}[] earlier attempts, oldest first; empty unless asked for in `facts`
+
+---@class buildq.RetryAnswer
+---@field retry boolean
+---@field after? number seconds, 0 to 86400; delaySeconds when absent
+---@field reason? string for the log, 200 bytes at most
+
 -- what the server itself asks of scripts/lib ---------------------------------------------------------------------
 
 -- A claimed row that nobody has checked (a plain INSERT: no kept manifest) is given to scripts/lib/intake.lua in the

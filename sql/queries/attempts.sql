@@ -86,23 +86,19 @@ select case
   else 'stale' end;
 
 -- name: finish_failure
--- $1 id, $2 attempt, $3 node, $4 message, $5 kind, $6 retryable, $7 max retries, $8 delay in minutes,
--- $9 exponential, $10 jitter 0 to 1, $11 log tail, $12 the retry stays on this generation.
--- A charged failure. With retries left the build waits for its delay (doubled each time, at most 24 hours, spread by
--- 10 percent); without, it has failed. The second column is the build's status now.
+-- $1 id, $2 attempt, $3 node, $4 message, $5 kind, $6 'failed' or 'timedout', $7 seconds until the retry, null: there is
+-- none, $8 log tail, $9 the retry stays on this generation.
+-- A charged failure. The retry rule has decided whether the build waits or has failed. The second column is the build's
+-- status now.
 with ended as (
   update build_queue set
-    status = case when $6::boolean and retry_count < $7::integer then 'pending' else 'failed' end,
+    status = case when $7::double precision is null then $6 else 'pending' end,
     retry_count = retry_count + 1,
-    run_after = case when $6::boolean and retry_count < $7::integer then buildq_now() + make_interval(secs =>
-      least(86400, $8::double precision * 60 * case when $9::boolean then 2.0 ^ least(retry_count, 30) else 1 end
-            * (0.9 + 0.2 * $10::double precision))) end,
-    completed_at = case when $6::boolean and retry_count < $7::integer then null else buildq_now() end,
-    build_duration_seconds = case when $6::boolean and retry_count < $7::integer then null
-      else buildq_seconds_since(started_at) end,
+    run_after = buildq_now() + make_interval(secs => $7::double precision),
+    completed_at = case when $7::double precision is null then buildq_now() end,
+    build_duration_seconds = case when $7::double precision is null then buildq_seconds_since(started_at) end,
     error_message = $4, lost_nodes = 0, node_id = null,
-    generation = case when $6::boolean and retry_count < $7::integer and not $12::boolean then null
-      else generation end,
+    generation = case when $7::double precision is null or $9::boolean then generation end,
     updated_at = buildq_now()
   where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
     and cancel_requested_at is null
@@ -118,14 +114,14 @@ with ended as (
 ), outcome as (
   select * from ended union all select * from cancelled
 ), noted as (
-  update build_attempts set ended_at = buildq_now(), outcome = 'failed', error_message = $4, error_kind = $5,
-    log_tail = $11, step = (select current_step from outcome), progress = (select progress_percent from outcome)
+  update build_attempts set ended_at = buildq_now(), outcome = $6, error_message = $4, error_kind = $5,
+    log_tail = $8, step = (select current_step from outcome), progress = (select progress_percent from outcome)
   where build_id = $1::uuid and attempt = $2::integer and exists (select from outcome)
 )
 select case
   when exists (select from outcome) then 'recorded'
   when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
-               and node_id = $3::uuid and outcome = 'failed') then 'repeated'
+               and node_id = $3::uuid and outcome = $6) then 'repeated'
   else 'stale' end, coalesce((select status from outcome), (select status from build_queue where id = $1::uuid));
 
 -- name: finish_end

@@ -92,9 +92,9 @@ static void claim(const char *node, const char *id) {
   bq_free(text);
 }
 
-static void fail_attempt(const char *id, const char *attempt, const char *jitter, const char *expected) {
-  EXPECT(expected, "finish_failure", id, attempt, NODE, "boom", "step", "true", "3", "5", "true", jitter, "the tail",
-         "false");
+// `delay` in seconds; NULL: no retry.
+static void fail_attempt(const char *id, const char *attempt, const char *delay, const char *expected) {
+  EXPECT(expected, "finish_failure", id, attempt, NODE, "boom", "step", "failed", delay, "the tail", "false");
 }
 
 // Claims -----------------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ static void a_failure_waits_longer_each_time_and_then_ends(void **state) {
   insert(BUILD(1), ", enqueued_at", ", '2026-01-01T11:00:00Z'");
   claim(NODE, BUILD(1));
   RUN("progress", BUILD(1), "1", NODE, "50", "Building");
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   EXPECT_SQL("select (run_after = '2026-01-01T12:05:00Z', retry_count, error_message, generation, node_id,"
              " completed_at, enqueued_at = '2026-01-01T11:00:00Z') from build_queue", "(t,1,boom,,,,t)");
   EXPECT_SQL("select (outcome, error_message, error_kind, step, progress, log_tail) from build_attempts",
@@ -236,36 +236,28 @@ static void a_failure_waits_longer_each_time_and_then_ends(void **state) {
   claim(NODE, BUILD(1));
   // A new attempt starts at 0 percent without the old error or step.
   EXPECT_SQL("select (attempt, progress_percent, current_step, error_message, run_after) from build_queue", "(2,0,,,)");
-  fail_attempt(BUILD(1), "2", "0", "recorded|pending");
-  EXPECT_SQL("select run_after = '2026-01-01T12:14:00Z' from build_queue", "t"); // 10 minutes less a tenth
+  fail_attempt(BUILD(1), "2", "540", "recorded|pending");
+  EXPECT_SQL("select run_after = '2026-01-01T12:14:00Z' from build_queue", "t");
   set_clock("2026-01-01T12:14:00Z");
   claim(NODE, BUILD(1));
-  fail_attempt(BUILD(1), "3", "1", "recorded|pending");
-  EXPECT_SQL("select run_after = '2026-01-01T12:36:00Z' from build_queue", "t"); // 20 minutes and a tenth
+  fail_attempt(BUILD(1), "3", "0", "recorded|pending"); // at once
   set_clock("2026-01-01T13:00:00Z");
   claim(NODE, BUILD(1));
-  fail_attempt(BUILD(1), "4", "0.5", "recorded|failed"); // 3 retries: four charged failures at most
+  fail_attempt(BUILD(1), "4", NULL, "recorded|failed");
   EXPECT_SQL("select (status, retry_count, run_after, error_message, build_duration_seconds,"
              " completed_at = '2026-01-01T13:00:00Z') from build_queue", "(failed,4,,boom,0,t)");
   claim(NODE, "");
 }
 
-static void delays_are_bounded_and_may_be_constant(void **state) {
+static void a_retry_keeps_its_generation_only_when_told_to(void **state) {
   (void)state;
-  set_clock("2026-01-01T00:00:00Z");
-  insert(BUILD(1), ", retry_count", ", 40");
-  insert(BUILD(2), ", retry_count", ", 2");
-  insert(BUILD(3), "", "");
-  PQclear(CALL("claim", NODE, "3", "0", "gen-1"));
-  EXPECT("recorded|pending", "finish_failure", BUILD(1), "1", NODE, "x", "step", "true", "100", "5", "true", "1", "",
-         "false");
-  EXPECT_SQL("select run_after = '2026-01-02T00:00:00Z' from build_queue where id = '" BUILD(1) "'", "t");
-  EXPECT("recorded|pending", "finish_failure", BUILD(2), "1", NODE, "x", "step", "true", "3", "5", "false", "0.5", "",
-         "true");
-  EXPECT_SQL("select (run_after = '2026-01-01T00:05:00Z', generation) from build_queue where id = '" BUILD(2) "'",
-             "(t,gen-1)");
-  EXPECT("recorded|failed", "finish_failure", BUILD(3), "1", NODE, "x", "manifest", "false", "3", "5", "true", "0.5",
-         "", "false");
+  insert(BUILD(1), "", "");
+  insert(BUILD(2), "", "");
+  PQclear(CALL("claim", NODE, "2", "0", "gen-1"));
+  EXPECT("recorded|pending", "finish_failure", BUILD(1), "1", NODE, "x", "step", "failed", "1.5", "", "true");
+  EXPECT("recorded|pending", "finish_failure", BUILD(2), "1", NODE, "x", "timeout", "timedout", "1.5", "", "false");
+  EXPECT_SQL("select string_agg(coalesce(generation, 'none'), ' ' order by id) from build_queue", "gen-1 none");
+  EXPECT_SQL("select string_agg(outcome, ' ' order by build_id) from build_attempts", "failed timedout");
 }
 
 static void writes_name_the_attempt_and_the_node(void **state) {
@@ -280,10 +272,10 @@ static void writes_name_the_attempt_and_the_node(void **state) {
   EXPECT("stale", "finish_success", BUILD(1), "1", OTHER, "/o", NULL, NULL, "[]", "");
   EXPECT("stale", "finish_end", BUILD(1), "2", NODE, "timedout", "x", "timeout", "");
   EXPECT("stale", "requeue", BUILD(1), "1", OTHER, "x");
-  fail_attempt(BUILD(1), "2", "0.5", "stale|building");
+  fail_attempt(BUILD(1), "2", "300", "stale|building");
   EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
   EXPECT("repeated", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
-  fail_attempt(BUILD(1), "1", "0.5", "stale|success"); // another end than the recorded one
+  fail_attempt(BUILD(1), "1", "300", "stale|success"); // another end than the recorded one
   EXPECT("", "progress", BUILD(1), "1", NODE, "70", "x");
   EXPECT_SQL("select (status, progress_percent, output_path, download_url, node_id) from build_queue",
              "(success,100,/o,http://d,)");
@@ -296,8 +288,8 @@ static void ends_may_be_sent_twice(void **state) {
   insert(BUILD(2), "", "");
   insert(BUILD(3), "", "");
   PQclear(CALL("claim", NODE, "3", "0", "gen-1"));
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
-  fail_attempt(BUILD(1), "1", "0.5", "repeated|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "repeated|pending");
   EXPECT("recorded", "finish_end", BUILD(2), "1", NODE, "timedout", "too slow", "timeout", "");
   EXPECT("repeated", "finish_end", BUILD(2), "1", NODE, "timedout", "too slow", "timeout", "");
   EXPECT("recorded", "requeue", BUILD(3), "1", NODE, "stopped");
@@ -310,7 +302,7 @@ static void a_success_carries_no_error_of_an_earlier_attempt(void **state) {
   (void)state;
   insert(BUILD(1), "", "");
   claim(NODE, BUILD(1));
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
   EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "");
@@ -346,8 +338,7 @@ static void a_cancel_wins_in_each_state(void **state) {
   EXPECT("{\"paused\": false, \"cancels\": [{\"id\": \"" BUILD(2) "\", \"reason\": \"why\", \"attempt\": 1}],"
          " \"pauseReason\": null}", "node_heartbeat", NODE);
   // It failed by itself meanwhile: no retry, and no failure either.
-  EXPECT("recorded|cancelled", "finish_failure", BUILD(2), "1", NODE, "boom", "step", "false", "3", "5", "true", "0.5",
-         "", "false");
+  EXPECT("recorded|cancelled", "finish_failure", BUILD(2), "1", NODE, "boom", "step", "failed", NULL, "", "false");
   RUN("cancel", BUILD(3), NULL);
   EXPECT("recorded", "requeue", BUILD(3), "1", NODE, "stopped"); // shutdown
   RUN("cancel", BUILD(4), NULL);
@@ -366,8 +357,7 @@ static void an_ended_build_may_be_retried(void **state) {
   EXPECT("{\"status\": \"pending\", \"outcome\": \"conflict\"}", "retry", BUILD(1));
   claim(NODE, BUILD(1));
   EXPECT("{\"status\": \"building\", \"outcome\": \"conflict\"}", "retry", BUILD(1));
-  EXPECT("recorded|failed", "finish_failure", BUILD(1), "1", NODE, "x", "step", "false", "3", "5", "true", "0", "",
-         "false");
+  EXPECT("recorded|failed", "finish_failure", BUILD(1), "1", NODE, "x", "step", "failed", NULL, "", "false");
   EXPECT("{\"status\": \"failed\", \"outcome\": \"done\"}", "retry", BUILD(1));
   EXPECT_SQL("select (status, round, retry_count, attempt, error_message, completed_at, generation,"
              " enqueued_at = '2026-01-01') from build_queue", "(pending,1,0,1,,,,t)");
@@ -445,7 +435,7 @@ static void history_has_one_row_for_each_change(void **state) {
   RUN("set_priority", BUILD(1), "2");
   claim(NODE, BUILD(1));
   RUN("progress", BUILD(1), "1", NODE, "10", "x"); // live only
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
   RUN("requeue", BUILD(1), "2", NODE, "stopped");
@@ -518,7 +508,7 @@ static void servers_are_told_what_is_due(void **state) {
   sql_do(pg, "reset buildq.announces");
   PQclear(CALL("claim", NODE, "2", "0", "gen-1"));
   RUN("progress", BUILD(1), "1", NODE, "10", "x");
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   expect_notified(""); // not due yet
   RUN("cancel", BUILD(2), NULL);
   expect_notified("buildq_control:" BUILD(2) " ");
@@ -799,7 +789,7 @@ static void only_nodes_lost_in_a_row_count(void **state) {
   (void)state;
   insert(BUILD(1), ", lost_nodes", ", 3");
   claim(NODE, BUILD(1));
-  fail_attempt(BUILD(1), "1", "0.5", "recorded|pending");
+  fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
   RUN("node_leave", NODE);
@@ -915,7 +905,7 @@ int main(void) {
       TEST(some_builds_are_not_claimed),
       TEST(a_claim_has_all_that_an_attempt_needs),
       TEST(a_failure_waits_longer_each_time_and_then_ends),
-      TEST(delays_are_bounded_and_may_be_constant),
+      TEST(a_retry_keeps_its_generation_only_when_told_to),
       TEST(writes_name_the_attempt_and_the_node),
       TEST(ends_may_be_sent_twice),
       TEST(a_success_carries_no_error_of_an_earlier_attempt),

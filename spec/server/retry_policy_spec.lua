@@ -1,0 +1,71 @@
+-- Retry policies on a running server: what they say is done, and a broken one stops nothing.
+local Server = require "spec.support.server"
+local builds = require "spec.support.builds"
+
+local server
+
+local function policy(text)
+  local before = server:get("/readyz").json.generation
+  server:write("scripts", {
+    ["policies/mine.lua"] = ("return { facts = { retry = { 'history' } }, retry = function(failure)\n%s\nend }"):format(text),
+    ["policies/active.lua"] = "return { retry = 'mine' }",
+  })
+  server:wait_for(function() return server:get("/readyz").json.generation ~= before end, 10, "the policy")
+end
+
+local function failures()
+  return tonumber(server:get("/metrics").body:match('buildq_policy_failures_total{hook="retry"} (%d+)') or 0)
+end
+
+setup(function()
+  server = Server.start {
+    config = { BuildQueue = { MaxRetryAttempts = 1, RetryDelayMinutes = 60 } },
+    scripts = builds.scripts {
+      ["pipelines/fails.lua"] = [[return { run = function(build) build:fail(build.metadata.message or "boom") end }]],
+    },
+  }
+end)
+
+teardown(function()
+  if server then server:stop() end
+end)
+
+describe("a retry policy", function()
+  it("says whether, and when", function()
+    policy [[
+      if failure.message:find("never", 1, true) then return { retry = false, reason = "it said never" } end
+      return { retry = failure.attempt < 3, after = 0.05, reason = #failure.history .. " attempts" }
+    ]]
+    local never = builds.run(server, { pipeline = "fails", metadata = { message = "never again" } }, "failed")
+    assert.equal(1, never.attempt)
+    assert.equal("never again", never.errorMessage)
+    local again = builds.run(server, { pipeline = "fails" }, "failed")
+    assert.equal(3, again.attempt) -- MaxRetryAttempts is 1 and the delay an hour: the policy decided otherwise
+    assert.truthy(server:log():find("3 attempts", 1, true))
+    assert.equal(0, failures())
+  end)
+
+  it("that fails leaves the decision to the configuration, and is counted", function()
+    policy "return failure.none.x"
+    local id = builds.submit(server, { pipeline = "fails" })
+    local build = server:wait_for(function()
+      local now = server:get("/builds/" .. id).json
+      return now.retryCount == 1 and now
+    end, 10)
+    assert.equal("pending", build.status)
+    assert.truthy(build.nextAttemptAt)
+    assert.equal(1, failures())
+    assert.truthy(server:log():find("scripts/policies/mine.lua:2: ", 1, true))
+  end)
+
+  it("that does not exist is refused at the reload", function()
+    local before = server:get("/readyz").json.generation
+    server:write("scripts", { ["policies/active.lua"] = "return { retry = 'mime' }" })
+    local health = server:wait_for(function()
+      local now = server:get("/readyz").json
+      return now.status ~= "ok" and now
+    end, 10, "the fault")
+    assert.equal(before, health.generation)
+    assert.truthy(server:get("/readyz").body:find("there is no scripts/policies/mime.lua", 1, true))
+  end)
+end)
