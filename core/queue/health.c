@@ -7,6 +7,8 @@
 #include "queue/server_internal.h"
 #include "queue/server_metrics.h"
 
+enum { DATABASE_SILENT_MS = 2000 }; // without an answer: failing
+
 // Adds one check; the worst of them decides.
 static void add_check(json_t *health, const char *name, const char *status, const char *message) {
   json_t *check = json_pack("{s:s, s:s, s:s*}", "name", name, "status", status, "message", message);
@@ -24,12 +26,16 @@ static void check_database(bq_server *server, json_t *health) {
   bq_pg_state state;
   char message[400];
   bq_pg_get_state(server->core, &state);
-  if (state.down_since_us == 0) {
+  int64_t silent_ms = bq_database_watch_silent_ms(server->database);
+  if (state.down_since_us != 0) {
+    (void)snprintf(message, sizeof message, "PostgreSQL can't be reached since %lld s: %s",
+                   (long long)((bq_clock_mono_us() - state.down_since_us) / 1000000), state.last_error);
+  } else if (silent_ms >= DATABASE_SILENT_MS) {
+    (void)snprintf(message, sizeof message, "PostgreSQL has not answered for %lld s", (long long)(silent_ms / 1000));
+  } else {
     add_check(health, "database", "ok", NULL);
     return;
   }
-  (void)snprintf(message, sizeof message, "PostgreSQL can't be reached since %lld s: %s",
-                 (long long)((bq_clock_mono_us() - state.down_since_us) / 1000000), state.last_error);
   add_check(health, "database", "failing", message);
 }
 

@@ -29,7 +29,9 @@ enum {
   MAX_WAITING = 10000,         // queries waiting for a connection
   DATABASE_WAIT_MS = 2000,     // how long a query waits while the database is away
   CORE_STATEMENT_MS = 30000,   // of the queue's own statements
-  WIND_DOWN_MS = 20            // between two looks whether the last work has ended
+  WIND_DOWN_MS = 20,           // between two looks whether the last work has ended
+  PATIENCE_MS = 10000,         // how long a stop waits for a database that does not answer, behind the grace
+  PATIENCE_STEP_MS = 500
 };
 
 void bq_server_stop_now(bq_server *server, int result) {
@@ -100,6 +102,23 @@ static void on_idle(void *arg) {
   bq_node_leave(server->node, on_left, server);
 }
 
+// A stop whose outcomes can't be recorded would never end by itself. The next start takes over what is left.
+static void on_patience(void *arg) {
+  bq_server *server = arg;
+  int64_t silent_ms = bq_database_watch_silent_ms(server->database);
+  int64_t waiting_ms = bq_store_waiting_ms(server->store);
+  if (silent_ms < PATIENCE_MS && waiting_ms < PATIENCE_MS) {
+    bq_timer_set(server->patience_timer, PATIENCE_STEP_MS);
+    return;
+  }
+  char running[24];
+  (void)snprintf(running, sizeof running, "%zu", bq_runner_count(server->runner));
+  bq_log(BQ_ERROR, "stopping at once: the database does not take what became of the builds; the next start takes them over",
+         "builds", running, NULL);
+  server->abrupt = 1;
+  bq_loop_stop(server->loop);
+}
+
 static void on_stop_signal(evutil_socket_t number, short what, void *arg) {
   (void)what;
   bq_server *server = arg;
@@ -117,6 +136,7 @@ static void on_stop_signal(evutil_socket_t number, short what, void *arg) {
   bq_log(BQ_INFO, "stopping: no new builds, running ones may end; a second signal stops at once", "signal",
          strsignal(number), "running", running, NULL);
   bq_notify_manager("STOPPING=1");
+  bq_timer_set(server->patience_timer, grace_ms + PATIENCE_MS);
   bq_runner_stop(server->runner, grace_ms);
 }
 
@@ -162,6 +182,7 @@ static int open_database(bq_server *server, bq_error *err) {
                      (int64_t)config->script_statement_timeout_seconds * 1000, 16 * 1024 * 1024, "set jit = off", err);
   }
   if (result == 0) result = bq_store_new(&server->store, server->loop, server->core, server->statements, err);
+  if (result == 0) result = bq_database_watch_new(&server->database, server->loop, server->store, err);
   if (result == 0) result = bq_pg_listen(&server->listener, server->loop, server->conninfo, channels, 2, on_notify,
                                          server, err);
   return result;
@@ -174,6 +195,7 @@ static int open_pools(bq_server *server, bq_error *err) {
                                                         : 1;
   int result = bq_loop_new(&server->loop, err);
   if (result == 0) result = bq_timer_new(&server->wind_timer, server->loop, wind_down, server, err);
+  if (result == 0) result = bq_timer_new(&server->patience_timer, server->loop, on_patience, server, err);
   if (result == 0) result = bq_pool_new(&server->compute, server->loop, "compute", threads, COMPUTE_QUEUE, err);
   if (result == 0) {
     result = bq_pool_new(&server->blocking, server->loop, "blocking", BLOCKING_THREADS, BLOCKING_QUEUE, err);
@@ -338,6 +360,7 @@ static void free_parts(bq_server *server) {
   bq_pg_listener_free(server->listener);
   bq_pg_free(server->scripts);
   bq_pg_free(server->core);
+  bq_database_watch_free(server->database);
   bq_store_free(server->store);
   bq_curl_free(server->curl);
   bq_pool_free(server->compute);
@@ -354,6 +377,7 @@ static void free_parts(bq_server *server) {
     if (server->signals[i] != NULL) event_free(server->signals[i]);
   }
   bq_timer_free(server->wind_timer);
+  bq_timer_free(server->patience_timer);
   bq_loop_free(server->loop);
 }
 

@@ -13,6 +13,7 @@
 #include "io/watch.h"
 #include "lua/script_host.h"
 #include "queue/api.h"
+#include "queue/database_watch.h"
 #include "queue/node.h"
 #include "queue/runner.h"
 #include "queue/server.h"
@@ -34,6 +35,7 @@ typedef struct bq_server {
   bq_pg_listener *listener;
   bq_statements *statements;
   bq_store *store;
+  bq_database_watch *database;  // whether PostgreSQL answers
   bq_curl *curl;
   bq_metrics *metrics;
   bq_services services;
@@ -60,6 +62,7 @@ typedef struct bq_server {
   int stopping;                 // signals to stop so far
   int abrupt;                   // the end did not wait for what is under way: nothing is freed
   bq_timer *wind_timer;         // owned; waits for the last work to end
+  bq_timer *patience_timer;     // owned; while stopping: whether the database still lets it
   struct event *signals[4];     // owned; SIGTERM, SIGINT, SIGHUP, and the private cluster's end
   bq_task config_task;          // reads the configuration again
   bq_config *new_config;        // owned; what it has read

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -18,6 +19,7 @@ typedef struct write_request {
   void *arg;
   bq_timer *timer;  // owned; until the next try
   int64_t delay_ms; // before the next try, without jitter
+  int64_t since_us; // bq_clock_mono_us of the first try
   struct write_request *next;
   struct write_request *previous;
 } write_request;
@@ -26,7 +28,7 @@ struct bq_store {
   bq_loop *loop;
   bq_pg *pg;
   const bq_statements *statements;
-  write_request *first;
+  write_request *first;     // the latest; the oldest is at the list's end
   size_t waiting;
   int closing;
 };
@@ -113,7 +115,8 @@ int bq_store_write(bq_store *store, const char *name, int param_count, const cha
   if (result < 0) return result;
   write_request *w = bq_alloc(sizeof *w);
   if (w == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a write");
-  *w = (write_request){.store = store, .statement = statement, .done = done, .arg = arg, .delay_ms = FIRST_DELAY_MS};
+  *w = (write_request){.store = store, .statement = statement, .done = done, .arg = arg, .delay_ms = FIRST_DELAY_MS,
+                       .since_us = bq_clock_mono_us()};
   result = bq_timer_new(&w->timer, store->loop, send_write, w, err);
   if (result < 0) goto cleanup;
   w->params = bq_alloc_array((size_t)param_count, sizeof w->params[0]);
@@ -144,6 +147,12 @@ cleanup:
 
 size_t bq_store_waiting(const bq_store *store) {
   return store->waiting;
+}
+
+int64_t bq_store_waiting_ms(const bq_store *store) {
+  int64_t since_us = 0;
+  for (const write_request *w = store->first; w != NULL; w = w->next) since_us = w->since_us;
+  return since_us != 0 ? (bq_clock_mono_us() - since_us) / 1000 : 0;
 }
 
 json_t *bq_store_json(const PGresult *rows, int row) {

@@ -28,7 +28,8 @@ int bq_store_query(bq_store *store, const char *name, int param_count, const cha
 int bq_store_write(bq_store *store, const char *name, int param_count, const char *const *params, bq_pg_done done,
                    void *arg, bq_error *err) BQ_MUSTCHECK;
 
-size_t bq_store_waiting(const bq_store *store); // writes that PostgreSQL has not answered yet
+size_t bq_store_waiting(const bq_store *store);      // writes that PostgreSQL has not answered yet
+int64_t bq_store_waiting_ms(const bq_store *store);  // since when the oldest of them waits; 0: none does
 
 // The JSON in the first column of row `row`; NULL when there is none or it can't be read. The caller's reference.
 json_t *bq_store_json(const PGresult *rows, int row);

@@ -86,7 +86,7 @@ describe("commands", function()
     -- A crash breaks the connection; the server that comes back at the same address has the log.
     server:kill "sigkill"
     server.child:wait(10)
-    server:wait_for(function() return child.errors:find("was lost; trying again", 1, true) end, 10, "the loss to be told")
+    server:wait_for(function() return child.errors:find("was lost; trying again", 1, true) end, 10, "the loss told")
     server.config.BuildQueue.Listen = server.address
     server:write_config()
     server:launch()

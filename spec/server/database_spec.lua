@@ -117,6 +117,26 @@ describe("a database that goes away", function()
     server:stop()
   end)
 
+  it("may freeze: /readyz says so within seconds, /healthz stays ok", function()
+    local server = Server.start { scripts = PIPELINES }
+    server:wait_for(function() return server:log():find("joined the cluster", 1, true) end, 30)
+    finally(postgres.thaw)
+    postgres.freeze()
+    local check
+    server:wait_for(function()
+      local ready
+      check, ready = ready_check(server, "database")
+      return ready.status == 503
+    end, 4, "/readyz to name the database")
+    assert.truthy(check.message:find("PostgreSQL has not answered for %d s"), check.message)
+    assert.equal(200, server:get("/healthz").status)
+    postgres.thaw()
+    server:wait_for(function() return server:get("/readyz").status == 200 end, 4)
+    assert.falsy(server:log():find("database is away", 1, true)) -- its connections have stayed
+    builds.run(server, { pipeline = "noop" })
+    server:stop()
+  end)
+
   it("may drop every connection while a build runs", function()
     local server = Server.start { config = { BuildQueue = { PollIntervalSeconds = 3600 } }, scripts = PIPELINES }
     local id = builds.submit(server, { pipeline = "gate" })
@@ -160,6 +180,21 @@ describe("a database that goes away", function()
       assert.equal(1, starts(server, id))
     end
     assert.equal("0", server:sql "select max(retry_count) from build_queue")
+    server:stop()
+  end)
+
+  it("does not hold up a stop for ever, though what ended can't be recorded", function()
+    local server = Server.start { scripts = PIPELINES, config = { BuildQueue = { EnableGracefulShutdown = false } } }
+    local id = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, id, "building")
+    postgres.stop "sigint"
+    server:kill "sigterm"
+    server.child:wait(20)
+    assert.truthy(server:log():find("the database does not take what became of the builds", 1, true))
+    postgres.restart()
+    server:launch()
+    builds.open_gate(server, id, 2)
+    assert.equal(2, builds.await(server, id, "success").attempt)
     server:stop()
   end)
 

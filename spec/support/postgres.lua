@@ -50,6 +50,17 @@ function postgres.restart()
   postgres.wait_ready()
 end
 
+-- The cluster's processes, the first one last: it must not see its children end while it is stopped.
+local function signal_all(signal)
+  local pids = process.run { "pgrep", "-P", tostring(cluster.child.pid) }.output
+  for pid in pids:gmatch "%d+" do process.run { "kill", "-" .. signal, pid } end
+  process.check { "kill", "-" .. signal, tostring(cluster.child.pid) }
+end
+
+--- Stops all processes of the cluster where they stand, as a hung machine would, until `thaw`.
+function postgres.freeze() signal_all "STOP" end
+function postgres.thaw() signal_all "CONT" end
+
 --- What libpq is told to reach a database of the cluster.
 ---@param database string
 ---@return string

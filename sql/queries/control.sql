@@ -1,5 +1,9 @@
 -- The cluster's switches, figures and housekeeping.
 
+-- name: ping
+-- Whether PostgreSQL answers at all.
+select 1;
+
 -- name: control
 select jsonb_build_object('paused', paused, 'reason', pause_reason, 'since', buildq_time(paused_at))
 from queue_control;
