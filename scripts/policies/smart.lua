@@ -39,7 +39,7 @@ return {
     end
     if not failure.retryable then return { retry = false, reason = "the pipeline said so" } end
     local word = says(failure.message, NETWORK)
-    if word then return { retry = true, after = soon(failure), reason = ("looks like the network: %s"):format(word) } end
+    if word then return { retry = true, after = soon(failure), reason = "looks like the network: " .. word } end
     word = says(failure.message, FINAL)
     if word then return { retry = false, reason = ("would fail again: %s"):format(word) } end
     return { retry = true, after = failure.delaySeconds }

@@ -4,10 +4,12 @@ local builds = require "spec.support.builds"
 
 local server
 
-local function policy(text)
+-- Makes a retry hook with this body the active one.
+local function policy(body)
   local before = server:get("/readyz").json.generation
   server:write("scripts", {
-    ["policies/mine.lua"] = ("return { facts = { retry = { 'history' } }, retry = function(failure)\n%s\nend }"):format(text),
+    ["policies/mine.lua"] =
+      ("return { facts = { retry = { 'history' } }, retry = function(failure)\n%s\nend }"):format(body),
     ["policies/active.lua"] = "return { retry = 'mine' }",
   })
   server:wait_for(function() return server:get("/readyz").json.generation ~= before end, 10, "the policy")
