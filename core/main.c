@@ -28,6 +28,7 @@ static const bq_command commands[] = {
     {"pause", "let no build start, on all servers", bq_command_pause},
     {"resume", "let builds start again", bq_command_resume},
     {"stats", "show the queue's figures", bq_command_stats},
+    {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
     {"version", "print the version", print_version},
 };

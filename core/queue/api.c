@@ -8,9 +8,12 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/uuid.h"
 #include "lua/errors.h"
 #include "queue/api_request.h"
 #include "queue/api_stream.h"
+
+enum { REQUEST_ID_BYTES = 128 };
 
 struct bq_api {
   bq_api_options options;
@@ -32,7 +35,7 @@ typedef struct call {
   bq_api_response response;
   bq_api_stream stream;  // of a response that a producer writes
   int streaming;         // that response has begun
-  char request_id[BQ_HTTP_REQUEST_ID_BYTES + 1];
+  char request_id[REQUEST_ID_BYTES + 1];
 } call;
 
 int bq_api_new(bq_api **out, const bq_api_options *options, bq_error *err) {
@@ -78,14 +81,13 @@ static const char *reason_of(int status) {
 
 void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const char *request_id,
                     const bq_http_header *more, size_t more_count) {
-  if (request_id == NULL) request_id = bq_http_request_id(x);
   json_t *body = json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "type", "about:blank", "title", reason_of(status), "status",
                            status, "detail", detail, "requestId", request_id);
   char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
   json_decref(body);
   bq_http_header headers[8] = {{"Content-Type", "application/problem+json"}};
   size_t count = 1;
-  headers[count++] = (bq_http_header){"X-Request-Id", request_id};
+  if (request_id != NULL) headers[count++] = (bq_http_header){"X-Request-Id", request_id};
   if (status == 503) headers[count++] = (bq_http_header){"Retry-After", "2"};
   for (size_t i = 0; i < more_count && count < sizeof headers / sizeof headers[0]; i++) headers[count++] = more[i];
   const char *sent = text != NULL ? text : "{}";
@@ -94,6 +96,24 @@ void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const c
 }
 
 // Before the handler ----------------------------------------------------------------------------------------------
+
+static int is_request_id(const char *text) {
+  size_t length = strlen(text);
+  return length > 0 && length <= REQUEST_ID_BYTES &&
+         strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == length;
+}
+
+static void take_request_id(const bq_http_exchange *x, char out[REQUEST_ID_BYTES + 1]) {
+  const char *given = bq_http_get_header(x, "X-Request-Id");
+  if (given != NULL && is_request_id(given)) {
+    (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", given);
+    return;
+  }
+  char made[BQ_UUID_SIZE];
+  bq_error err;
+  if (bq_uuid_new(made, &err) < 0) made[0] = '\0';
+  (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", made);
+}
 
 // The port of "host:port" or "[::1]:port", with its colon; "" when there is none.
 static const char *port_of(const char *address) {
@@ -233,8 +253,7 @@ static void end_stream(call *c, bq_end end, lua_State *L) {
       log_failure(c, end == BQ_END_ERROR ? line : reason != NULL ? reason : "the route was ended");
     }
     bq_http_set_context(c->x, NULL, NULL);
-    if (end == BQ_END_RETURNED) bq_http_stream_end(c->x);
-    else bq_http_stream_abort(c->x);
+    bq_http_stream_end(c->x);
   }
   if (end == BQ_END_KILLED) c->api->options.spoiled(c->api->options.arg, c->handlers);
 }
@@ -351,7 +370,7 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   c->x = x;
   c->handlers = bq_handlers_retain(handlers);
   api->stats.active++;
-  (void)snprintf(c->request_id, sizeof c->request_id, "%s", bq_http_request_id(x));
+  take_request_id(x, c->request_id);
   c->path = bq_strdup(bq_http_path(x));
   if (c->path == NULL) {
     bq_api_problem(x, 503, "out of memory", c->request_id, NULL, 0);

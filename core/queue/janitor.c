@@ -266,6 +266,7 @@ static void on_tick(void *arg) {
   if (janitor->ticks++ % SWEEP_TICKS == 0) {
     retain(janitor);
     purge(janitor, "purge_history", janitor->server->config->history_retention_days);
+    purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
     purge(janitor, "purge_keys", 0);
     if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
     sweep(janitor);

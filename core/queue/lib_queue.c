@@ -109,6 +109,19 @@ static void add_param(lua_State *L, call_op *call, const char *text) {
   call->params[call->param_count++] = copy;
 }
 
+// What other modules ask: the answer is the JSON of the first row, or nil when there is none.
+static int push_row(call_op *call, lua_State *L) {
+  if (call->answer == NULL) lua_pushnil(L);
+  else bq_lua_push_json(L, call->answer);
+  return 1;
+}
+
+int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params) {
+  call_op *call = new_call(L, statement, push_row);
+  for (int i = 0; i < param_count; i++) add_param(L, call, params[i]);
+  return bq_op_yield(L, &call->op);
+}
+
 static int push_not_found(lua_State *L) {
   return bq_queue_push_failure(L, "not_found", "There is no build of this id.");
 }

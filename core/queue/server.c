@@ -57,6 +57,7 @@ static void on_joined(void *arg, const char *node_id) {
   if (bq_server_remember_node(server, node_id, &err) < 0) bq_log_error("the next start can't take over at once", &err);
   server->env.node_id = node_id;
   bq_runner_set_node(server->runner, node_id);
+  bq_scheduler_wake(server->scheduler);
 }
 
 static void on_cancel(void *arg, const char *build_id, const char *reason) {
@@ -85,7 +86,8 @@ static void on_notify(void *arg, const char *channel, const char *payload) {
 
 static void wind_down(void *arg) {
   bq_server *server = arg;
-  int busy = bq_script_host_busy(server->host) || bq_janitor_busy(server->janitor) || server->reading_config ||
+  int busy = bq_script_host_busy(server->host) || bq_janitor_busy(server->janitor) ||
+             bq_scheduler_busy(server->scheduler) || server->reading_config ||
              bq_pool_pending(server->compute) > 0 || bq_pool_pending(server->blocking) > 0 ||
              bq_store_waiting(server->store) > 0;
   if (busy) bq_timer_set(server->wind_timer, WIND_DOWN_MS);
@@ -99,6 +101,7 @@ static void on_left(void *arg) {
 static void on_idle(void *arg) {
   bq_server *server = arg;
   bq_janitor_stop(server->janitor);
+  bq_scheduler_stop(server->scheduler);
   bq_node_leave(server->node, on_left, server);
 }
 
@@ -331,6 +334,7 @@ static int open_parts(bq_server *server, bq_error *err) {
   result = bq_api_new(&server->api, &api, err);
   if (result == 0) result = bq_server_open_scripts(server, err);
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
+  if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
   return result;
 }
 
@@ -367,6 +371,7 @@ static void free_parts(bq_server *server) {
   bq_pool_free(server->blocking);
   bq_streams_free(server->streams);
   bq_janitor_free(server->janitor);
+  bq_scheduler_free(server->scheduler);
   bq_api_free(server->api);
   bq_script_host_free(server->host);
   bq_runner_free(server->runner);

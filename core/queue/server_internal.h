@@ -1,5 +1,5 @@
 // The inside of the server, shared by the files that make it: server.c (its life), server_scripts.c (generations),
-// lib_queue.c (what routes ask), streams.c (logs, events, files), health.c (readiness, metrics), janitor.c.
+// lib_queue.c (what routes ask), streams.c (logs, events, files), health.c (readiness, metrics), janitor.c, scheduler.c.
 #ifndef BQ_QUEUE_SERVER_INTERNAL_H
 #define BQ_QUEUE_SERVER_INTERNAL_H
 
@@ -21,6 +21,7 @@
 
 typedef struct bq_streams bq_streams;
 typedef struct bq_janitor bq_janitor;
+typedef struct bq_scheduler bq_scheduler;
 
 typedef struct bq_server {
   bq_config *config;            // owned
@@ -49,6 +50,7 @@ typedef struct bq_server {
   bq_runner *runner;
   bq_streams *streams;
   bq_janitor *janitor;
+  bq_scheduler *scheduler;
   bq_sandbox sandbox;
   bq_attempt_env env;
   char *url;                    // owned; "http://" and the address as bound
@@ -81,6 +83,12 @@ typedef struct bq_server {
 // lib_queue.c
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
+// Ends a binding: asks a named statement (6 parameters at most, copied) and returns its first row's JSON, or nil.
+int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params);
+
+// lib_schedule.c
+int bq_schedule_open(lua_State *L); // the module `schedule` of routes
+
 // lib_intake.c
 int bq_intake_open(lua_State *L); // the part of `queue` that pipelines have: read_manifest, pipelines
 void bq_intake_add(lua_State *L); // the same into the table on top
@@ -103,6 +111,13 @@ int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) BQ_MUSTCH
 void bq_janitor_free(bq_janitor *janitor);
 int bq_janitor_busy(const bq_janitor *janitor); // file work is under way
 void bq_janitor_stop(bq_janitor *janitor);
+
+// scheduler.c: enqueues what schedules say
+int bq_scheduler_new(bq_scheduler **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_scheduler_free(bq_scheduler *scheduler);
+void bq_scheduler_wake(bq_scheduler *scheduler);       // something may be due, or the scripts are others; NULL is fine
+int bq_scheduler_busy(const bq_scheduler *scheduler);  // a round is under way
+void bq_scheduler_stop(bq_scheduler *scheduler);
 
 // server.c
 void bq_server_stop_now(bq_server *server, int result); // ends the loop; `server->error` says why when it is negative

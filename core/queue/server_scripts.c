@@ -83,6 +83,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);
+  bq_scheduler_wake(server->scheduler);
 }
 
 static void on_files_changed(void *arg) {

@@ -39,6 +39,7 @@
 ---@field queue buildq.queue
 ---@field log buildq.log
 ---@field clock buildq.clock
+---@field schedule buildq.schedule
 ---@field response buildq.response
 ---@field config buildq.config
 local buildq = {}
@@ -423,6 +424,70 @@ function queue.health() end
 ---The Prometheus text. Never raises `unavailable`.
 ---@return string
 function queue.metrics() end
+
+---What scripts/lib/schedule.lua and routes/schedule.lua ask. All but `wanted` wait. What a schedule is: scripts/README.md.
+---@class buildq.schedule [route]
+local schedule = {}
+
+---What the active policy says now, unchecked.
+---@return Schedule[]? list empty when no policy is active
+---@return Failure? failure invalid: the policy failed
+function schedule.wanted() end
+
+---Takes a checked list over for the cluster: [{name, cron, zone, missed, fields, request}]. What isn't in it is removed.
+---@param list table[]
+---@return {faults: {name: string, message: string}[], skipped: table[]}
+function schedule.sync(list) end
+
+---@class ScheduleClaim
+---@field name string
+---@field occurrence string RFC 3339
+---@field buildId string of the build to enqueue: a repeat must be the same build
+---@field request table the body of POST /builds
+
+---Takes what is due for this server.
+---@return {runs: ScheduleClaim[], skipped: table[], waitSeconds: number} # waitSeconds: until the next; json.null for none
+function schedule.claim() end
+
+---One more occurrence, now.
+---@param name string
+---@return ScheduleClaim? # nil: there is no such schedule
+function schedule.begin(name) end
+
+---@param name string
+---@param occurrence string
+---@param outcome "enqueued"|"refused" enqueued is final
+---@param reason? string
+function schedule.settle(name, occurrence, outcome, reason) end
+
+---@class ScheduleView
+---@field name string
+---@field cron string
+---@field zone string
+---@field missed string
+---@field nextAt string json.null when none will come
+---@field paused boolean
+---@field pauseReason string json.null when not paused
+---@field pausedAt string
+---@field lastRun table {occurrence, through, occurrences, manual, outcome, reason, buildId}
+
+---@return ScheduleView[]
+function schedule.list() end
+
+---@param name string
+---@param next integer how many occurrences to come, as field `next`; 0 to 1000
+---@param runs integer how many of the last ones, as field `runs`; 0 to 1000
+---@return ScheduleView? # nil: there is no such schedule
+function schedule.show(name, next, runs) end
+
+---@param name string
+---@param reason string
+---@return ScheduleView?
+function schedule.pause(name, reason) end
+
+---@param name string
+---@return ScheduleView?
+function schedule.resume(name) end
 
 -- routes ---------------------------------------------------------------------------------------------------------
 

@@ -3,4 +3,5 @@
 return {
   priority = "strict",
   retry = "configured",
+  schedule = "schedule",
 }

@@ -1,0 +1,202 @@
+// buildq schedule list|next|runs|run|pause|resume
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "cli/client.h"
+#include "cli/table.h"
+#include "cli/text.h"
+
+enum { MAX_COUNT = 1000 };
+
+typedef struct arguments {
+  bq_common common;
+  const char *action;
+  const char *name;
+  const char *reason;
+  long count; // 0: not given
+} arguments;
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+  arguments *a = state->input;
+  char *end;
+  switch (key) {
+  case ARGP_KEY_INIT: state->child_inputs[0] = &a->common; return 0;
+  case 'r': a->reason = value; return 0;
+  case 'n':
+    a->count = strtol(value, &end, 10);
+    if (*end != '\0' || a->count < 1 || a->count > MAX_COUNT) {
+      argp_error(state, "--count is a number from 1 to %d, not %s", MAX_COUNT, value);
+    }
+    return 0;
+  case ARGP_KEY_ARG:
+    if (a->name != NULL) argp_usage(state);
+    if (a->action == NULL) a->action = value;
+    else a->name = value;
+    return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
+}
+
+static void print_json(const json_t *value, size_t flags) {
+  char *text = json_dumps(value, flags);
+  (void)puts(text != NULL ? text : "{}");
+  bq_free(text);
+}
+
+static const char *text_of(const json_t *object, const char *key) {
+  const char *text = json_string_value(json_object_get(object, key));
+  return text != NULL ? text : "";
+}
+
+// "2026-01-31T12:00:00.000000Z" without what is always zero; "" for none.
+static void cut_time(char out[24], const json_t *object, const char *key) {
+  const char *text = text_of(object, key);
+  (void)snprintf(out, 24, "%.19s%s", text, text[0] != '\0' ? "Z" : "");
+}
+
+static int print_rows(const bq_table_column *columns, size_t count, const json_t *list,
+                      int (*add)(bq_table *table, const json_t *item, bq_error *err)) {
+  bq_table *table = NULL;
+  char *text = NULL;
+  size_t index;
+  json_t *item;
+  bq_error err;
+  int result = bq_table_new(&table, columns, count, &err);
+  json_array_foreach(list, index, item) {
+    if (result == 0) result = add(table, item, &err);
+  }
+  if (result == 0) result = bq_table_text(table, bq_text_terminal(stdout), &text, &err);
+  if (result == 0) (void)fputs(text, stdout);
+  else (void)fprintf(stderr, "buildq: %s\n", err.message);
+  bq_free(text);
+  bq_table_free(table);
+  return result == 0 ? BQ_EXIT_OK : BQ_EXIT_FAILURE;
+}
+
+static int add_schedule(bq_table *table, const json_t *item, bq_error *err) {
+  char next[24];
+  cut_time(next, item, "nextAt");
+  const char *cells[] = {text_of(item, "name"),
+                         text_of(item, "cron"),
+                         text_of(item, "zone"),
+                         text_of(item, "missed"),
+                         next,
+                         text_of(json_object_get(item, "lastRun"), "outcome"),
+                         text_of(item, "pauseReason")};
+  return bq_table_add(table, cells, err);
+}
+
+static int print_schedules(const json_t *answer) {
+  static const bq_table_column columns[] = {{"NAME", 0, 0},       {"CRON", 0, 0}, {"ZONE", 0, 0},
+                                            {"MISSED", 0, 0},     {"NEXT (UTC)", 0, 0}, {"LAST", 0, 0},
+                                            {"PAUSED", 0, 1}};
+  return print_rows(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "schedules"), add_schedule);
+}
+
+static int add_run(bq_table *table, const json_t *item, bq_error *err) {
+  char first[24];
+  char count[32];
+  cut_time(first, item, "occurrence");
+  (void)snprintf(count, sizeof count, "%lld", json_integer_value(json_object_get(item, "occurrences")));
+  const char *cells[] = {first, count, text_of(item, "outcome"), text_of(item, "buildId"), text_of(item, "reason")};
+  return bq_table_add(table, cells, err);
+}
+
+static int print_runs(const json_t *answer) {
+  static const bq_table_column columns[] = {
+      {"OCCURRENCE (UTC)", 0, 0}, {"COUNT", 1, 0}, {"OUTCOME", 0, 0}, {"BUILD", 0, 0}, {"REASON", 0, 1}};
+  return print_rows(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "runs"), add_run);
+}
+
+static int print_next(const json_t *answer) {
+  size_t index;
+  json_t *time;
+  json_array_foreach(json_object_get(answer, "next"), index, time) {
+    (void)printf("%.19sZ\n", json_string_value(time) != NULL ? json_string_value(time) : "");
+  }
+  return BQ_EXIT_OK;
+}
+
+static int print_change(const json_t *answer) {
+  print_json(answer, JSON_INDENT(2));
+  return BQ_EXIT_OK;
+}
+
+// What an action asks and how its answer looks.
+typedef struct action {
+  const char *name;
+  const char *method;
+  const char *query;      // of a GET of one schedule: the count follows; NULL: the path ends in the action's name
+  int needs_name;
+  long count;             // when --count is not given; 0: it takes none
+  int (*print)(const json_t *answer);
+} action;
+
+static const action actions[] = {
+    {"list", "GET", NULL, 0, 0, print_schedules},
+    {"next", "GET", "runs=0&next=", 1, 10, print_next},
+    {"runs", "GET", "next=0&runs=", 1, 20, print_runs},
+    {"run", "POST", NULL, 1, 0, print_change},
+    {"pause", "POST", NULL, 1, 0, print_change},
+    {"resume", "POST", NULL, 1, 0, print_change},
+};
+
+static char *path_of(const arguments *a, const action *act) {
+  char *escaped = bq_client_escape(a->name != NULL ? a->name : "");
+  if (escaped == NULL) return NULL;
+  char *path;
+  long count = a->count > 0 ? a->count : act->count;
+  if (!act->needs_name) path = bq_strdup("/schedules");
+  else if (act->query != NULL) path = bq_format("/schedules/%s?%s%ld", escaped, act->query, count);
+  else path = bq_format("/schedules/%s/%s", escaped, act->name);
+  bq_free(escaped);
+  return path;
+}
+
+static int perform(const arguments *a, const action *act) {
+  bq_client *client = bq_client_new(&a->common);
+  if (client == NULL) return BQ_EXIT_FAILURE;
+  json_t *body = strcmp(act->method, "POST") == 0 ? json_object() : NULL;
+  if (a->reason != NULL) (void)json_object_set_new(body, "reason", json_string(a->reason));
+  json_t *answer = NULL;
+  char *path = path_of(a, act);
+  int code = path != NULL ? bq_client_call(client, act->method, path, body, NULL, &answer) : BQ_EXIT_FAILURE;
+  if (code == BQ_EXIT_OK && a->common.json) print_json(answer, JSON_COMPACT);
+  else if (code == BQ_EXIT_OK) code = act->print(answer);
+  json_decref(answer);
+  json_decref(body);
+  bq_free(path);
+  bq_client_free(client);
+  return code;
+}
+
+int bq_command_schedule(int argc, char **argv) {
+  static const struct argp_option options[] = {
+      {"count", 'n', "COUNT", 0, "next, runs: so many (10, 20; 1000 at most)", 1},
+      {"reason", 'r', "TEXT", 0, "pause: why, shown to everybody who asks", 1},
+      {0}};
+  static const struct argp_child children[] = {{&bq_client_argp, 0, NULL, 0}, {0}};
+  static const struct argp argp = {
+      .options = options,
+      .parser = parse,
+      .args_doc = "list\nnext NAME\nruns NAME\nrun NAME\npause NAME --reason TEXT\nresume NAME",
+      .doc = "Schedules: builds that enqueue themselves. next prints the occurrences to come, runs what became of those "
+             "that were (newest first), run enqueues a build now, also of a paused schedule; pause lasts until resume, "
+             "on all servers." BQ_EXIT_TEXT,
+      .children = children};
+  arguments a = {0};
+  (void)argp_parse(&argp, argc, argv, 0, NULL, &a);
+  for (size_t i = 0; a.action != NULL && i < sizeof actions / sizeof actions[0]; i++) {
+    if (strcmp(actions[i].name, a.action) != 0 || actions[i].needs_name != (a.name != NULL)) continue;
+    if ((strcmp(a.action, "pause") == 0) != (a.reason != NULL)) break;
+    if (a.count > 0 && actions[i].count == 0) break;
+    return perform(&a, &actions[i]);
+  }
+  argp_help(&argp, stderr, ARGP_HELP_STD_USAGE, argv[0]);
+  if (a.action != NULL && strcmp(a.action, "pause") == 0 && a.reason == NULL) {
+    (void)fputs("A reason is needed: --reason TEXT\n", stderr);
+  }
+  return BQ_EXIT_USAGE;
+}
