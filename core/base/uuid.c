@@ -3,21 +3,34 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/clock.h"
 
-int bq_uuid_new(char out[BQ_UUID_SIZE], bq_error *err) {
+void bq_uuid_make(char out[BQ_UUID_SIZE], const unsigned char random[BQ_UUID_RANDOM]) {
+  static const char digits[] = "0123456789abcdef";
   unsigned char b[16];
-  if (getrandom(b, sizeof b, 0) != (ssize_t)sizeof b) return bq_fail_errno(err, errno, "can't get random bytes");
   uint64_t ms = (uint64_t)(bq_clock_wall_us() / 1000);
   for (int i = 0; i < 6; i++) b[i] = (unsigned char)(ms >> (40 - 8 * i));
+  memcpy(b + 6, random, BQ_UUID_RANDOM);
   b[6] = (unsigned char)((b[6] & 0x0f) | 0x70);
   b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-  (void)snprintf(out, BQ_UUID_SIZE, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
-                 b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+  char *to = out;
+  for (int i = 0; i < 16; i++) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) *to++ = '-';
+    *to++ = digits[b[i] >> 4];
+    *to++ = digits[b[i] & 15];
+  }
+  *to = '\0';
+}
+
+int bq_uuid_new(char out[BQ_UUID_SIZE], bq_error *err) {
+  unsigned char random[BQ_UUID_RANDOM];
+  if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
+    return bq_fail_errno(err, errno, "can't get random bytes");
+  }
+  bq_uuid_make(out, random);
   return 0;
 }
 

@@ -10,6 +10,7 @@
 enum {
   BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
+  BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
   BQ_UNWIND_ALL_US = 100 * 1000,  // … and all of it together this long
   BQ_HOOK_BYTES = 8 * 1024 * 1024, // allocated between two looks at the clock: a few instructions can copy megabytes
@@ -81,7 +82,10 @@ struct bq_vm {
   int pinned;               // coroutines being resumed by code that can't yield: nothing below them may wait
   int close_depth;          // nested coroutine.close
   unsigned resumes;         // counts coroutine.resume, to look at the clock now and then
-  int64_t slice_began_us;   // CPU time of the slice's thread
+  int64_t slice_began_us;   // CPU time of the slice's thread; in a turn of the loop: when the turn began
+  int64_t slice_began_wall_us; // in a turn of the loop: when the slice began, monotonic
+  int64_t turn_began_wall_us; // when the turn began, monotonic
+  int in_turn;              // a turn of the loop: slices follow one another
   int64_t killed_at_us;     // when the kill was first raised in this slice; -1: not yet
   int64_t raised_at_us;     // when it was last raised
   atomic_llong cpu_us;      // all slices that have ended
@@ -108,6 +112,9 @@ void bq_hook_install(bq_vm *vm);
 void bq_hook_soon(lua_State *L);               // at the next instruction of that coroutine
 void bq_slice_begin(bq_vm *vm, lua_State *L);
 void bq_slice_end(bq_vm *vm);
+void bq_turn_begin(bq_vm *vm);                 // around several slices of a loop vm
+int bq_turn_is_over(const bq_vm *vm);          // no further slice may begin in it
+void bq_turn_end(bq_vm *vm);
 int bq_slice_is_over(bq_vm *vm);               // the slice has had its share
 const char *bq_vm_noun(const bq_vm *vm);       // of messages
 const char *bq_kill_reason_of(const bq_vm *vm); // of the vm or of the running fiber; NULL

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 
 #include "base/buf.h"
 #include "base/log.h"
@@ -13,12 +14,14 @@
 #include "queue/api_request.h"
 #include "queue/api_stream.h"
 
-enum { REQUEST_ID_BYTES = 128 };
+enum { REQUEST_ID_BYTES = 128, RANDOM_BYTES = 128 * BQ_UUID_RANDOM };
 
 struct bq_api {
   bq_api_options options;
   char *address; // owned; as bound
   bq_api_stats stats;
+  unsigned char random[RANDOM_BYTES]; // for request ids: a system call for each would cost as much as a route
+  size_t random_left;                 // bytes of it that were not used yet
 };
 
 // One request in a handler. Lives until the handler has ended, even when the peer is gone.
@@ -103,16 +106,20 @@ static int is_request_id(const char *text) {
          strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == length;
 }
 
-static void take_request_id(const bq_http_exchange *x, char out[REQUEST_ID_BYTES + 1]) {
+static void take_request_id(bq_api *api, const bq_http_exchange *x, char out[REQUEST_ID_BYTES + 1]) {
   const char *given = bq_http_get_header(x, "X-Request-Id");
   if (given != NULL && is_request_id(given)) {
-    (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", given);
+    memcpy(out, given, strlen(given) + 1);
     return;
   }
-  char made[BQ_UUID_SIZE];
-  bq_error err;
-  if (bq_uuid_new(made, &err) < 0) made[0] = '\0';
-  (void)snprintf(out, REQUEST_ID_BYTES + 1, "%s", made);
+  if (api->random_left < BQ_UUID_RANDOM) {
+    ssize_t got = getrandom(api->random, sizeof api->random, 0);
+    api->random_left = got > 0 ? (size_t)got : 0;
+  }
+  out[0] = '\0';
+  if (api->random_left < BQ_UUID_RANDOM) return;
+  api->random_left -= BQ_UUID_RANDOM;
+  bq_uuid_make(out, api->random + api->random_left);
 }
 
 // The port of "host:port" or "[::1]:port", with its colon; "" when there is none.
@@ -184,6 +191,7 @@ static void log_request(const call *c, int status) {
   char text[16];
   const char *method = c->x != NULL ? bq_http_method(c->x) : "?";
   int quiet = status < 500 && (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
+  if (!bq_log_enabled(quiet ? BQ_DEBUG : BQ_INFO)) return;
   (void)snprintf(text, sizeof text, "%d", status);
   bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request_id, "method", method, "path", c->path, "status",
          text, NULL);
@@ -370,7 +378,7 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   c->x = x;
   c->handlers = bq_handlers_retain(handlers);
   api->stats.active++;
-  take_request_id(x, c->request_id);
+  take_request_id(api, x, c->request_id);
   c->path = bq_strdup(bq_http_path(x));
   if (c->path == NULL) {
     bq_api_problem(x, 503, "out of memory", c->request_id, NULL, 0);
