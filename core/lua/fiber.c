@@ -131,20 +131,52 @@ static void work_on_pool(bq_task *task) {
 
 // ---- between slices, on the loop
 
-static void forget(bq_fiber *fiber) {
+static void unlink_fiber(bq_fiber *fiber) {
   bq_vm *vm = fiber->vm;
   if (fiber->prev != NULL) fiber->prev->next = fiber->next;
   else vm->fibers = fiber->next;
   if (fiber->next != NULL) fiber->next->prev = fiber->prev;
+}
+
+static void forget(bq_fiber *fiber) {
+  unlink_fiber(fiber);
   bq_kill_clear(&fiber->kill);
   bq_free(fiber->traceback);
   bq_free(fiber);
+}
+
+// A request is a fiber, and its coroutine costs more than a small handler's work: the loop's are kept for others. Only
+// after an ordinary end, and unless the script could have kept the coroutine: it would be another request's.
+static int keep_spare(bq_fiber *fiber) {
+  bq_vm *vm = fiber->vm;
+  if (vm->options.pool != NULL || vm->spare_count == BQ_SPARE_FIBERS) return 0;
+  if (fiber->end != BQ_END_RETURNED || fiber->shown || is_killed(fiber) || vm->freeing) return 0;
+  lua_settop(fiber->L, 0);
+  bq_free(fiber->traceback);
+  fiber->traceback = NULL;
+  fiber->where[0] = '\0';
+  unlink_fiber(fiber);
+  fiber->queue_next = vm->spare;
+  vm->spare = fiber;
+  vm->spare_count++;
+  return 1;
+}
+
+static bq_fiber *take_spare(bq_vm *vm) {
+  bq_fiber *fiber = vm->spare;
+  if (fiber == NULL) return NULL;
+  vm->spare = fiber->queue_next;
+  vm->spare_count--;
+  fiber->begun = fiber->failed = fiber->ended = 0;
+  fiber->prev = fiber->queue_next = NULL;
+  return fiber;
 }
 
 static void end_fiber(bq_fiber *fiber) {
   bq_vm *vm = fiber->vm;
   fiber->state = BQ_FIBER_ENDED;
   if (fiber->on_end != NULL) fiber->on_end(fiber->arg, fiber->end, fiber->L);
+  if (keep_spare(fiber)) return;
   // The key exists: this allocates nothing. The coroutine is garbage from now on.
   lua_pushnil(vm->L);
   lua_rawsetp(vm->L, LUA_REGISTRYINDEX, fiber);
@@ -266,6 +298,7 @@ void bq_fiber_free_all(bq_vm *vm) {
     }
   }
   while (vm->fibers != NULL) forget(vm->fibers);
+  for (bq_fiber *fiber; (fiber = take_spare(vm)) != NULL;) bq_free(fiber);
   vm->queue_first = vm->queue_last = NULL;
 }
 
@@ -338,7 +371,6 @@ int bq_op_yield(lua_State *L, bq_op *op) {
 static int new_coroutine(lua_State *L) {
   bq_fiber *fiber = lua_touserdata(L, 1);
   fiber->L = lua_newthread(L);
-  lua_pushcfunction(fiber->L, fiber_main);
   lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);
   return 0;
 }
@@ -347,19 +379,23 @@ int bq_fiber_start(bq_fiber **out, bq_vm *vm, lua_State *L, int nargs, bq_fiber_
                    bq_error *err) {
   *out = NULL;
   int result = 0;
-  bq_fiber *fiber = bq_alloc(sizeof *fiber);
-  if (fiber == NULL || !lua_checkstack(L, 2)) goto no_memory;
-  atomic_init(&fiber->kill, NULL);
-  fiber->vm = vm;
+  bq_fiber *fiber = take_spare(vm);
+  if (fiber == NULL) {
+    fiber = bq_alloc(sizeof *fiber);
+    if (fiber == NULL || !lua_checkstack(L, 2)) goto no_memory;
+    atomic_init(&fiber->kill, NULL);
+    fiber->vm = vm;
+    lua_pushcfunction(L, new_coroutine);
+    lua_pushlightuserdata(L, fiber);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
+      lua_pop(L, 1);
+      goto no_memory;
+    }
+  }
   fiber->nargs = nargs + 1; // fiber_main's
   fiber->on_end = on_end;
   fiber->arg = arg;
-  lua_pushcfunction(L, new_coroutine);
-  lua_pushlightuserdata(L, fiber);
-  if (lua_pcall(L, 1, 0, 0) != LUA_OK) {
-    lua_pop(L, 1);
-    goto no_memory;
-  }
+  lua_pushcfunction(fiber->L, fiber_main);
   if (!lua_checkstack(fiber->L, nargs + LUA_MINSTACK)) {
     lua_pushnil(L);
     lua_rawsetp(L, LUA_REGISTRYINDEX, fiber);

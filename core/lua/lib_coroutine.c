@@ -177,6 +177,8 @@ static int co_isyieldable(lua_State *L) {
 }
 
 static int co_running(lua_State *L) {
+  bq_vm *vm = bq_vm_of(L);
+  if (vm->running != NULL) vm->running->shown = 1;
   lua_pushthread(L);
   lua_pushboolean(L, is_main(L));
   return 2;

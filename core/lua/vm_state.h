@@ -10,6 +10,7 @@
 enum {
   BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
+  BQ_SPARE_FIBERS = 64,           // loop vms: ended fibers kept for the next requests
   BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
   BQ_UNWIND_ALL_US = 100 * 1000,  // … and all of it together this long
@@ -49,6 +50,7 @@ struct bq_fiber {
   int begun;              // the slice's: it was resumed once
   int failed;             // the slice's: an error came out of the script
   int ended;              // the slice's: it won't be resumed again; the loop reads it between slices
+  int shown;              // the slice's: the script has seen its coroutine, which then serves no other fiber
   bq_end end;             // valid when ended
   char where[BQ_WHERE_SIZE];      // see bq_fiber_where
   char *traceback;        // owned; see bq_fiber_traceback
@@ -98,6 +100,8 @@ struct bq_vm {
   bq_fiber *queue_first;    // fibers to run, oldest first
   bq_fiber *queue_last;
   bq_fiber *fibers;         // all of them
+  bq_fiber *spare;          // loop vms: ended ones with their coroutines, a list by queue_next
+  int spare_count;
   bq_post post;             // to start a slice
   bq_task task;             // a slice on the pool
   bq_timer *retry;          // owned; the pool was full

@@ -33,7 +33,7 @@ typedef struct call {
   bq_route_match match;
   char *path;            // owned; match.params point into it
   int started;           // the handler runs: its end finishes the call
-  char *body;            // owned
+  char *body;            // owned; NULL when it is empty
   size_t body_length;    // bytes
   bq_api_response response;
   bq_api_stream stream;  // of a response that a producer writes
@@ -347,9 +347,9 @@ static void run_call(void *arg, bq_http_exchange *x, const char *body, size_t le
   call *c = arg;
   bq_error err;
   c->started = 1;
-  c->body = bq_strndup(body != NULL ? body : "", length);
+  c->body = length > 0 ? bq_strndup(body, length) : NULL;
   c->body_length = length;
-  if (c->body != NULL) {
+  if (c->body != NULL || length == 0) {
     lua_State *L = bq_vm_state(bq_handlers_vm(c->handlers));
     lua_pushcfunction(L, run_route);
     lua_pushlightuserdata(L, c);

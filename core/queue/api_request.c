@@ -32,7 +32,7 @@ static void push_decoded(lua_State *L, const char *text, size_t length) {
 }
 
 static void push_query(lua_State *L, const char *query) {
-  lua_newtable(L);
+  lua_createtable(L, 0, *query != '\0' ? 4 : 0);
   for (int pairs = 0; *query != '\0' && pairs < MAX_QUERY_PAIRS; pairs++) {
     size_t length = strcspn(query, "&");
     const char *equals = memchr(query, '=', length);
@@ -48,14 +48,25 @@ static void push_query(lua_State *L, const char *query) {
   }
 }
 
+static void push_lower(lua_State *L, const char *text) {
+  char small[64];
+  size_t length = strlen(text);
+  luaL_Buffer large;
+  char *to = length <= sizeof small ? small : luaL_buffinitsize(L, &large, length);
+  for (size_t i = 0; i < length; i++) {
+    char c = text[i];
+    to[i] = c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+  }
+  if (to == small) lua_pushlstring(L, small, length);
+  else luaL_pushresultsize(&large, length);
+}
+
 static void push_headers(lua_State *L, bq_http_exchange *x) {
-  lua_newtable(L);
-  for (size_t i = 0; i < bq_http_header_count(x); i++) {
+  size_t count = bq_http_header_count(x);
+  lua_createtable(L, 0, (int)count);
+  for (size_t i = 0; i < count; i++) {
     bq_http_header header = bq_http_header_at(x, i);
-    luaL_Buffer name;
-    luaL_buffinit(L, &name);
-    for (const char *c = header.name; *c != '\0'; c++) luaL_addchar(&name, (char)tolower((unsigned char)*c));
-    luaL_pushresult(&name);
+    push_lower(L, header.name);
     lua_pushvalue(L, -1);
     lua_rawget(L, -3);
     if (lua_isnil(L, -1)) { // repeated fields are one list (RFC 9110, section 5.2)
@@ -89,7 +100,7 @@ static int request_json(lua_State *L) {
 
 void bq_api_push_request(lua_State *L, bq_http_exchange *x, const bq_route_match *match, const char *request_id,
                          const char *body, size_t length) {
-  lua_createtable(L, 0, 9);
+  lua_createtable(L, 0, 8);
   lua_pushstring(L, bq_http_method(x));
   lua_setfield(L, -2, "method");
   lua_pushstring(L, bq_http_path(x));
