@@ -105,6 +105,12 @@ void bq_lua_error_line(lua_State *L, int index, const char *where, char *out, si
     (void)snprintf(scalar, sizeof scalar, "an error value that is a %s: raise a string", luaL_typename(L, index));
     message = scalar;
   }
+  // An error that went up through many coroutine.wrap has its place once for each: once is enough.
+  size_t place = strlen(where);
+  while (place > 0 && strncmp(message, where, place) == 0 && strncmp(message + place, ": ", 2) == 0 &&
+         strncmp(message + place + 2, where, place) == 0) {
+    message += place + 2;
+  }
   int add = where[0] != '\0' && !has_place(message, where);
   (void)snprintf(out, size, "%s%s%s", add ? where : "", add ? ": " : "", message);
   for (char *c = out; *c != '\0'; c++) {

@@ -251,14 +251,13 @@ static void send_response(call *c) {
 
 // The head has gone out: a failure can only cut the body short.
 static void end_stream(call *c, bq_end end, lua_State *L) {
-  const char *reason = bq_vm_kill_reason(bq_handlers_vm(c->handlers));
   char line[BQ_LINE_SIZE] = "";
-  if (end == BQ_END_ERROR) bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
+  if (end != BQ_END_RETURNED) bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
   bq_api_stream_close(L, &c->stream);
   if (c->x != NULL) {
     if (end != BQ_END_RETURNED) {
       c->api->stats.failed++;
-      log_failure(c, end == BQ_END_ERROR ? line : reason != NULL ? reason : "the route was ended");
+      log_failure(c, line);
     }
     bq_http_set_context(c->x, NULL, NULL);
     bq_http_stream_end(c->x);
@@ -274,9 +273,10 @@ static void on_call_end(void *arg, bq_end end, lua_State *L) {
     finish_call(c);
     return;
   }
+  char line[BQ_LINE_SIZE];
   if (end == BQ_END_KILLED) {
-    const char *reason = bq_vm_kill_reason(bq_handlers_vm(c->handlers));
-    fail_call(c, reason != NULL ? reason : "the route was ended");
+    bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
+    fail_call(c, line);
     c->api->options.spoiled(c->api->options.arg, c->handlers);
   } else if (end == BQ_END_ERROR) {
     int code = bq_lua_error_code(L, -1);
@@ -284,7 +284,6 @@ static void on_call_end(void *arg, bq_end end, lua_State *L) {
       bq_http_set_context(c->x, NULL, NULL);
       bq_api_problem(c->x, 503, "the database can't be reached now; try again", c->request_id, NULL, 0);
     } else {
-      char line[BQ_LINE_SIZE];
       bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
       fail_call(c, line);
     }

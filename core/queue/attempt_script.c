@@ -83,13 +83,12 @@ static const char *kind_of(int code) {
 
 static void on_run_end(void *arg, bq_end end, lua_State *L) {
   bq_attempt *attempt = arg;
+  char line[BQ_LINE_SIZE];
+  if (end != BQ_END_RETURNED) bq_lua_error_line(L, -1, bq_fiber_where(attempt->fiber), line, sizeof line);
   if (end == BQ_END_KILLED) {
     // A stop from outside, or build:fail, has set the outcome already; else a budget ran out.
-    const char *reason = bq_vm_kill_reason(attempt->vm);
-    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "limit", 0, reason != NULL ? reason : "the pipeline was ended");
+    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "limit", 0, line);
   } else if (end == BQ_END_ERROR) {
-    char line[BQ_LINE_SIZE];
-    bq_lua_error_line(L, -1, bq_fiber_where(attempt->fiber), line, sizeof line);
     bq_attempt_log_say(attempt->log, line);
     bq_attempt_log_say(attempt->log, bq_fiber_traceback(attempt->fiber));
     bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, kind_of(bq_lua_error_code(L, -1)), 1, line);
