@@ -187,7 +187,8 @@ static int write_file(const exec_op *exec, const char *path, const json_t *text,
   int result = bq_tree_open_parent(exec->attempt->workspace, path, 1, &name, &fd, err);
   if (result < 0) return result;
   (void)close(fd);
-  result = bq_tree_open(exec->attempt->workspace, path, O_WRONLY | O_CREAT | O_TRUNC, 0755, BQ_TREE_INNER_LINKS, &fd, err);
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+  result = bq_tree_open(exec->attempt->workspace, path, flags, 0755, BQ_TREE_INNER_LINKS, &fd, err);
   if (result < 0) return result;
   const char *bytes = json_string_value(text);
   size_t length = json_string_length(text);
