@@ -21,6 +21,7 @@ static const bq_command commands[] = {
     {"retention", "confirm the removal of the old service's builds", bq_command_retention},
     {"enqueue", "queue a build", bq_command_enqueue},
     {"status", "show one build, or follow it", bq_command_status},
+    {"explain", "say why a build waits, when it starts and what it costs", bq_command_explain},
     {"list", "list builds", bq_command_list},
     {"logs", "print a build's log, or follow it", bq_command_logs},
     {"cancel", "cancel a build", bq_command_cancel},
@@ -30,7 +31,6 @@ static const bq_command commands[] = {
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
-    {"test", "run specs of your scripts inside the real runtime", bq_command_test},
     {"version", "print the version", print_version},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };

@@ -40,7 +40,6 @@ int bq_command_config(int argc, char **argv);
 int bq_command_migrate(int argc, char **argv);
 int bq_command_retention(int argc, char **argv);
 int bq_command_run(int argc, char **argv);
-int bq_command_test(int argc, char **argv);
 int bq_command_enqueue(int argc, char **argv);
 int bq_command_status(int argc, char **argv);
 int bq_command_list(int argc, char **argv);
@@ -51,5 +50,6 @@ int bq_command_pause(int argc, char **argv);
 int bq_command_resume(int argc, char **argv);
 int bq_command_stats(int argc, char **argv);
 int bq_command_schedule(int argc, char **argv);
+int bq_command_explain(int argc, char **argv);
 
 #endif

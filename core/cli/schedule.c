@@ -182,8 +182,8 @@ int bq_command_schedule(int argc, char **argv) {
       .options = options,
       .parser = parse,
       .args_doc = "list\nnext NAME\nruns NAME\nrun NAME\npause NAME --reason TEXT\nresume NAME",
-      .doc = "Schedules: builds that enqueue themselves. next prints the occurrences to come, runs what became of those "
-             "that were (newest first), run enqueues a build now, also of a paused schedule; pause lasts until resume, "
+      .doc = "Schedules: builds that enqueue themselves. next prints the occurrences to come, runs what became of "
+             "those that were (newest first), run enqueues a build now, also of a paused schedule; pause lasts until resume, "
              "on all servers." BQ_EXIT_TEXT,
       .children = children};
   arguments a = {0};

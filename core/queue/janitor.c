@@ -255,6 +255,7 @@ static void purge_what_nothing_needs(bq_janitor *janitor) {
   const bq_config *config = janitor->server->config;
   purge(janitor, "purge_manifests", 0);
   purge(janitor, "purge_generations", config->history_retention_days);
+  purge(janitor, "purge_statistics", config->history_retention_days);
   purge(janitor, "purge_sources", 0);
   // A build's files are found by its node: nodes stay longer than builds.
   purge(janitor, "purge_nodes", config->completed_build_retention_days + config->history_retention_days);

@@ -34,6 +34,7 @@ struct call_op {
   bq_error error;         // code 0: none
   char sqlstate[6];
   int64_t limit;          // of list
+  bq_queue_fill fill;     // of bq_queue_ask_filled; may be NULL
 };
 
 static bq_server *server_of(lua_State *L) {
@@ -54,19 +55,8 @@ static void on_answer(void *arg, const bq_pg_result *result) {
   bq_op_complete(&call->op);
 }
 
-// `buildq run`, and `buildq test` until a spec asks for a database.
-static int has_database(const bq_server *server, bq_error *err) {
-  if (server->store != NULL) return 1;
-  (void)bq_fail(err, BQ_EUNAVAIL, "there is no database here, so there is no queue");
-  return 0;
-}
-
 static void call_start(bq_op *op) {
   call_op *call = (call_op *)op;
-  if (!has_database(call->server, &call->error)) {
-    bq_op_complete(op);
-    return;
-  }
   const char *const *params = (const char *const *)(void *)call->params;
   if (bq_store_query(call->server->store, call->statement, call->param_count, params, on_answer, call, &call->error) <
       0) {
@@ -122,15 +112,26 @@ static void add_param(lua_State *L, call_op *call, const char *text) {
 
 // What other modules ask: the answer is the JSON of the first row, or nil when there is none.
 static int push_row(call_op *call, lua_State *L) {
+  bq_error err;
+  if (call->answer != NULL && call->fill != NULL && call->fill(call->server, call->answer, &err) < 0) {
+    bq_lua_push_error(L, &err);
+    return -1;
+  }
   if (call->answer == NULL) lua_pushnil(L);
   else bq_lua_push_json(L, call->answer);
   return 1;
 }
 
-int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params) {
+int bq_queue_ask_filled(lua_State *L, const char *statement, int param_count, const char *const *params,
+                        bq_queue_fill fill) {
   call_op *call = new_call(L, statement, push_row);
   for (int i = 0; i < param_count; i++) add_param(L, call, params[i]);
+  call->fill = fill;
   return bq_op_yield(L, &call->op);
+}
+
+int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params) {
+  return bq_queue_ask_filled(L, statement, param_count, params, NULL);
 }
 
 static int push_not_found(lua_State *L) {
@@ -229,8 +230,12 @@ static int queue_get(lua_State *L) {
 }
 
 static int push_text(call_op *call, lua_State *L) {
-  if (PQntuples(call->rows) == 0) return push_not_found(L);
-  lua_pushlstring(L, PQgetvalue(call->rows, 0, 0), (size_t)PQgetlength(call->rows, 0, 0));
+  if (call->answer == NULL) return push_not_found(L);
+  char *text = NULL;
+  if (bq_estimator_add(call->server, call->answer)) text = json_dumps(call->answer, JSON_COMPACT);
+  if (text != NULL) lua_pushstring(L, text);
+  else lua_pushlstring(L, PQgetvalue(call->rows, 0, 0), (size_t)PQgetlength(call->rows, 0, 0));
+  bq_free(text);
   return 1;
 }
 
@@ -485,8 +490,6 @@ static int queue_events(lua_State *L) {
 }
 
 static int queue_health(lua_State *L) {
-  bq_error err;
-  if (!has_database(server_of(L), &err)) return bq_lua_raise(L, err.code, "%s", err.message);
   json_t *health = bq_server_health(server_of(L));
   if (health == NULL) return luaL_error(L, "out of memory");
   bq_lua_push_json(L, health);
@@ -529,8 +532,6 @@ static void metrics_start(bq_op *op) {
 }
 
 static int queue_metrics(lua_State *L) {
-  bq_error err;
-  if (!has_database(server_of(L), &err)) return bq_lua_raise(L, err.code, "%s", err.message);
   call_op *call = new_call(L, "metrics", push_answer);
   call->op.start = metrics_start;
   call->op.push = metrics_push;
@@ -556,6 +557,8 @@ int bq_queue_open(lua_State *L) {
                                        {"events", queue_events},
                                        {"health", queue_health},
                                        {"metrics", queue_metrics},
+                                       {"estimate", bq_queue_estimate},
+                                       {"explain", bq_queue_explain},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   bq_intake_add(L);

@@ -102,6 +102,7 @@ static void on_idle(void *arg) {
   bq_server *server = arg;
   bq_janitor_stop(server->janitor);
   bq_scheduler_stop(server->scheduler);
+  bq_estimator_stop(server->estimator);
   bq_node_leave(server->node, on_left, server);
 }
 
@@ -335,6 +336,7 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_server_open_scripts(server, err);
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
+  if (result == 0) result = bq_estimator_new(&server->estimator, server, err);
   return result;
 }
 
@@ -372,6 +374,7 @@ static void free_parts(bq_server *server) {
   bq_streams_free(server->streams);
   bq_janitor_free(server->janitor);
   bq_scheduler_free(server->scheduler);
+  bq_estimator_free(server->estimator);
   bq_api_free(server->api);
   bq_script_host_free(server->host);
   bq_runner_free(server->runner);
@@ -462,11 +465,8 @@ int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) 
   if (result == 0) set_sandbox(server);
   if (result == 0) result = open_pools(server, err);
   if (result == 0) result = open_parts(server, err);
-  int opened = result == 0 && options->opened != NULL;
-  if (opened) options->opened(options->arg, server);
   if (result == 0) result = begin(server, err);
   if (result == 0) result = bq_loop_run(server->loop, err);
-  if (opened) options->closing(options->arg);
   if (result == 0 && server->result < 0) {
     result = server->result;
     *err = server->error;

@@ -14,6 +14,7 @@
 #include "lua/script_host.h"
 #include "queue/api.h"
 #include "queue/database_watch.h"
+#include "queue/estimate.h"
 #include "queue/node.h"
 #include "queue/runner.h"
 #include "queue/server.h"
@@ -22,6 +23,7 @@
 typedef struct bq_streams bq_streams;
 typedef struct bq_janitor bq_janitor;
 typedef struct bq_scheduler bq_scheduler;
+typedef struct bq_estimator bq_estimator;
 
 typedef struct bq_server {
   bq_config *config;            // owned
@@ -51,6 +53,7 @@ typedef struct bq_server {
   bq_streams *streams;
   bq_janitor *janitor;
   bq_scheduler *scheduler;
+  bq_estimator *estimator;
   bq_sandbox sandbox;
   bq_attempt_env env;
   char *url;                    // owned; "http://" and the address as bound
@@ -85,9 +88,16 @@ int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
 // Ends a binding: asks a named statement (6 parameters at most, copied) and returns its first row's JSON, or nil.
 int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params);
+typedef int (*bq_queue_fill)(const bq_server *server, json_t *answer, bq_error *err); // adds what SQL doesn't know
+int bq_queue_ask_filled(lua_State *L, const char *statement, int param_count, const char *const *params,
+                        bq_queue_fill fill);
 
 // lib_schedule.c
 int bq_schedule_open(lua_State *L); // the module `schedule` of routes
+
+// lib_explain.c
+int bq_queue_estimate(lua_State *L); // queue.estimate
+int bq_queue_explain(lua_State *L);  // queue.explain
 
 // lib_intake.c
 int bq_intake_open(lua_State *L); // the part of `queue` that pipelines have: read_manifest, pipelines
@@ -118,6 +128,16 @@ void bq_scheduler_free(bq_scheduler *scheduler);
 void bq_scheduler_wake(bq_scheduler *scheduler);       // something may be due, or the scripts are others; NULL is fine
 int bq_scheduler_busy(const bq_scheduler *scheduler);  // a round is under way
 void bq_scheduler_stop(bq_scheduler *scheduler);
+
+// estimator.c: how long builds take, in memory
+int bq_estimator_new(bq_estimator **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_estimator_free(bq_estimator *estimator);
+void bq_estimator_stop(bq_estimator *estimator);
+// The estimate of a build that has pipeline, tier, architecture and what else is known of it; answers the history it was
+// made of (borrowed). As JSON: see bq_estimate_json.
+const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_estimate *out);
+json_t *bq_estimator_json(const bq_server *server, const json_t *build);
+int bq_estimator_add(const bq_server *server, json_t *build); // field `estimate` of an unfinished one; 1: it was added
 
 // server.c
 void bq_server_stop_now(bq_server *server, int result); // ends the loop; `server->error` says why when it is negative

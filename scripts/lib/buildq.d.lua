@@ -266,7 +266,7 @@ function archive.unpack(options) end
 ---@field metadata? table an object; {} when absent
 ---@field requestId? string
 ---@field idempotency? {key: string, hash: string} hash: of everything that must be the same when the key comes again
----@field answer table the body of the 202; kept with the idempotency key
+---@field answer table the body of the 202 (with `estimate`); kept with the idempotency key
 
 ---@class EnqueueResult
 ---@field id string
@@ -299,8 +299,9 @@ function archive.unpack(options) end
 ---@field tier string
 ---@field architecture string
 ---@field cloudProvider string
+---@field estimate? buildq.Estimate only in get_json and explain, until the build has ended
 
----Every call waits, and all but the last four run one named statement of sql/queries. `id` may be any string: one that is no UUID is
+---Every call waits, and all but a few run one named statement of sql/queries. `id` may be any string: one that is no UUID is
 ---not_found. All raise `unavailable` while the database is away.
 ---@class buildq.queue [route]
 local queue = {}
@@ -410,6 +411,39 @@ function queue.read_manifest(path) end
 ---[any] Names of the pipelines of this generation, sorted. Does not wait.
 ---@return string[]
 function queue.pipelines() end
+
+---[route] What POST /builds would say of such a build. Does not wait: its figures are in memory, counted every five seconds.
+---@param fields {pipeline: string, tier: string, architecture: string} and what else is known, as in EnqueueFields
+---@return buildq.Estimate? # nil while nothing is known
+function queue.estimate(fields) end
+
+---@class buildq.Estimate
+---@field seconds? number half of such builds take longer
+---@field secondsHigh? number nine of ten take no longer
+---@field cost? number
+---@field currency? string
+---@field basedOn? {count: integer, of: string} the builds it was made of
+
+---@class BuildFacts all that is known of why a build waits; scripts/lib/explain.lua puts it in words
+---@field build BuildView with estimate
+---@field ahead integer builds claimed before it; limit + 1 when there are more
+---@field limit integer
+---@field running integer builds that run on live servers
+---@field slots integer of all live servers
+---@field nodes integer live servers
+---@field paused boolean
+---@field pauseReason string json.null when not paused
+---@field retrySeconds number until a retry's time; json.null when there is none
+---@field elapsed number since it was started; json.null when it wasn't
+---@field here {disk: boolean, freeMegabytes: integer, reserveMegabytes: integer, sandbox: boolean} whether this very server can start builds
+---@field startSeconds? {p50: number, p90: number} from now; of a pending build, unless nothing starts
+---@field endSeconds? {p50: number, p90: number} from now; until it has ended
+---@field guesses? integer builds of unknown duration that the forecast counts as five minutes
+---@field now number seconds since 1970, by the database's clock
+
+---@param id string
+---@return BuildFacts? # nil: there is no such build
+function queue.explain(id) end
 
 ---@class HealthCheck
 ---@field name string "database", "scripts", "disk", "sandbox", "queue", …
@@ -674,6 +708,8 @@ function Build:secret(name) end
 
 ---@class Policy
 ---@field retry? fun(failure: buildq.RetryFailure): buildq.RetryAnswer
+---@field schedule? fun(): Schedule[] what is enqueued when
+---@field estimate? fun(build: buildq.PolicyBuild, history: buildq.BuildHistory): buildq.EstimateAnswer?
 ---@field facts? table<string, string[]> by hook: what the server looks up for it. retry: "history"
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
@@ -688,6 +724,19 @@ function Build:secret(name) end
 ---@field pipeline string
 ---@field priority integer 0 to 3
 ---@field metadata table<string, Json>
+
+---@class buildq.BuildHistory durations of successful builds, in seconds
+---@field count integer how many; 0: nothing is known, and there is nothing else in here
+---@field p50? number
+---@field p90? number
+---@field mean? number
+---@field of? "pipeline, tier, architecture"|"pipeline, architecture"|"pipeline"|"all" what they have in common
+
+---@class buildq.EstimateAnswer
+---@field seconds? number from 0
+---@field secondsHigh? number from 0; seconds when absent
+---@field cost? number from 0
+---@field currency? string 15 bytes at most
 
 ---@class buildq.RetryFailure a charged failure, or a build that ran longer than BuildTimeoutMinutes
 ---@field build buildq.PolicyBuild
@@ -718,7 +767,6 @@ function Build:secret(name) end
 
 ---@class PlainRow
 ---@field manifestPath string
----@field manifest? table instead of that file: `buildq run --set` has changed it
 ---@field tier string
 ---@field architecture string
 ---@field cloudProvider string

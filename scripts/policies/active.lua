@@ -4,4 +4,5 @@ return {
   priority = "strict",
   retry = "configured",
   schedule = "schedule",
+  estimate = "history",
 }

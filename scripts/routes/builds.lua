@@ -29,7 +29,7 @@ local function submit(req)
   local fields = accepted.fields
   fields.id = buildq.uuid()
   fields.requestId = req.id
-  fields.answer = { jobId = fields.id, message = "Build queued successfully" }
+  fields.answer = { jobId = fields.id, message = "Build queued successfully", estimate = queue.estimate(fields) }
   if #accepted.warnings > 0 then fields.answer.warnings = accepted.warnings end
   if key then fields.idempotency = { key = key, hash = hash } end
   local result, failure = queue.enqueue(fields)

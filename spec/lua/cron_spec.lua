@@ -45,7 +45,8 @@ describe("cron", function()
   local WRONG <const> = {
     ["60 * * * *"] = "0 to 59", ["* 24 * * *"] = "0 to 23", ["* * 0 * *"] = "1 to 31", ["* * * 13 *"] = "1 to 12",
     ["* * * * 8"] = "0 to 7", ["* * * foo *"] = "no month", ["5/15 * * * *"] = "as in 5-59/15",
-    ["*/0 * * * *"] = "step", ["*/x * * * *"] = "step", ["9-5 * * * *"] = "ends before it begins", ["1,,2 * * * *"] = "no minute",
+    ["*/0 * * * *"] = "step",
+    ["*/x * * * *"] = "step", ["9-5 * * * *"] = "ends before it begins", ["1,,2 * * * *"] = "no minute",
     ["* * * *"] = "4 fields", ["* * * * * *"] = "6 fields", [""] = "0 fields", ["@reboot"] = "not known",
     ["0 0 30 2 *"] = "never comes", ["0 0 31 4,6 *"] = "never comes", ["-1 * * * *"] = "no minute",
     ["1- * * * *"] = "no minute", ["1-2-3 * * * *"] = "no minute", ["1.5 * * * *"] = "no minute",

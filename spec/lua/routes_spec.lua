@@ -32,6 +32,7 @@ before_each(function()
   buildq = fake.install(fake.new())
   buildq.answers.pipelines = { { "honua-server", "own" } }
   buildq.answers.enqueue = function(fields) return { id = fields.id, answer = fields.answer, replayed = false } end
+  buildq.answers.estimate = {}
   buildq.answers.get = { { id = ID, attempt = 2, status = "building" } }
   buildq.answers.artifacts = { { attempt = 2, artifacts = { { name = "a.tar.zst", size = 5, sha256 = "f00" } } } }
 end)
@@ -53,6 +54,12 @@ describe("POST /builds", function()
     assert.same({ jobId = ID, message = "Build queued successfully" }, response.json)
     assert.equal("r-1", buildq.calls.enqueue[1].requestId)
     assert.is_nil(buildq.calls.enqueue[1].idempotency)
+  end)
+
+  it("says what the build should take", function()
+    buildq.answers.estimate = { { seconds = 60 } }
+    assert.equal(60, call("POST /builds", { body = order() }).json.estimate.seconds)
+    assert.equal("own", buildq.calls.estimate[1].pipeline)
   end)
 
   it("names the warnings", function()

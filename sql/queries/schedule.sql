@@ -5,7 +5,7 @@
 select buildq_schedule_sync($1::jsonb);
 
 -- name: schedule_claim
--- $1 node, $2 how many schedules, and occurrences of each. No two servers are given the same occurrence within a minute.
+-- $1 node, $2 how many schedules, and occurrences of each. No two servers are given one occurrence within a minute.
 select buildq_schedule_claim($1::uuid, $2::integer);
 
 -- name: schedule_settle
@@ -23,7 +23,8 @@ select coalesce(jsonb_agg(buildq_schedule_view(s) order by name), '[]') from sch
 -- $1 name, $2 how many occurrences to come, $3 how many runs, newest first.
 select buildq_schedule_view(s) || jsonb_build_object(
   'next', (select coalesce(jsonb_agg(buildq_time(t) order by t), '[]')
-           from buildq_occurrences(s.definition -> 'fields', s.definition ->> 'zone', buildq_now(), null, $2::integer) t),
+           from buildq_occurrences(s.definition -> 'fields', s.definition ->> 'zone', buildq_now(), null,
+                                   $2::integer) t),
   'runs', (select coalesce(jsonb_agg(buildq_schedule_run_view(r) order by r.occurrence desc), '[]')
            from (select * from schedule_runs r where r.name = s.name order by r.occurrence desc limit $3::integer) r))
 from schedules s where name = $1 and removed_at is null;

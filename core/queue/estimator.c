@@ -1,0 +1,118 @@
+// The estimator: keeps what is known of builds' durations in memory, so that an estimate costs no query.
+//
+// Every LOOK_MS it has the database count what has succeeded meanwhile (one server does, for all), and reads the
+// figures.
+#include <stdio.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "queue/estimate.h"
+#include "queue/server_internal.h"
+
+enum {
+  LOOK_MS = 5000,
+  COUNTED_AT_ONCE = 5000, // builds of one look
+  MAX_KINDS = 5000        // kept in memory; the others have the figures of wider kinds
+};
+
+struct bq_estimator {
+  bq_server *server;   // borrowed
+  bq_timer *timer;     // owned
+  bq_history *history; // owned
+};
+
+static void on_timer(void *arg);
+
+int bq_estimator_new(bq_estimator **out, bq_server *server, bq_error *err) {
+  *out = NULL;
+  bq_estimator *estimator = bq_alloc(sizeof *estimator);
+  if (estimator == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for estimates");
+  estimator->server = server;
+  int result = bq_history_new(&estimator->history, err);
+  if (result == 0) result = bq_timer_new(&estimator->timer, server->loop, on_timer, estimator, err);
+  if (result < 0) {
+    bq_estimator_free(estimator);
+    return result;
+  }
+  bq_timer_set(estimator->timer, 0);
+  *out = estimator;
+  return 0;
+}
+
+void bq_estimator_free(bq_estimator *estimator) {
+  if (estimator == NULL) return;
+  bq_timer_free(estimator->timer);
+  bq_history_free(estimator->history);
+  bq_free(estimator);
+}
+
+void bq_estimator_stop(bq_estimator *estimator) {
+  bq_timer_clear(estimator->timer);
+}
+
+// What failed is tried again at the next look; the database's absence has a line of its own.
+static void tell(const bq_error *error) {
+  if (error->code == BQ_EDATABASE) bq_log_error("estimates stay as they are", error);
+}
+
+static void on_figures(void *arg, const bq_pg_result *result) {
+  bq_estimator *estimator = arg;
+  bq_error err;
+  json_t *list = result->error == NULL ? bq_store_json(result->rows, 0) : NULL;
+  if (result->error != NULL) tell(result->error);
+  if (list != NULL && bq_history_set(estimator->history, list, &err) < 0) {
+    bq_log_error("estimates stay as they are", &err);
+  }
+  json_decref(list);
+}
+
+static void on_refreshed(void *arg, const bq_pg_result *result) {
+  bq_estimator *estimator = arg;
+  char most[16];
+  const char *params[] = {most};
+  bq_store *store = estimator->server->store;
+  bq_error err;
+  if (result->error != NULL) {
+    tell(result->error);
+    return;
+  }
+  (void)snprintf(most, sizeof most, "%d", MAX_KINDS);
+  if (bq_store_query(store, "build_statistics", 1, params, on_figures, estimator, &err) < 0) tell(&err);
+}
+
+static void on_timer(void *arg) {
+  bq_estimator *estimator = arg;
+  char most[16];
+  const char *params[] = {most};
+  bq_error err;
+  (void)snprintf(most, sizeof most, "%d", COUNTED_AT_ONCE);
+  if (bq_store_query(estimator->server->store, "refresh_statistics", 1, params, on_refreshed, estimator, &err) < 0) {
+    tell(&err);
+  }
+  bq_timer_set(estimator->timer, LOOK_MS);
+}
+
+static const char *text_of(const json_t *object, const char *name) {
+  const char *text = json_string_value(json_object_get(object, name));
+  return text != NULL ? text : "";
+}
+
+const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_estimate *out) {
+  const json_t *history = bq_history_find(server->estimator->history, text_of(build, "pipeline"),
+                                          text_of(build, "tier"), text_of(build, "architecture"));
+  bq_decide_estimate(&server->decider, build, history, out);
+  return history;
+}
+
+json_t *bq_estimator_json(const bq_server *server, const json_t *build) {
+  bq_estimate estimate;
+  const json_t *history = bq_estimator_ask(server, build, &estimate);
+  return bq_estimate_json(&estimate, history);
+}
+
+int bq_estimator_add(const bq_server *server, json_t *build) {
+  const char *status = text_of(build, "status");
+  if (status[0] != 'p' && status[0] != 'b') return 0; // pending, building: the others have a duration
+  json_t *estimate = bq_estimator_json(server, build);
+  return estimate != NULL && json_object_set_new(build, "estimate", estimate) == 0;
+}
