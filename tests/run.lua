@@ -1,9 +1,10 @@
 -- Runs test programs and specs side by side and sums them up: lua5.4 tests/run.lua [-j N] [-t SECONDS] FILE...
 --
--- A FILE that ends in .lua is a busted spec, any other is a cmocka binary; both speak TAP. What failed is shown whole.
--- A file that dies before its last test, or reports nothing at all, counts as one failed test. The limit -t is the time
--- between two results (so for one test), after which the file's process group is killed. Ends in the one line
--- `N passed, N failed`, with `, N skipped` when there are any; exit code 0 only if none failed.
+-- A FILE that ends in .lua is a busted spec (those of spec/runtime are run by `buildq test`), any other is a cmocka
+-- binary; both speak TAP. What failed is shown whole. A file that dies before its last test, or reports nothing at
+-- all, counts as one failed test. The limit -t is the time between two results (so for one test), after which the
+-- file's process group is killed. Ends in the one line `N passed, N failed`, with `, N skipped` when there are any;
+-- exit code 0 only if none failed.
 local uv = require "luv"
 
 local parallel, limit, files = 2, 120, {}
@@ -135,6 +136,9 @@ local function start(file)
     local _, fault = loadfile(file)
     job.lines[1] = fault
     program, arguments = "lua5.4", { "/usr/bin/busted", "--output=TAP", file }
+    if file:find "^spec/runtime/" then
+      program, arguments = (os.getenv "BUILDQ_BUILD" or "build") .. "/buildq", { "test", "--output=TAP", file }
+    end
   end
   local handle, pid = uv.spawn(program, { args = arguments, env = environment(directory),
     stdio = { nil, ends.write, ends.write }, detached = true }, function(code, signal)

@@ -1,5 +1,6 @@
 #include "base/clock.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -14,17 +15,26 @@ static int64_t real_mono(void) {
 }
 
 static bq_clock_fn mono = real_mono;
+static _Atomic int64_t shift_us;
 
 void bq_clock_replace_mono(bq_clock_fn replacement) {
   mono = replacement != NULL ? replacement : real_mono;
 }
 
 int64_t bq_clock_mono_us(void) {
-  return mono();
+  return mono() + atomic_load_explicit(&shift_us, memory_order_relaxed);
 }
 
 int64_t bq_clock_wall_us(void) {
-  return read_clock(CLOCK_REALTIME);
+  return read_clock(CLOCK_REALTIME) + atomic_load_explicit(&shift_us, memory_order_relaxed);
+}
+
+void bq_clock_shift(int64_t us) {
+  atomic_fetch_add(&shift_us, us);
+}
+
+int64_t bq_clock_shifted(void) {
+  return atomic_load(&shift_us);
 }
 
 void bq_clock_format(int64_t wall_us, char out[BQ_CLOCK_TEXT_SIZE]) {

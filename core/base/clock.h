@@ -18,4 +18,9 @@ void bq_clock_format(int64_t wall_us, char out[BQ_CLOCK_TEXT_SIZE]);
 typedef int64_t (*bq_clock_fn)(void);
 void bq_clock_replace_mono(bq_clock_fn replacement);
 
+// The virtual clock of `buildq test`: from now on both clocks are `us` (0 or more) later than before. Timers that
+// follow the clock are told by bq_loop_look_at_clock. Any thread.
+void bq_clock_shift(int64_t us);
+int64_t bq_clock_shifted(void); // by how much in all, us
+
 #endif

@@ -12,13 +12,16 @@
 #include "cli/share.h"
 #include "queue/run.h"
 
-enum { OPTION_MANIFEST = 0x800, OPTION_KEEP, OPTION_DIRECTORY };
+enum { OPTION_MANIFEST = 0x800, OPTION_KEEP, OPTION_DIRECTORY, OPTION_SET, OPTION_STOP_AFTER, MAX_SETS = 100 };
 
 typedef struct arguments {
   bq_common common;
   const char *pipeline;
   const char *manifest;
   const char *directory;
+  const char *sets[MAX_SETS + 1]; // ended by NULL
+  size_t set_count;
+  const char *stop_after;
   int keep;
 } arguments;
 
@@ -29,6 +32,11 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   case OPTION_MANIFEST: a->manifest = value; return 0;
   case OPTION_KEEP: a->keep = 1; return 0;
   case OPTION_DIRECTORY: a->directory = value; return 0;
+  case OPTION_STOP_AFTER: a->stop_after = value; return 0;
+  case OPTION_SET:
+    if (a->set_count == MAX_SETS) argp_error(state, "--set is given more than %d times", MAX_SETS);
+    a->sets[a->set_count++] = value;
+    return 0;
   case ARGP_KEY_ARG:
     if (a->pipeline != NULL) argp_usage(state);
     a->pipeline = value;
@@ -53,10 +61,20 @@ static int run(const bq_config *config, const arguments *a, const char *share) {
                                   .pipeline = a->pipeline,
                                   .manifest = a->manifest,
                                   .directory = directory,
-                                  .keep = a->keep,
+                                  .sets = a->sets,
+                                  .stop_after = a->stop_after,
+                                  .keep = a->keep || a->stop_after != NULL,
                                   .log = stdout};
   if (bq_run_pipeline(config, &options, &outcome, &err) < 0) {
     (void)fprintf(stderr, "buildq: %s\n", err.message);
+    return BQ_EXIT_FAILURE;
+  }
+  if (outcome.stopped) {
+    (void)printf("%s; its workspace: %s\n", outcome.message, outcome.workspace);
+    return BQ_EXIT_OK;
+  }
+  if (outcome.success && a->stop_after != NULL) {
+    (void)fprintf(stderr, "buildq: the build has ended without a step %s (--stop-after)\n", a->stop_after);
     return BQ_EXIT_FAILURE;
   }
   if (!outcome.success) {
@@ -64,6 +82,7 @@ static int run(const bq_config *config, const arguments *a, const char *share) {
     return BQ_EXIT_BUILD;
   }
   (void)printf("success: %s\n", outcome.output);
+  if (a->keep) (void)printf("workspace: %s\n", outcome.workspace);
   return BQ_EXIT_OK;
 }
 
@@ -72,6 +91,8 @@ int bq_command_run(int argc, char **argv) {
       {"manifest", OPTION_MANIFEST, "FILE", 0, "The manifest; it may hold commands and local paths", 1},
       {"directory", OPTION_DIRECTORY, "DIR", 0, "Where workspace and output go (a new one in /tmp)", 1},
       {"keep", OPTION_KEEP, NULL, 0, "Keep the workspace", 1},
+      {"set", OPTION_SET, "NAME=VALUE", 0, "What the build is given; again for more. NAME: " BQ_RUN_SET_NAMES, 1},
+      {"stop-after", OPTION_STOP_AFTER, "STEP", 0, "End behind that step and keep the workspace", 1},
       {0}};
   static const struct argp_child children[] = {{&bq_config_argp, 0, NULL, 0}, {0}};
   static const struct argp argp = {.options = options,

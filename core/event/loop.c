@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 struct bq_loop {
@@ -15,12 +16,18 @@ struct bq_loop {
   pthread_mutex_t lock;    // guards first, last
   bq_post *first;          // queue of posted items, oldest first
   bq_post *last;
+  bq_timer *following;     // those set that follow the clock, in no order
 };
 
 struct bq_timer {
   struct event *event; // owned
   bq_timer_fn fn;
   void *arg;
+  bq_loop *loop;       // borrowed
+  int follows;         // the clock: see bq_timer_follow_clock
+  int64_t due_us;      // bq_clock_mono_us; 0: not set. Kept for those that follow
+  bq_timer *next;      // in loop->following …
+  bq_timer **link;     // … and what points to it there
 };
 
 static void run_posts(evutil_socket_t fd, short what, void *arg) {
@@ -104,10 +111,26 @@ void bq_loop_post(bq_loop *loop, bq_post *post) {
   if (was_empty && write(loop->wake_fd, &one, sizeof one) < 0) { /* see above */ }
 }
 
+static void unlink_timer(bq_timer *timer) {
+  if (timer->due_us == 0) return;
+  timer->due_us = 0;
+  *timer->link = timer->next;
+  if (timer->next != NULL) timer->next->link = timer->link;
+}
+
+static void link_timer(bq_timer *timer, int64_t due_us) {
+  timer->due_us = due_us;
+  timer->link = &timer->loop->following;
+  timer->next = timer->loop->following;
+  if (timer->next != NULL) timer->next->link = &timer->next;
+  timer->loop->following = timer;
+}
+
 static void run_timer(evutil_socket_t fd, short what, void *arg) {
   (void)fd;
   (void)what;
   bq_timer *timer = arg;
+  unlink_timer(timer);
   timer->fn(timer->arg);
 }
 
@@ -117,6 +140,7 @@ int bq_timer_new(bq_timer **out, bq_loop *loop, bq_timer_fn fn, void *arg, bq_er
   if (timer == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a timer");
   timer->fn = fn;
   timer->arg = arg;
+  timer->loop = loop;
   timer->event = event_new(loop->base, -1, 0, run_timer, timer);
   if (timer->event == NULL) {
     bq_free(timer);
@@ -126,18 +150,48 @@ int bq_timer_new(bq_timer **out, bq_loop *loop, bq_timer_fn fn, void *arg, bq_er
   return 0;
 }
 
-void bq_timer_set(bq_timer *timer, int64_t delay_ms) {
-  if (delay_ms < 0) delay_ms = 0;
+static void arm(bq_timer *timer, int64_t delay_ms) {
   struct timeval delay = {.tv_sec = delay_ms / 1000, .tv_usec = delay_ms % 1000 * 1000};
   (void)event_add(timer->event, &delay); // fails only without memory; the janitor does not depend on one timer
 }
 
+void bq_timer_set(bq_timer *timer, int64_t delay_ms) {
+  if (delay_ms < 0) delay_ms = 0;
+  unlink_timer(timer);
+  if (timer->follows) link_timer(timer, bq_clock_mono_us() + delay_ms * 1000);
+  arm(timer, delay_ms);
+}
+
 void bq_timer_clear(bq_timer *timer) {
+  unlink_timer(timer);
   (void)event_del(timer->event);
 }
 
 void bq_timer_free(bq_timer *timer) {
   if (timer == NULL) return;
+  unlink_timer(timer);
   event_free(timer->event);
   bq_free(timer);
+}
+
+void bq_timer_follow_clock(bq_timer *timer) {
+  timer->follows = 1;
+}
+
+static int64_t left_ms(const bq_timer *timer) {
+  int64_t left_us = timer->due_us - bq_clock_mono_us();
+  return left_us > 0 ? (left_us + 999) / 1000 : 0;
+}
+
+void bq_loop_look_at_clock(bq_loop *loop) {
+  for (bq_timer *timer = loop->following; timer != NULL; timer = timer->next) arm(timer, left_ms(timer));
+}
+
+int64_t bq_loop_next_ms(const bq_loop *loop) {
+  int64_t next_ms = -1;
+  for (const bq_timer *timer = loop->following; timer != NULL; timer = timer->next) {
+    int64_t wait_ms = left_ms(timer);
+    if (next_ms < 0 || wait_ms < next_ms) next_ms = wait_ms;
+  }
+  return next_ms;
 }

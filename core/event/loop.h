@@ -37,4 +37,12 @@ void bq_timer_set(bq_timer *timer, int64_t delay_ms); // replaces an earlier set
 void bq_timer_clear(bq_timer *timer);
 void bq_timer_free(bq_timer *timer); // NULL is fine; also from inside its own function
 
+// A timer that follows the clock: what scripts wait for (sleep, limits of commands and builds), which a test's virtual
+// clock makes pass. Said once, before it is first set.
+void bq_timer_follow_clock(bq_timer *timer);
+// After bq_clock_shift: what follows the clock and is due by now runs on the next turn.
+void bq_loop_look_at_clock(bq_loop *loop);
+// When the next timer that follows the clock is due, in ms from now, rounded up; -1: none is set.
+int64_t bq_loop_next_ms(const bq_loop *loop);
+
 #endif

@@ -2,6 +2,8 @@
 
 #include <ctype.h>
 #include <lauxlib.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -32,6 +34,11 @@ typedef struct http_op {
   CURLcode code;
   char curl_error[CURL_ERROR_SIZE];
   bq_error error;            // it could not be started
+  bq_stand_in *stand_in;     // borrowed; of `buildq test`, else NULL
+  bq_ask ask;                // to it …
+  int asked;                 // … which has not answered yet
+  json_t *request;           // owned; what it is asked, NULL without a stand-in
+  long pretended;            // the status it answered with; 0: none
 } http_op;
 
 static size_t on_body(char *bytes, size_t size, size_t count, void *arg) {
@@ -58,21 +65,92 @@ static size_t on_header(char *bytes, size_t size, size_t count, void *arg) {
   return size * count;
 }
 
+static long status_of(const http_op *http) {
+  long status = http->pretended;
+  if (status == 0) (void)curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
+  return status;
+}
+
+// What a recorded request is answered with later.
+static void tell_stand_in(const http_op *http) {
+  json_t *headers = json_object();
+  for (const char *line = http->answer_headers.data; line != NULL && *line != '\0'; line = strchr(line, '\n') + 1) {
+    const char *colon = strchr(line, ':');
+    const char *value = colon + 1 + strspn(colon + 1, " ");
+    char *name = bq_strndup(line, (size_t)(colon - line));
+    if (name != NULL) {
+      (void)json_object_set_new(headers, name, json_stringn(value, strcspn(value, "\n")));
+    }
+    bq_free(name);
+  }
+  const char *body = http->answer.data != NULL ? http->answer.data : "";
+  json_t *result = json_pack("{s:i, s:o, s:o}", "status", (int)status_of(http), "headers", headers, "body",
+                             json_stringn(body, http->answer.length));
+  http->stand_in->tell(http->stand_in, &http->ask, http->code == CURLE_OK ? result : NULL);
+  json_decref(result);
+}
+
 static void on_done(void *arg, CURL *easy, CURLcode code) {
   (void)easy;
   http_op *http = arg;
   http->code = code;
+  if (http->stand_in != NULL) tell_stand_in(http);
+  bq_op_complete(&http->op);
+}
+
+static void send_it(http_op *http) {
+  if (bq_curl_start(http->curl, http->easy, on_done, http, &http->error) < 0) bq_op_complete(&http->op);
+}
+
+// Takes what the answer says as the peer's.
+static void pretend(http_op *http, const json_t *answer) {
+  const char *name;
+  json_t *value;
+  const json_t *body = json_object_get(answer, "body");
+  http->pretended = (long)json_integer_value(json_object_get(answer, "status"));
+  if (http->pretended == 0) http->pretended = 200;
+  json_object_foreach(json_object_get(answer, "headers"), name, value) {
+    char *line = bq_format("%s: %s", name, json_string_value(value) != NULL ? json_string_value(value) : "");
+    if (line != NULL) (void)on_header(line, 1, strlen(line), http);
+    bq_free(line);
+  }
+  size_t length = json_string_length(body);
+  if (length > 0 && on_body((char *)(uintptr_t)json_string_value(body), 1, length, http) != length) {
+    http->code = CURLE_WRITE_ERROR;
+  }
+}
+
+static void on_answer(bq_ask *ask, const json_t *answer) {
+  http_op *http = (http_op *)((char *)ask - offsetof(http_op, ask));
+  http->asked = 0;
+  if (bq_answer_is(answer, "real")) {
+    send_it(http);
+    return;
+  }
+  if (bq_answer_error(answer, &http->error) == 0) pretend(http, answer);
   bq_op_complete(&http->op);
 }
 
 static void http_start(bq_op *op) {
   http_op *http = (http_op *)op;
-  if (bq_curl_start(http->curl, http->easy, on_done, http, &http->error) < 0) bq_op_complete(op);
+  if (http->stand_in == NULL) {
+    send_it(http);
+    return;
+  }
+  http->asked = 1;
+  http->ask = (bq_ask){.answered = on_answer};
+  http->stand_in->ask(http->stand_in, &http->ask, "http", http->request);
 }
 
 static void http_cancel(bq_op *op) {
   http_op *http = (http_op *)op;
-  bq_curl_cancel(http->curl, http->easy);
+  if (!http->asked) {
+    bq_curl_cancel(http->curl, http->easy);
+    return;
+  }
+  http->stand_in->forget(http->stand_in, &http->ask);
+  http->code = CURLE_ABORTED_BY_CALLBACK;
+  bq_op_complete(op);
 }
 
 static void push_headers(lua_State *L, const char *lines) {
@@ -127,10 +205,8 @@ static int http_push(bq_op *op, lua_State *L) {
     bq_lua_push_error(L, &http->error);
     return -1;
   }
-  long status = 0;
-  (void)curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
   lua_createtable(L, 0, 3);
-  lua_pushinteger(L, status);
+  lua_pushinteger(L, status_of(http));
   lua_setfield(L, -2, "status");
   push_headers(L, http->answer_headers.data);
   lua_setfield(L, -2, "headers");
@@ -143,6 +219,7 @@ static void http_release(bq_op *op) {
   http_op *http = (http_op *)op;
   if (http->easy != NULL) curl_easy_cleanup(http->easy);
   curl_slist_free_all(http->headers);
+  json_decref(http->request);
   bq_free(http->body);
   bq_buf_free(&http->answer);
   bq_buf_free(&http->answer_headers);
@@ -187,6 +264,16 @@ static void set_options(http_op *http, const char *url, const char *method, size
   else (void)curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
 }
 
+// Text that is no UTF-8 reaches no spec: it is left out.
+static void describe(http_op *http, const char *url, const char *method, const char *body, size_t length) {
+  json_t *headers = json_array();
+  for (const struct curl_slist *header = http->headers; header != NULL; header = header->next) {
+    (void)json_array_append_new(headers, json_string(header->data));
+  }
+  http->request = json_pack("{s:s, s:s, s:o, s:o*}", "url", url, "method", method, "headers", headers, "body",
+                            body != NULL ? json_stringn(body, length) : NULL);
+}
+
 static int http_request(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -222,6 +309,8 @@ static int http_request(lua_State *L) {
     return luaL_error(L, "http.request: headers are at most 100 pairs of strings without line breaks");
   }
   set_options(http, url, method, body_length, timeout_s);
+  http->stand_in = bq_script_services(L)->stand_in;
+  if (http->stand_in != NULL) describe(http, url, method, body, body_length);
   return bq_op_yield(L, &http->op);
 }
 

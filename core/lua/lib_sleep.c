@@ -27,8 +27,12 @@ static void wake(void *arg) {
 
 static void start(bq_op *op) {
   sleep_op *s = (sleep_op *)op;
-  if (bq_timer_new(&s->timer, bq_vm_loop(bq_op_vm(op)), wake, s, &s->error) < 0) end(s);
-  else bq_timer_set(s->timer, s->delay_ms);
+  if (bq_timer_new(&s->timer, bq_vm_loop(bq_op_vm(op)), wake, s, &s->error) < 0) {
+    end(s);
+    return;
+  }
+  bq_timer_follow_clock(s->timer);
+  bq_timer_set(s->timer, s->delay_ms);
 }
 
 static void cancel(bq_op *op) {

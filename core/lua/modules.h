@@ -9,6 +9,7 @@
 #include "io/pg.h"
 #include "lua/fiber.h"
 #include "lua/generation.h"
+#include "lua/stand_in.h"
 
 // What the bindings work with. Borrowed by every vm; outlives them.
 typedef struct bq_services {
@@ -21,6 +22,7 @@ typedef struct bq_services {
   // The build's id of the vm that L runs in, for log lines; NULL in routes.
   const char *(*build_id)(lua_State *L);
   void *product; // what the queue's bindings find
+  bq_stand_in *stand_in; // `buildq test`: what answers in the world's place; NULL: the world itself
 } bq_services;
 
 // One field of `require "buildq"`.

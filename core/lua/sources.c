@@ -162,7 +162,7 @@ static int ends_with(const char *name, const char *end) {
 
 static int is_part(const char *name, int lua_only) {
   if (name[0] == '.' || name[0] == '#' || ends_with(name, "~") || ends_with(name, ".swp")) return 0;
-  if (strcmp(name, "README.md") == 0 || ends_with(name, ".d.lua")) return 0;
+  if (strcmp(name, "README.md") == 0 || ends_with(name, ".d.lua") || ends_with(name, "_spec.lua")) return 0;
   return !lua_only || ends_with(name, ".lua");
 }
 
@@ -205,6 +205,11 @@ cleanup:
   return result;
 }
 
+// What `buildq test` works with; no server runs it.
+static int is_for_tests(const char *path) {
+  return strcmp(path, "scripts/testing") == 0 || strcmp(path, "scripts/spec") == 0;
+}
+
 // Reads the directory `fd` (consumed), whose files are named "prefix/…".
 static int read_tree(const walk *w, int fd, const char *prefix, int depth, bq_error *err) {
   DIR *dir = fdopendir(fd);
@@ -226,6 +231,8 @@ static int read_tree(const walk *w, int fd, const char *prefix, int depth, bq_er
     if (sub >= 0 && depth >= BQ_SOURCES_MAX_DEPTH) {
       close(sub);
       result = bq_fail(err, BQ_ELIMIT, "%s is nested more than %d directories deep", path, BQ_SOURCES_MAX_DEPTH);
+    } else if (sub >= 0 && is_for_tests(path)) {
+      close(sub);
     } else if (sub >= 0) {
       result = read_tree(w, sub, path, depth + 1, err);
     } else if (is_part(entry->d_name, w->lua_only)) {

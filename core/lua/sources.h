@@ -36,7 +36,8 @@ typedef struct bq_source_directories {
 typedef struct bq_sources bq_sources;
 
 // Reads every .lua file below scripts and every file below templates. Hidden files, editors' leftovers ("x~",
-// "x.swp"), README.md and *.d.lua are not part of a generation. A configured directory that is missing is an error.
+// "x.swp"), README.md, *.d.lua and tests (*_spec.lua, the directories scripts/spec and scripts/testing) are not part of a
+// generation. A configured directory that is missing is an error.
 int bq_sources_read(bq_sources **out, const bq_source_directories *directories, bq_error *err) BQ_MUSTCHECK;
 
 // Builds a set by hand (from the database): new, add (copies), seal.

@@ -249,6 +249,7 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   if (result == 0) result = bq_attempt_make_paths(attempt, err);
   if (result == 0) result = bq_timer_new(&attempt->deadline, env->loop, on_deadline, attempt, err);
   if (result < 0) goto cleanup;
+  bq_timer_follow_clock(attempt->deadline);
   bq_timer_set(attempt->deadline, (int64_t)env->config->build_timeout_minutes * 60000);
   bq_attempt_advance(attempt, BQ_ATTEMPT_PREPARING);
   *out = attempt;

@@ -37,6 +37,7 @@ typedef struct bq_attempt_env {
   const char *node_id;
   const char *server_url;       // "http://127.0.0.1:8080", as bound
   const char *version;          // of the program, for build.json
+  const char *stop_after;       // builds end as cancelled behind the step of this name; NULL: none does
   // The names of the secrets that a pipeline needs: an array, borrowed; NULL for none. On the loop.
   const json_t *(*needs)(void *arg, const char *pipeline);
   void *arg;
@@ -76,7 +77,8 @@ typedef struct bq_attempt_events {
 } bq_attempt_events;
 
 // Starts an attempt. `row` is the claimed row as JSON, with the names of GET /builds/{id}, and customerEmail,
-// manifest (object or null), manifestPath, trusted; it is retained. `generation` is retained. `ended` and `closed` are
+// manifest (object or null), manifestPath, trusted, and manifestUnchecked when that manifest is still to be checked; it
+// is retained. `generation` is retained. `ended` and `closed` are
 // always called when this returned 0, never inside this call.
 int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, bq_generation *generation,
                      const bq_attempt_events *events, bq_error *err) BQ_MUSTCHECK;

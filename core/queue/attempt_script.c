@@ -16,8 +16,8 @@ static const char run_source[] =
     "local build = make_build()\n"
     "build.config = require('buildq').config\n"
     "if adopt then\n"
-    "  local found, why = require('intake').adopt{manifestPath = build.manifest_path, tier = build.tier,\n"
-    "    architecture = build.architecture, cloudProvider = build.cloud}\n"
+    "  local found, why = require('intake').adopt{manifestPath = build.manifest_path, manifest = build.manifest,\n"
+    "    tier = build.tier, architecture = build.architecture, cloudProvider = build.cloud}\n"
     "  if not found then build:fail(why, {retry = false}) end\n"
     "  build.manifest, build.manifest_trusted = found.manifest, found.trusted\n"
     "  if not fixed then build.pipeline = found.pipeline or build.pipeline end\n"
@@ -129,7 +129,8 @@ int bq_attempt_run(bq_attempt *attempt, bq_error *err) {
   if (result < 0) return result;
   bq_script_push_loader(L);
   lua_pushcfunction(L, make_build);
-  lua_pushboolean(L, !json_is_object(json_object_get(attempt->row, "manifest")));
+  lua_pushboolean(L, !json_is_object(json_object_get(attempt->row, "manifest")) ||
+                         json_is_true(json_object_get(attempt->row, "manifestUnchecked")));
   lua_pushcfunction(L, keep);
   lua_pushboolean(L, json_is_true(json_object_get(attempt->row, "pipelineFixed")));
   return bq_fiber_start(&attempt->fiber, attempt->vm, L, 5, on_run_end, attempt, err);

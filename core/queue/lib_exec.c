@@ -1,7 +1,10 @@
 // build:exec: one program in the sandbox, its output to the attempt's log.
+#include <errno.h>
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/memory.h"
 #include "io/tree.h"
@@ -43,6 +46,9 @@ typedef struct exec_op {
   int over;                   // capture_max was reached
   int timed_out;
   int cancelled;
+  bq_ask ask;                 // to the stand-in of `buildq test` …
+  int asked;                  // … which has not answered yet
+  int hangs;                  // it stands for a command that does not end
   bq_process_exit end;
   bq_buf last;                // the last lines, masked, each with a line end
   bq_error error;             // why it could not be started; code 0: it was
@@ -74,7 +80,7 @@ static void on_output(void *arg, int stream, const char *bytes, size_t length) {
   bq_mask_feed(&exec->mask, bytes, length, &exec->output);
   if (exec->output.length <= exec->capture_max) return;
   exec->over = 1;
-  bq_process_stop(exec->process);
+  if (exec->process != NULL) bq_process_stop(exec->process);
 }
 
 // What build.json says of the command. Its arguments pass the mask, as everything that leaves the attempt.
@@ -96,9 +102,22 @@ static void record(exec_op *exec) {
   (void)json_array_append_new(attempt->commands, command);
 }
 
+static bq_stand_in *stand_in_of(const exec_op *exec) {
+  return exec->attempt->env->services->stand_in;
+}
+
+// What a recorded command is answered with later.
+static void tell_stand_in(const exec_op *exec) {
+  const bq_buf *text = exec->capture_max > 0 ? &exec->output : &exec->last;
+  json_t *result = json_pack("{s:i, s:i, s:f, s:o}", "code", exec->end.code, "signal", exec->end.signal, "duration",
+                             (double)exec->end.duration_us / 1e6, "output",
+                             json_stringn(text->data != NULL ? text->data : "", text->length));
+  stand_in_of(exec)->tell(stand_in_of(exec), &exec->ask, result);
+  json_decref(result);
+}
+
 static void on_end(void *arg, const bq_process_exit *end) {
   exec_op *exec = arg;
-  exec->process = NULL;
   exec->end = *end;
   bq_mask_end(&exec->mask, &exec->output);
   bq_attempt_source_end(exec->source);
@@ -108,13 +127,16 @@ static void on_end(void *arg, const bq_process_exit *end) {
   bq_timer_free(exec->timeout);
   exec->timeout = NULL;
   record(exec);
+  if (stand_in_of(exec) != NULL && exec->process != NULL) tell_stand_in(exec);
+  exec->process = NULL;
   bq_op_complete(&exec->op);
 }
 
 static void on_timeout(void *arg) {
   exec_op *exec = arg;
   exec->timed_out = 1;
-  bq_process_stop(exec->process);
+  if (exec->process != NULL) bq_process_stop(exec->process);
+  else on_end(exec, &exec->end); // a stand-in that hangs
 }
 
 static bq_process_limits limits_of(const bq_config *config) {
@@ -125,13 +147,24 @@ static bq_process_limits limits_of(const bq_config *config) {
                              .processes = (uint64_t)config->child_max_processes};
 }
 
-static int start_process(exec_op *exec, bq_error *err) {
+static int open_source(exec_op *exec, bq_error *err) {
   bq_attempt *attempt = exec->attempt;
-  const bq_config *config = attempt->env->config;
   int result = bq_attempt_source_new(&exec->source, attempt->log, err);
   if (result == 0 && exec->timeout_s > 0) {
     result = bq_timer_new(&exec->timeout, attempt->env->loop, on_timeout, exec, err);
+    if (result == 0) bq_timer_follow_clock(exec->timeout);
   }
+  return result;
+}
+
+static void begin_timeout(exec_op *exec) {
+  if (exec->timeout != NULL) bq_timer_set(exec->timeout, (int64_t)(exec->timeout_s * 1000));
+}
+
+static int start_process(exec_op *exec, bq_error *err) {
+  bq_attempt *attempt = exec->attempt;
+  const bq_config *config = attempt->env->config;
+  int result = open_source(exec, err);
   if (result < 0) return result;
   bq_process_spec spec = {.argv = (const char *const *)(void *)exec->argv.items,
                           .env = (const char *const *)(void *)exec->env.items,
@@ -144,20 +177,100 @@ static int start_process(exec_op *exec, bq_error *err) {
                           .grace_ms = (int64_t)config->stop_grace_seconds * 1000};
   bq_process_events events = {.on_output = on_output, .on_exit = on_end, .arg = exec};
   result = bq_process_start(&exec->process, attempt->env->loop, &spec, &events, err);
-  if (result == 0 && exec->timeout != NULL) bq_timer_set(exec->timeout, (int64_t)(exec->timeout_s * 1000));
+  if (result == 0) begin_timeout(exec);
   return result;
+}
+
+static int write_file(const exec_op *exec, const char *path, const json_t *text, bq_error *err) {
+  int fd;
+  const char *name;
+  int result = bq_tree_open_parent(exec->attempt->workspace, path, 1, &name, &fd, err);
+  if (result < 0) return result;
+  (void)close(fd);
+  const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+  result = bq_tree_open(exec->attempt->workspace, path, flags, 0755, BQ_TREE_INNER_LINKS, &fd, err);
+  if (result < 0) return result;
+  const char *bytes = json_string_value(text);
+  size_t length = json_string_length(text);
+  if (write(fd, bytes != NULL ? bytes : "", length) != (ssize_t)length) {
+    result = bq_fail_errno(err, errno, "can't write %s into the workspace", path);
+  }
+  (void)close(fd);
+  return result;
+}
+
+// Does what the answer says the command would have done.
+static int pretend(exec_op *exec, const json_t *answer, bq_error *err) {
+  int result = bq_answer_error(answer, err);
+  const char *path;
+  json_t *text;
+  json_object_foreach(json_object_get(answer, "files"), path, text) {
+    if (result == 0) result = write_file(exec, path, text, err);
+  }
+  if (result == 0) result = open_source(exec, err);
+  if (result < 0) return result;
+  static const char *const streams[] = {"output", "errors"};
+  for (int i = 0; i < 2; i++) {
+    const json_t *bytes = json_object_get(answer, streams[i]);
+    if (json_string_length(bytes) > 0) on_output(exec, i + 1, json_string_value(bytes), json_string_length(bytes));
+  }
+  exec->end = (bq_process_exit){.code = (int)json_integer_value(json_object_get(answer, "code")),
+                                .signal = (int)json_integer_value(json_object_get(answer, "signal")),
+                                .duration_us = (int64_t)(json_number_value(json_object_get(answer, "duration")) * 1e6)};
+  exec->hangs = bq_answer_is(answer, "hang");
+  if (exec->hangs) begin_timeout(exec);
+  else on_end(exec, &exec->end);
+  return 0;
+}
+
+static void on_answer(bq_ask *ask, const json_t *answer) {
+  exec_op *exec = (exec_op *)((char *)ask - offsetof(exec_op, ask));
+  exec->asked = 0;
+  int result = bq_answer_is(answer, "real") ? start_process(exec, &exec->error) : pretend(exec, answer, &exec->error);
+  if (result < 0) bq_op_complete(&exec->op);
+}
+
+static json_t *list_json(const text_list *list) {
+  json_t *array = json_array();
+  for (size_t i = 0; i < list->count; i++) (void)json_array_append_new(array, json_string(list->items[i]));
+  return array;
+}
+
+static void ask_stand_in(exec_op *exec) {
+  json_t *request = json_pack("{s:s, s:s, s:o, s:o, s:s, s:o, s:b, s:b, s:f}", "build", exec->attempt->id, "workspace",
+                              exec->attempt->workspace, "argv", list_json(&exec->argv), "env", list_json(&exec->env),
+                              "cwd", exec->cwd, "stdin",
+                              exec->input != NULL ? json_stringn(exec->input, exec->input_length) : json_null(),
+                              "check", exec->check, "capture", exec->capture_max > 0, "timeout", exec->timeout_s);
+  if (request == NULL) {
+    (void)bq_fail(&exec->error, BQ_EINVAL, "build:exec: what it is given is no UTF-8: no spec can answer it");
+    bq_op_complete(&exec->op);
+    return;
+  }
+  exec->asked = 1;
+  exec->ask = (bq_ask){.answered = on_answer};
+  stand_in_of(exec)->ask(stand_in_of(exec), &exec->ask, "exec", request);
+  json_decref(request);
 }
 
 static void exec_start(bq_op *op) {
   exec_op *exec = (exec_op *)op;
   exec->mask.set = exec->attempt->secrets;
-  if (start_process(exec, &exec->error) < 0) bq_op_complete(op);
+  if (stand_in_of(exec) != NULL) ask_stand_in(exec);
+  else if (start_process(exec, &exec->error) < 0) bq_op_complete(op);
 }
 
 static void exec_cancel(bq_op *op) {
   exec_op *exec = (exec_op *)op;
   exec->cancelled = 1;
-  if (exec->process != NULL) bq_process_stop(exec->process);
+  if (exec->process != NULL) {
+    bq_process_stop(exec->process);
+  } else if (exec->asked) {
+    stand_in_of(exec)->forget(stand_in_of(exec), &exec->ask);
+    bq_op_complete(op);
+  } else if (exec->hangs) {
+    on_end(exec, &exec->end);
+  }
 }
 
 // In the slice ----------------------------------------------------------------------------------------------------

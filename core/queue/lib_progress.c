@@ -67,8 +67,13 @@ static void run_begin(bq_note *note) {
 }
 
 static void run_end(bq_note *note) {
-  move_progress(note->attempt, note->attempt->step_end);
-  tell(note->attempt);
+  bq_attempt *attempt = note->attempt;
+  move_progress(attempt, attempt->step_end);
+  tell(attempt);
+  if (attempt->env->stop_after == NULL || strcmp(attempt->env->stop_after, attempt->step) != 0) return;
+  char *message = bq_format("stopped after the step %s", attempt->step);
+  bq_attempt_stop(attempt, BQ_OUTCOME_CANCELLED, message != NULL ? message : "stopped");
+  bq_free(message);
 }
 
 // begin_step(name, at, weight)

@@ -55,8 +55,19 @@ static void on_answer(void *arg, const bq_pg_result *result) {
   bq_op_complete(&call->op);
 }
 
+// `buildq run`, and `buildq test` until a spec asks for a database.
+static int has_database(const bq_server *server, bq_error *err) {
+  if (server->store != NULL) return 1;
+  (void)bq_fail(err, BQ_EUNAVAIL, "there is no database here, so there is no queue");
+  return 0;
+}
+
 static void call_start(bq_op *op) {
   call_op *call = (call_op *)op;
+  if (!has_database(call->server, &call->error)) {
+    bq_op_complete(op);
+    return;
+  }
   const char *const *params = (const char *const *)(void *)call->params;
   if (bq_store_query(call->server->store, call->statement, call->param_count, params, on_answer, call, &call->error) <
       0) {
@@ -490,6 +501,8 @@ static int queue_events(lua_State *L) {
 }
 
 static int queue_health(lua_State *L) {
+  bq_error err;
+  if (!has_database(server_of(L), &err)) return bq_lua_raise(L, err.code, "%s", err.message);
   json_t *health = bq_server_health(server_of(L));
   if (health == NULL) return luaL_error(L, "out of memory");
   bq_lua_push_json(L, health);
@@ -532,6 +545,8 @@ static void metrics_start(bq_op *op) {
 }
 
 static int queue_metrics(lua_State *L) {
+  bq_error err;
+  if (!has_database(server_of(L), &err)) return bq_lua_raise(L, err.code, "%s", err.message);
   call_op *call = new_call(L, "metrics", push_answer);
   call->op.start = metrics_start;
   call->op.push = metrics_push;

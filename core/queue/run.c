@@ -10,15 +10,12 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/uuid.h"
-#include "base/version.h"
-#include "lua/script_host.h"
-#include "queue/attempt.h"
-#include "queue/server_internal.h"
+#include "queue/run_set.h"
 #include "queue/server_modules.h"
+#include "queue/small_server.h"
 
-enum { TICK_MS = 50, PIECE_BYTES = 16 * 1024, MAX_MANIFEST_BYTES = 1024 * 1024, THREADS = 2, POOL_QUEUE = 10000 };
+enum { TICK_MS = 50, PIECE_BYTES = 16 * 1024, MAX_MANIFEST_BYTES = 1024 * 1024, HANDLER_SLICE_US = 1000000 };
 
-// A server without queue and HTTP: `server` has only what pipelines and their bindings look at.
 typedef struct run {
   bq_server server;
   const bq_run_options *options;
@@ -33,6 +30,7 @@ typedef struct run {
   bq_timer *timer;          // owned; prints what the log has gained
   struct event *signals[2]; // owned
   json_t *row;              // owned
+  int signalled;            // somebody asked for its end
   int failed;               // it could not be started: `error` says why
   bq_error error;
 } run;
@@ -70,6 +68,7 @@ static void on_signal(evutil_socket_t number, short what, void *arg) {
   (void)number;
   (void)what;
   run *r = arg;
+  r->signalled = 1;
   if (r->attempt != NULL) bq_attempt_stop(r->attempt, BQ_OUTCOME_CANCELLED, "cancelled by a signal");
   else stop(r);
 }
@@ -82,6 +81,8 @@ static void on_progressed(void *arg, bq_attempt *attempt) {
 static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) {
   run *r = arg;
   r->result->success = outcome->kind == BQ_OUTCOME_SUCCESS;
+  r->result->stopped = outcome->kind == BQ_OUTCOME_CANCELLED && !r->signalled;
+  (void)snprintf(r->result->workspace, sizeof r->result->workspace, "%s", bq_attempt_workspace(attempt));
   if (outcome->message != NULL) {
     (void)snprintf(r->result->message, sizeof r->result->message, "%s", outcome->message);
   }
@@ -142,6 +143,9 @@ static int make_row(run *r, bq_error *err) {
                      text_of(bq_json_get_ci(cloud, "provider")), "manifestPath", r->manifest_name, "metadata",
                      "pipelineFixed", 1);
   if (r->row == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for the build");
+  for (const char *const *set = r->options->sets; result == 0 && set != NULL && *set != NULL; set++) {
+    result = bq_run_set(r->row, manifest, *set, err);
+  }
 cleanup:
   json_decref(manifest);
   bq_free(text);
@@ -178,18 +182,17 @@ static int make_paths(run *r, bq_error *err) {
 
 // The parts ---------------------------------------------------------------------------------------------------------
 
-static const json_t *needs_of(void *arg, const char *pipeline) {
-  const run *r = arg;
-  return json_object_get(json_object_get(bq_script_host_pipelines(r->server.host), pipeline), "secrets");
-}
-
 static int open_loop(run *r, bq_error *err) {
   bq_server *server = &r->server;
   static const int numbers[] = {SIGINT, SIGTERM};
-  int result = bq_loop_new(&server->loop, err);
-  if (result == 0) result = bq_pool_new(&server->compute, server->loop, "compute", THREADS, POOL_QUEUE, err);
-  if (result == 0) result = bq_pool_new(&server->blocking, server->loop, "blocking", THREADS, POOL_QUEUE, err);
-  if (result == 0) result = bq_curl_new(&server->curl, server->loop, THREADS, err);
+  const bq_small_options options = {.config = &r->config,
+                                    .share = r->options->share,
+                                    .handler_modules = bq_check_modules,
+                                    .handler_slice_us = HANDLER_SLICE_US,
+                                    .stop_after = r->options->stop_after,
+                                    .loaded = on_scripts,
+                                    .arg = r};
+  int result = bq_small_server_open(server, &options, err);
   if (result == 0) result = bq_timer_new(&r->timer, server->loop, on_tick, r, err);
   for (size_t i = 0; i < 2 && result == 0; i++) {
     r->signals[i] = evsignal_new(bq_loop_base(server->loop), numbers[i], on_signal, r);
@@ -200,57 +203,12 @@ static int open_loop(run *r, bq_error *err) {
   return result;
 }
 
-static int open_scripts(run *r, bq_error *err) {
-  bq_server *server = &r->server;
-  const bq_config *config = &r->config;
-  server->config = &r->config;
-  server->services = (bq_services){.loop = server->loop,
-                                   .blocking = server->blocking,
-                                   .http = server->curl,
-                                   .workspace = bq_server_workspace,
-                                   .build_id = bq_server_build_id,
-                                   .product = server};
-  server->sandbox = bq_server_sandbox(config);
-  server->env = (bq_attempt_env){.loop = server->loop,
-                                 .compute = server->compute,
-                                 .blocking = server->blocking,
-                                 .config = config,
-                                 .sandbox = &server->sandbox,
-                                 .modules = bq_build_modules,
-                                 .services = &server->services,
-                                 .node_id = "local",
-                                 .server_url = "",
-                                 .version = BQ_VERSION,
-                                 .needs = needs_of,
-                                 .arg = r};
-  const bq_script_host_options options = {
-      .loop = server->loop,
-      .compute = server->compute,
-      .blocking = server->blocking,
-      .directories = {.share = r->options->share,
-                      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
-                      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL},
-      .check_modules = bq_check_modules,
-      .handler_modules = bq_check_modules,
-      .services = &server->services,
-      .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
-      .handler_slice_us = 1000000,
-      .loaded = on_scripts,
-      .arg = r};
-  return bq_script_host_new(&server->host, &options, err);
-}
-
 static void free_run(run *r) {
-  bq_server *server = &r->server;
-  bq_pool_free(server->compute);
-  bq_pool_free(server->blocking);
-  bq_script_host_free(server->host);
-  bq_curl_free(server->curl);
   bq_timer_free(r->timer);
   for (size_t i = 0; i < 2; i++) {
     if (r->signals[i] != NULL) event_free(r->signals[i]);
   }
-  bq_loop_free(server->loop);
+  bq_small_server_close(&r->server);
   json_decref(r->row);
   for (size_t i = 0; i < 4; i++) bq_free(r->paths[i]);
   bq_free(r->root);
@@ -273,7 +231,6 @@ int bq_run_pipeline(const bq_config *config, const bq_run_options *options, bq_r
     if (r->log_path == NULL) code = bq_fail(err, BQ_ENOMEM, "out of memory for the build");
   }
   if (code == 0) code = open_loop(r, err);
-  if (code == 0) code = open_scripts(r, err);
   if (code == 0) {
     bq_script_host_reload(r->server.host);
     bq_timer_set(r->timer, TICK_MS);

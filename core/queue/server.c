@@ -465,8 +465,11 @@ int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) 
   if (result == 0) set_sandbox(server);
   if (result == 0) result = open_pools(server, err);
   if (result == 0) result = open_parts(server, err);
+  int opened = result == 0 && options->opened != NULL;
+  if (opened) options->opened(options->arg, server);
   if (result == 0) result = begin(server, err);
   if (result == 0) result = bq_loop_run(server->loop, err);
+  if (opened) options->closing(options->arg);
   if (result == 0 && server->result < 0) {
     result = server->result;
     *err = server->error;

@@ -767,6 +767,7 @@ function Build:secret(name) end
 
 ---@class PlainRow
 ---@field manifestPath string
+---@field manifest? table instead of that file: `buildq run --set` has changed it
 ---@field tier string
 ---@field architecture string
 ---@field cloudProvider string

@@ -111,7 +111,8 @@ end
 ---@return string? message why it can't be built
 function intake.adopt(row, world)
   world = world or intake.world()
-  local decoded, message = read(row.manifestPath, world)
+  local decoded, message = row.manifest, nil
+  if decoded == nil then decoded, message = read(row.manifestPath, world) end
   if decoded == nil then return nil, message end
   local normal, faults = manifest.check(decoded, { trusted = true })
   local chosen

@@ -240,7 +240,7 @@ describe("commands", function()
       assert.equal(help.output, process.run({ Server.program(), "help", name }).output)
       assert.truthy(manual:find("\n%.BR? [%w\", ]*%f[%w]" .. name .. "%f[%W]"), name .. " is not in the manual page")
     end
-    assert.equal(18, count)
+    assert.is_true(count >= 18)
     assert.truthy(manual:find("EXIT STATUS", 1, true))
     assert.truthy(manual:find("BUILDQ_SERVER", 1, true))
     local long = command("version", "--nonsense")

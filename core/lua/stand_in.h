@@ -1,0 +1,36 @@
+// What `buildq test` puts in the world's place: commands and outgoing requests are asked of it first.
+//
+// Thread rule: loop thread only.
+#ifndef BQ_LUA_STAND_IN_H
+#define BQ_LUA_STAND_IN_H
+
+#include <jansson.h>
+
+#include "base/error.h"
+
+typedef struct bq_stand_in bq_stand_in;
+
+// One question; embedded in the operation that asks, which waits until `answered` is called.
+typedef struct bq_ask {
+  // Once, on a later turn. `answer` is an object (below), borrowed.
+  void (*answered)(struct bq_ask *ask, const json_t *answer);
+  int64_t number;      // the stand-in's own …
+  struct bq_ask *next; // … likewise
+} bq_ask;
+
+struct bq_stand_in {
+  // `what` is "exec" or "http", `request` a JSON object, borrowed. `answered` follows, unless it is forgotten before.
+  void (*ask)(bq_stand_in *stand_in, bq_ask *ask, const char *what, const json_t *request);
+  void (*forget)(bq_stand_in *stand_in, bq_ask *ask);
+  // It was done really, and this came of it: an object as an answer is, borrowed; NULL: it can't be kept.
+  void (*tell)(bq_stand_in *stand_in, const bq_ask *ask, const json_t *result);
+};
+
+// What an answer may say beside its results:
+//   {"real": true}                           do it
+//   {"hang": true}                           never ends by itself
+//   {"error": "timeout", "message": "…"}     it fails so, with a word of the vocabulary of errors
+int bq_answer_is(const json_t *answer, const char *word); // "real" or "hang"
+int bq_answer_error(const json_t *answer, bq_error *err); // 0 when it is no failure
+
+#endif
