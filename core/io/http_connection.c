@@ -88,18 +88,6 @@ static void linger(bq_http_connection *c) {
   (void)bufferevent_enable(c->bev, EV_READ);
 }
 
-void bq_http_refuse(bq_http_connection *c, int status) {
-  c->server->stats.bad_requests++;
-  bq_http_exchange_abandon(c);
-  char body[200];
-  int length = snprintf(body, sizeof body, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d}",
-                        bq_http_reason(status), status);
-  bq_http_exchange refused = {.connection = c}; // an answer without a request that could be read
-  const bq_http_header type = {"Content-Type", "application/problem+json"};
-  (void)bq_http_add_response(&refused, status, (bq_http_headers){&type, 1}, (bq_http_headers){NULL, 0}, length, body);
-  bq_http_enter(c, BQ_HTTP_FLUSHING);
-}
-
 // Tries to take one head out of the input. Returns 1 when a request was handed to the handler.
 static int take_head(bq_http_connection *c) {
   size_t length = evbuffer_get_length(c->input);

@@ -18,15 +18,28 @@ static size_t without_content(const bq_http_header *headers, size_t count, bq_ht
   return kept;
 }
 
+static const char *given_id(const bq_http_header *headers, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (strcasecmp(headers[i].name, "X-Request-Id") == 0) return headers[i].value;
+  }
+  return NULL;
+}
+
 static void refuse_range(bq_http_exchange *x, off_t size, const bq_http_header *headers, size_t header_count) {
-  static const char body[] = "{\"type\":\"about:blank\",\"title\":\"Range Not Satisfiable\",\"status\":416}";
   bq_http_header kept[MAX_HEADERS];
   size_t count = without_content(headers, header_count, kept);
+  const char *given = given_id(kept, count);
+  const char *id = given != NULL ? given : bq_http_request_id(x);
   char range[48];
+  char detail[100];
+  bq_http_problem problem;
   (void)snprintf(range, sizeof range, "bytes */%lld", (long long)size);
-  const bq_http_header own[] = {{"Content-Type", "application/problem+json"}, {"Content-Range", range}};
-  (void)bq_http_add_response(x, 416, (bq_http_headers){kept, count}, (bq_http_headers){own, 2},
-                             (int64_t)(sizeof body - 1), body);
+  (void)snprintf(detail, sizeof detail, "the file has %lld bytes, and none in that range", (long long)size);
+  bq_http_problem_write(&problem, id, 416, detail);
+  const bq_http_header own[] = {{"Content-Type", "application/problem+json"}, {"Content-Range", range},
+                                {"X-Request-Id", id}};
+  (void)bq_http_add_response(x, 416, (bq_http_headers){kept, count}, (bq_http_headers){own, given != NULL ? 2 : 3},
+                             (int64_t)problem.length, problem.text);
 }
 
 // Queues head and file. Takes ownership of `fd`.

@@ -1,6 +1,6 @@
 // The inside of the HTTP server, shared by http_server.c (listening), http_connection.c (a connection's states),
-// http_exchange.c (the request, as handlers see it), http_response.c and http_file.c (the answer). Nobody else includes
-// this.
+// http_exchange.c (the request, as handlers see it), http_response.c and http_file.c (the answer), http_problem.c (the
+// codec's own errors). Nobody else includes this.
 #ifndef BQ_IO_HTTP_INTERNAL_H
 #define BQ_IO_HTTP_INTERNAL_H
 
@@ -9,6 +9,7 @@
 #include <event2/listener.h>
 
 #include "base/buf.h"
+#include "base/uuid.h"
 #include "io/http_parser.h"
 #include "io/http_server.h"
 
@@ -36,7 +37,8 @@ enum {
   BQ_HTTP_LINGER_BYTES = 1024 * 1024,    // dropped at most while lingering
   BQ_HTTP_INPUT_BYTES = 64 * 1024,       // read ahead of the parser at most
   BQ_HTTP_PIPELINE_BYTES = 256 * 1024,   // queued responses at which no further request is begun
-  BQ_HTTP_WRITE_BYTES = 256 * 1024       // written to one peer in one turn of the loop
+  BQ_HTTP_WRITE_BYTES = 256 * 1024,      // written to one peer in one turn of the loop
+  BQ_HTTP_RANDOM_BYTES = 128 * BQ_UUID_RANDOM
 };
 
 typedef struct bq_http_connection bq_http_connection;
@@ -52,6 +54,7 @@ struct bq_http_exchange {
   int keep_alive;                 // the connection goes on after the response
   int chunked_response;           // of a stream: framed in chunks; else its end is the connection's
   int waiting;                    // the handler was told to wait for on_drain
+  char request_id[BQ_HTTP_REQUEST_ID_BYTES + 1]; // "" until somebody asked for it
   bq_buf body;                    // as far as it has come
   bq_dechunk dechunk;
   void (*on_body)(void *arg, bq_http_exchange *x, const char *body, size_t length);
@@ -95,6 +98,8 @@ struct bq_http_server {
   int stopping;                    // connections end after their response
   int64_t date_second;             // of date, since 1970
   char date[32];                   // the Date header's value
+  unsigned char random[BQ_HTTP_RANDOM_BYTES]; // for request ids: a system call for each would cost as much as a route
+  size_t random_left;              // bytes of it that were not used yet
 };
 
 // http_connection.c
@@ -104,7 +109,6 @@ void bq_http_enter(bq_http_connection *c, bq_http_state state);
 void bq_http_start_writing(bq_http_connection *c);    // the bufferevent writes from here, turn by turn
 void bq_http_advance(bq_http_connection *c);          // does all that can be done now; may free the connection
 void bq_http_finish_exchange(bq_http_connection *c);  // the response is queued whole; may free the connection
-void bq_http_refuse(bq_http_connection *c, int status); // answers a broken request; the connection ends behind it
 
 // http_exchange.c
 bq_http_exchange *bq_http_exchange_new(bq_http_connection *c, const char *bytes, size_t length); // NULL: no memory
@@ -125,5 +129,16 @@ int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers header
                          const void *body);
 void bq_http_add(bq_http_connection *c, const void *bytes, size_t length); // BROKEN when memory is out
 const char *bq_http_reason(int status);
+
+// http_problem.c
+typedef struct bq_http_problem {
+  char text[512 + BQ_HTTP_REQUEST_ID_BYTES];
+  size_t length; // 0: it did not fit
+} bq_http_problem;
+// `detail` has nothing in it that JSON would escape.
+void bq_http_problem_write(bq_http_problem *out, const char *request_id, int status, const char *detail);
+void bq_http_refuse(bq_http_connection *c, int status); // answers a broken request; the connection ends behind it
+// Writes the whole answer to a connection over a limit; returns its length, 0 when it does not fit.
+size_t bq_http_too_many(bq_http_server *server, char *out, size_t size);
 
 #endif

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -159,6 +160,19 @@ static char *put_head(char *at, bq_http_exchange *x, int status, bq_http_headers
   return put(at, "\r\n", 2);
 }
 
+// Returns 0: nothing is to follow.
+static int add_failure(bq_http_exchange *x) {
+  bq_http_problem problem;
+  const char *id = bq_http_request_id(x);
+  bq_log(BQ_ERROR, "a response header has a line break or no name; the answer was made a 500", "request", id, NULL);
+  bq_http_problem_write(&problem, id, 500, "the server failed to answer; its log says why under this request id");
+  const bq_http_header headers[] = {{"Content-Type", "application/problem+json"}, {"X-Request-Id", id}};
+  x->chunked_response = 0;
+  (void)bq_http_add_response(x, 500, (bq_http_headers){headers, 2}, (bq_http_headers){NULL, 0},
+                             (int64_t)problem.length, problem.text);
+  return 0;
+}
+
 int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers headers, bq_http_headers own, int64_t length,
                          const void *body) {
   bq_http_connection *c = x->connection;
@@ -167,13 +181,7 @@ int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers header
   int last = c->peer_closed && evbuffer_get_length(c->input) == 0;
   if (x->body_pending || c->server->stopping || last) x->keep_alive = 0;
   size_t size = FIXED_HEAD;
-  if (!are_safe(headers, &size) || !are_safe(own, &size)) {
-    bq_log(BQ_ERROR, "a response header has a line break or no name; the answer was made a 500", NULL);
-    status = 500;
-    headers.count = own.count = 0;
-    length = 0;
-    x->chunked_response = 0;
-  }
+  if (!are_safe(headers, &size) || !are_safe(own, &size)) return add_failure(x);
   // 204 and 304 have no body and no Content-Length of one (RFC 9110, section 8.6).
   int bodiless = status == 204 || status == 304;
   int has_body = !x->is_head && !bodiless && length != 0;
@@ -233,5 +241,16 @@ void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context
 void bq_http_stream_end(bq_http_exchange *x) {
   bq_http_connection *c = x->connection;
   if (x->chunked_response && !x->is_head) bq_http_add(c, "0\r\n\r\n", 5);
+  bq_http_finish_exchange(c);
+}
+
+void bq_http_stream_abort(bq_http_exchange *x) {
+  static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+  bq_http_connection *c = x->connection;
+  if (!x->is_head) x->keep_alive = 0;
+  if (!x->is_head && !x->chunked_response) {
+    (void)setsockopt(bufferevent_getfd(c->bev), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    bq_http_enter(c, BQ_HTTP_BROKEN);
+  }
   bq_http_finish_exchange(c);
 }

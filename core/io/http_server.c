@@ -45,17 +45,14 @@ static void peer_name(const struct sockaddr *address, char *out, size_t size) {
   if (inet_ntop(address->sa_family, bytes, out, (socklen_t)size) == NULL) out[0] = '\0';
 }
 
-#define TOO_MANY "{\"type\":\"about:blank\",\"title\":\"Too many connections\",\"status\":503}"
-_Static_assert(sizeof TOO_MANY - 1 == 66, "the Content-Length below");
-
 // Over a limit: one answer, as far as the socket takes it at once, and the end. What has come already is read: left
 // unread it would make the kernel reset the connection, and the peer might lose the answer.
 static void turn_away(bq_http_server *server, int fd) {
-  static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 66\r\n"
-                               "Content-Type: application/problem+json\r\nConnection: close\r\n\r\n" TOO_MANY;
+  char answer[1024];
   char rest[4096];
+  size_t length = bq_http_too_many(server, answer, sizeof answer);
   server->stats.refused++;
-  if (send(fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
+  if (send(fd, answer, length, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
     (void)shutdown(fd, SHUT_WR);
     if (recv(fd, rest, sizeof rest, MSG_DONTWAIT) < 0) { /* nothing has come */ }
   }

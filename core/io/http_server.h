@@ -2,7 +2,7 @@
 //
 // Thread rule: loop thread only. An exchange is one request and its response; the server owns it. It lives until
 // the response is ended or the peer is gone, whichever is later for the handler: after `on_close` was called, or
-// after bq_http_respond/bq_http_stream_end, it must not be touched again. `on_close` may come from inside
+// after bq_http_respond/bq_http_stream_end/bq_http_stream_abort, it must not be touched again. `on_close` may come from inside
 // bq_http_read_body (the body is refused), and from no other call of the handler's.
 //
 // The process must ignore SIGPIPE: a peer may close its socket between two writes.
@@ -72,6 +72,9 @@ const char *bq_http_get_header(const bq_http_exchange *x, const char *name); // 
 size_t bq_http_header_count(const bq_http_exchange *x);
 bq_http_header bq_http_header_at(const bq_http_exchange *x, size_t index);
 const char *bq_http_peer(const bq_http_exchange *x); // the peer's address as text
+// X-Request-Id where it is well formed (letters, digits, "._:-", 128 at most), else one that is made at the first call.
+enum { BQ_HTTP_REQUEST_ID_BYTES = 128 };
+const char *bq_http_request_id(bq_http_exchange *x);
 
 // What the handler hangs on the exchange; `on_close` is called once if the peer goes away (or the server ends) before
 // the response is complete, and never after it is complete.
@@ -103,5 +106,8 @@ void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header 
 int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length);
 void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context)); // context of bq_http_set_context
 void bq_http_stream_end(bq_http_exchange *x);
+// Ends a stream that is not whole, so that the peer sees it (RFC 9112, section 8): what is queued is still sent, then the
+// connection ends without the last chunk; to HTTP/1.0, where an end is an end, it is reset.
+void bq_http_stream_abort(bq_http_exchange *x);
 
 #endif

@@ -4,24 +4,18 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
 
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/uuid.h"
 #include "lua/errors.h"
 #include "queue/api_request.h"
 #include "queue/api_stream.h"
-
-enum { REQUEST_ID_BYTES = 128, RANDOM_BYTES = 128 * BQ_UUID_RANDOM };
 
 struct bq_api {
   bq_api_options options;
   char *address; // owned; as bound
   bq_api_stats stats;
-  unsigned char random[RANDOM_BYTES]; // for request ids: a system call for each would cost as much as a route
-  size_t random_left;                 // bytes of it that were not used yet
 };
 
 // One request in a handler. Lives until the handler has ended, even when the peer is gone.
@@ -38,7 +32,7 @@ typedef struct call {
   bq_api_response response;
   bq_api_stream stream;  // of a response that a producer writes
   int streaming;         // that response has begun
-  char request_id[REQUEST_ID_BYTES + 1];
+  char request_id[BQ_HTTP_REQUEST_ID_BYTES + 1];
 } call;
 
 int bq_api_new(bq_api **out, const bq_api_options *options, bq_error *err) {
@@ -84,13 +78,14 @@ static const char *reason_of(int status) {
 
 void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const char *request_id,
                     const bq_http_header *more, size_t more_count) {
+  if (request_id == NULL) request_id = bq_http_request_id(x);
   json_t *body = json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "type", "about:blank", "title", reason_of(status), "status",
                            status, "detail", detail, "requestId", request_id);
   char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
   json_decref(body);
   bq_http_header headers[8] = {{"Content-Type", "application/problem+json"}};
   size_t count = 1;
-  if (request_id != NULL) headers[count++] = (bq_http_header){"X-Request-Id", request_id};
+  headers[count++] = (bq_http_header){"X-Request-Id", request_id};
   if (status == 503) headers[count++] = (bq_http_header){"Retry-After", "2"};
   for (size_t i = 0; i < more_count && count < sizeof headers / sizeof headers[0]; i++) headers[count++] = more[i];
   const char *sent = text != NULL ? text : "{}";
@@ -99,28 +94,6 @@ void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const c
 }
 
 // Before the handler ----------------------------------------------------------------------------------------------
-
-static int is_request_id(const char *text) {
-  size_t length = strlen(text);
-  return length > 0 && length <= REQUEST_ID_BYTES &&
-         strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-") == length;
-}
-
-static void take_request_id(bq_api *api, const bq_http_exchange *x, char out[REQUEST_ID_BYTES + 1]) {
-  const char *given = bq_http_get_header(x, "X-Request-Id");
-  if (given != NULL && is_request_id(given)) {
-    memcpy(out, given, strlen(given) + 1);
-    return;
-  }
-  if (api->random_left < BQ_UUID_RANDOM) {
-    ssize_t got = getrandom(api->random, sizeof api->random, 0);
-    api->random_left = got > 0 ? (size_t)got : 0;
-  }
-  out[0] = '\0';
-  if (api->random_left < BQ_UUID_RANDOM) return;
-  api->random_left -= BQ_UUID_RANDOM;
-  bq_uuid_make(out, api->random + api->random_left);
-}
 
 // The port of "host:port" or "[::1]:port", with its colon; "" when there is none.
 static const char *port_of(const char *address) {
@@ -260,7 +233,8 @@ static void end_stream(call *c, bq_end end, lua_State *L) {
       log_failure(c, line);
     }
     bq_http_set_context(c->x, NULL, NULL);
-    bq_http_stream_end(c->x);
+    if (end == BQ_END_RETURNED) bq_http_stream_end(c->x);
+    else bq_http_stream_abort(c->x);
   }
   if (end == BQ_END_KILLED) c->api->options.spoiled(c->api->options.arg, c->handlers);
 }
@@ -377,7 +351,8 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   c->x = x;
   c->handlers = bq_handlers_retain(handlers);
   api->stats.active++;
-  take_request_id(api, x, c->request_id);
+  const char *id = bq_http_request_id(x);
+  memcpy(c->request_id, id, strlen(id) + 1);
   c->path = bq_strdup(bq_http_path(x));
   if (c->path == NULL) {
     bq_api_problem(x, 503, "out of memory", c->request_id, NULL, 0);

@@ -39,7 +39,7 @@ void bq_api_set_address(bq_api *api, const char *address); // as bound: "127.0.0
 // The server's on_request, with the api as its argument.
 void bq_api_on_request(void *arg, bq_http_exchange *x);
 
-// Answers with application/problem+json (RFC 9457). `detail` may be NULL. `request_id` may be NULL.
+// Answers with application/problem+json (RFC 9457). `detail` may be NULL. `request_id` NULL: the exchange's.
 void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const char *request_id,
                     const bq_http_header *more, size_t more_count);
 

@@ -6,6 +6,7 @@
 //   PENDING: it has had no attempt; its first one is waited for
 #include <string.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "queue/attempt_log.h"
 #include "queue/streams.h"
@@ -58,6 +59,15 @@ static void end_stream(log_stream *stream) {
   bq_http_set_context(x, NULL, NULL);
   free_stream(stream);
   bq_http_stream_end(x);
+}
+
+// It is not whole: the peer sees that, and may come back with its offset.
+static void break_stream(log_stream *stream) {
+  bq_http_exchange *x = stream->x;
+  bq_log_error("a log stream breaks off", &stream->error);
+  bq_http_set_context(x, NULL, NULL);
+  free_stream(stream);
+  bq_http_stream_abort(x);
 }
 
 static void on_told(void *arg, uint64_t size, int ended);
@@ -119,6 +129,11 @@ static void read_done(bq_task *task) {
     free_stream(stream);
     return;
   }
+  if (stream->error.code != 0 && stream->error.code != BQ_ENOTFOUND) {
+    stream->state = LOG_WAITING;
+    break_stream(stream);
+    return;
+  }
   stream->offset = stream->next;
   int full = bq_http_stream_write(stream->x, stream->piece, stream->length);
   if (full) stream->state = LOG_FULL;
@@ -130,7 +145,7 @@ static void read_piece(log_stream *stream) {
   stream->task = (bq_task){.work = read_work, .done = read_done};
   if (bq_pool_submit(stream->server->blocking, &stream->task, &stream->error) == 0) return;
   stream->state = LOG_WAITING;
-  end_stream(stream); // overload: the client sees the end and may come back with its offset
+  break_stream(stream); // overload
 }
 
 static void on_told(void *arg, uint64_t size, int ended) {

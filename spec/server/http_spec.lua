@@ -1,4 +1,5 @@
 -- What a hostile, broken or merely strict HTTP peer gets: the right status, a problem+json, and no row in the queue.
+local json = require "dkjson"
 local Server = require "spec.support.server"
 
 local REQUEST <const> = {
@@ -133,9 +134,20 @@ describe("a hostile request", function()
         assert.is_nil(answer:find("no end", 1, true), "the connection stayed open:\n" .. answer)
       end
       assert.truthy(answer:lower():find("content-type: application/problem+json", 1, true), answer)
+      local problem = json.decode(answer:match "\r\n\r\n(%b{})")
+      assert.same({ "string", codes[1] }, { type(problem.detail), problem.status })
+      assert.equal(problem.requestId, answer:match "\r\nX%-Request%-Id: ([%w-]+)\r\n")
       assert.equal("0", server:sql "select count(*) from build_queue")
     end)
   end
+
+  it("keeps the request id that it had", function()
+    local answer = server:raw(lines("POST /builds HTTP/1.1", host(), "Content-Type: application/json",
+      "X-Request-Id: spec.413", "Transfer-Encoding: chunked") .. "fffffff\r\n", 8)
+    assert.same({ 413 }, Server.statuses(answer))
+    assert.equal("spec.413", json.decode(answer:match "\r\n\r\n(%b{})").requestId)
+    assert.truthy(answer:find("\r\nX-Request-Id: spec.413\r\n", 1, true))
+  end)
 end)
 
 -- The request is well formed HTTP, but not one that is served.

@@ -182,6 +182,19 @@ static inline const char *client_body(const client *c) {
   return end != NULL ? end + 4 : "";
 }
 
+// The problem that the server made itself has a detail, and one id in head and body.
+static inline void assert_is_problem(const client *c) {
+  char id[160] = "";
+  const char *header = strstr(c->in.data, "X-Request-Id: ");
+  assert_non_null(header);
+  assert_int_equal(sscanf(header, "X-Request-Id: %150[^\r]", id), 1);
+  assert_has(c, "Content-Type: application/problem+json\r\n");
+  char *end = bq_format("\"requestId\":\"%s\"}", id);
+  assert_has(c, "\"detail\":\"");
+  assert_has(c, end);
+  bq_free(end);
+}
+
 // Sends the text on a new connection and waits for the connection's end.
 static inline void client_ask(client *c, rig *r, const char *text) {
   client_open(c, r, 0);

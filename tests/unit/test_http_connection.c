@@ -133,6 +133,7 @@ static void refuses_what_is_too_large(void **state) {
     assert_int_equal(count_of(c.in.data, "HTTP/1.1 "), 1);
     assert_has(&c, "Connection: close\r\n");
     assert_has(&c, "{\"type\":\"about:blank\",\"title\":\"");
+    assert_is_problem(&c);
     client_close(&c);
   }
   rig_close(&r);
@@ -294,6 +295,8 @@ static void turns_away_without_a_reset(void **state) {
   client_ask(&second, &r, GET("/y", ""));
   assert_int_equal(client_status(&second), 503);
   assert_has(&second, "application/problem+json");
+  assert_has(&second, "\"detail\":\"this server has as many connections as it takes: 1 in all");
+  assert_is_problem(&second);
   assert_false(second.reset);
   client_close(&first);
   client_close(&second);

@@ -89,6 +89,7 @@ static void never_splits_a_response(void **state) {
   client_ask(&c, &r, GET("/split", CLOSE));
   assert_int_equal(client_status(&c), 500);
   assert_lacks(&c, "Evil");
+  assert_is_problem(&c);
   client_close(&c);
   rig_close(&r);
 }
@@ -116,6 +117,40 @@ static void streams_as_it_is_written(void **state) {
 }
 
 // A stream may have no end: after HEAD its handler is let go, and the connection goes on.
+// RFC 9112, section 8: an incomplete body must be seen as one.
+static void cuts_a_stream_that_is_not_whole(void **state) {
+  (void)state;
+  rig r;
+  client c;
+  start(&r);
+  client_open(&c, &r, 0);
+  client_send(&c, GET("/stream", "") GET("/next", ""));
+  client_wait(&c, "chunked\r\n\r\n", 1);
+  (void)bq_http_stream_write(r.held, "half", 4);
+  bq_http_stream_abort(r.held);
+  client_wait_end(&c);
+  assert_string_equal(client_body(&c), "4\r\nhalf\r\n"); // what was queued, no last chunk, no second answer
+  assert_false(c.reset);
+  client_close(&c);
+  r.held = NULL;
+  client_open(&c, &r, 0);
+  client_send(&c, "GET /stream HTTP/1.0\r\n" HOST "\r\n");
+  client_wait(&c, "\r\n\r\n", 1);
+  bq_http_stream_abort(r.held);
+  client_wait_end(&c);
+  assert_true(c.reset); // an end would be the body's end
+  client_close(&c);
+  r.held = NULL;
+  client_open(&c, &r, 0);
+  client_send(&c, "HEAD /stream HTTP/1.1\r\n" HOST "\r\n" GET("/next", ""));
+  assert_true(support_run_until(r.loop, is_held, &r, LIMIT_MS));
+  bq_http_stream_abort(r.held); // its answer is whole
+  client_wait(&c, "404", 1);
+  client_close(&c);
+  assert_int_equal(r.closed, 0);
+  rig_close(&r);
+}
+
 static void lets_go_of_a_stream_after_head(void **state) {
   (void)state;
   rig r;
@@ -274,7 +309,8 @@ static void sends_large_files(void **state) {
   support_remove_directory(directory);
 }
 
-#define PROBLEM_416 "{\"type\":\"about:blank\",\"title\":\"Range Not Satisfiable\",\"status\":416}"
+#define PROBLEM_416 "{\"type\":\"about:blank\",\"title\":\"Range Not Satisfiable\",\"status\":416," \
+  "\"detail\":\"the file has 0 bytes, and none in that range\",\"requestId\":\"r1\"}"
 
 static void sends_empty_files(void **state) {
   (void)state;
@@ -304,6 +340,7 @@ int main(void) {
       cmocka_unit_test(keeps_framing_to_itself),
       cmocka_unit_test(never_splits_a_response),
       cmocka_unit_test(streams_as_it_is_written),
+      cmocka_unit_test(cuts_a_stream_that_is_not_whole),
       cmocka_unit_test(lets_go_of_a_stream_after_head),
       cmocka_unit_test(calls_on_drain_once_for_each_wait),
       cmocka_unit_test(remembers_who_waits),
