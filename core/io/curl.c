@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 
-// One transfer. On the list while libcurl has it, then posted to report its end.
+// One transfer. On the first list while libcurl has it, on the second while its end is posted.
 typedef struct transfer {
   bq_post post;
   bq_curl *curl;
@@ -21,20 +21,34 @@ struct bq_curl {
   CURLM *multi;     // owned
   bq_timer *timer;  // owned; libcurl's own timeouts
   transfer *first;  // transfers under way
+  transfer *ended;  // their end is about to be reported
 };
+
+static void link_to(transfer **list, transfer *t) {
+  t->previous = NULL;
+  t->next = *list;
+  if (t->next != NULL) t->next->previous = t;
+  *list = t;
+}
+
+static void unlink_from(transfer **list, transfer *t) {
+  if (t->previous != NULL) t->previous->next = t->next;
+  else *list = t->next;
+  if (t->next != NULL) t->next->previous = t->previous;
+}
 
 static void finish(transfer *t, CURLcode code) {
   bq_curl *curl = t->curl;
   (void)curl_multi_remove_handle(curl->multi, t->easy);
-  if (t->previous != NULL) t->previous->next = t->next;
-  else curl->first = t->next;
-  if (t->next != NULL) t->next->previous = t->previous;
+  unlink_from(&curl->first, t);
+  link_to(&curl->ended, t);
   t->code = code;
   bq_loop_post(curl->loop, &t->post);
 }
 
 static void report(bq_post *post) {
   transfer *t = (transfer *)post;
+  unlink_from(&t->curl->ended, t);
   t->done(t->arg, t->easy, t->code);
   bq_free(t);
 }
@@ -126,6 +140,12 @@ void bq_curl_free(bq_curl *curl) {
     t->done(t->arg, t->easy, CURLE_ABORTED_BY_CALLBACK);
     bq_free(t);
   }
+  while (curl->ended != NULL) {
+    transfer *t = curl->ended;
+    curl->ended = t->next;
+    t->done(t->arg, t->easy, t->code);
+    bq_free(t);
+  }
   if (curl->multi != NULL) (void)curl_multi_cleanup(curl->multi);
   bq_timer_free(curl->timer);
   bq_free(curl);
@@ -134,14 +154,13 @@ void bq_curl_free(bq_curl *curl) {
 int bq_curl_start(bq_curl *curl, CURL *easy, bq_curl_done done, void *arg, bq_error *err) {
   transfer *t = bq_alloc(sizeof *t);
   if (t == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for an outgoing request");
-  *t = (transfer){.post.run = report, .curl = curl, .easy = easy, .done = done, .arg = arg, .next = curl->first};
+  *t = (transfer){.post.run = report, .curl = curl, .easy = easy, .done = done, .arg = arg};
   (void)curl_easy_setopt(easy, CURLOPT_PRIVATE, t);
   if (curl_multi_add_handle(curl->multi, easy) != CURLM_OK) {
     bq_free(t);
     return bq_fail(err, BQ_EIO, "libcurl refused an outgoing request");
   }
-  if (t->next != NULL) t->next->previous = t;
-  curl->first = t;
+  link_to(&curl->first, t);
   return 0;
 }
 

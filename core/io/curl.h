@@ -14,7 +14,8 @@ typedef struct bq_curl bq_curl;
 
 // `max_transfers` run at once; later ones wait inside libcurl.
 int bq_curl_new(bq_curl **out, bq_loop *loop, unsigned max_transfers, bq_error *err) BQ_MUSTCHECK;
-void bq_curl_free(bq_curl *curl); // ends what runs: `done` is called with CURLE_ABORTED_BY_CALLBACK
+// Ends what runs: `done` is called with CURLE_ABORTED_BY_CALLBACK. The loop does not run afterwards.
+void bq_curl_free(bq_curl *curl);
 
 // Called once, on a later turn of the loop. `easy` is the owner's again and may be reused or cleaned up.
 typedef void (*bq_curl_done)(void *arg, CURL *easy, CURLcode code);

@@ -52,7 +52,9 @@ struct bq_http_exchange {
   int is_head;                    // the method is HEAD: no body is sent
   int body_pending;               // a body was announced and is not read to its end
   int keep_alive;                 // the connection goes on after the response
-  int chunked_response;           // of a stream: framed in chunks; else its end is the connection's
+  int chunked_response;           // of a stream: framed in chunks; else its end is the connection's, or …
+  int sized_response;             // … its length was announced
+  int64_t left;                   // bytes of that which are still to be written
   int waiting;                    // the handler was told to wait for on_drain
   char request_id[BQ_HTTP_REQUEST_ID_BYTES + 1]; // "" until somebody asked for it
   bq_buf body;                    // as far as it has come

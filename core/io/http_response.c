@@ -209,19 +209,33 @@ void bq_http_respond(bq_http_exchange *x, int status, const bq_http_header *head
   bq_http_finish_exchange(x->connection);
 }
 
-void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count) {
+static void begin_stream(bq_http_exchange *x, int status, bq_http_headers headers, int64_t length) {
   bq_http_connection *c = x->connection;
-  x->chunked_response = x->head.minor >= 1;
-  if (!x->chunked_response) x->keep_alive = 0; // to HTTP/1.0 the end of the connection is the end of the body
-  int has_body = bq_http_add_response(x, status, (bq_http_headers){headers, header_count}, (bq_http_headers){NULL, 0},
-                                      BQ_HTTP_UNKNOWN_LENGTH, NULL);
+  int has_body = bq_http_add_response(x, status, headers, (bq_http_headers){NULL, 0}, length, NULL);
   if (!has_body) x->is_head = 1;
   bq_http_enter(c, BQ_HTTP_STREAMING);
   bq_http_start_writing(c); // from here small pieces are gathered until the next turn of the loop
 }
 
+void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count) {
+  x->chunked_response = x->head.minor >= 1;
+  if (!x->chunked_response) x->keep_alive = 0; // to HTTP/1.0 the end of the connection is the end of the body
+  begin_stream(x, status, (bq_http_headers){headers, header_count}, BQ_HTTP_UNKNOWN_LENGTH);
+}
+
+void bq_http_stream_begin_sized(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count,
+                                int64_t length) {
+  x->sized_response = 1;
+  x->left = length;
+  begin_stream(x, status, (bq_http_headers){headers, header_count}, length);
+}
+
 int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length) {
   bq_http_connection *c = x->connection;
+  if (x->sized_response) {
+    if ((uint64_t)length > (uint64_t)x->left) length = (size_t)x->left;
+    x->left -= (int64_t)length;
+  }
   if (length > 0 && !x->is_head) {
     char size[24];
     int digits = x->chunked_response ? snprintf(size, sizeof size, "%zx\r\n", length) : 0;
@@ -240,6 +254,10 @@ void bq_http_stream_on_drain(bq_http_exchange *x, void (*on_drain)(void *context
 
 void bq_http_stream_end(bq_http_exchange *x) {
   bq_http_connection *c = x->connection;
+  if (x->sized_response && x->left > 0 && !x->is_head) {
+    bq_http_stream_abort(x);
+    return;
+  }
   if (x->chunked_response && !x->is_head) bq_http_add(c, "0\r\n\r\n", 5);
   bq_http_finish_exchange(c);
 }
@@ -248,7 +266,7 @@ void bq_http_stream_abort(bq_http_exchange *x) {
   static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
   bq_http_connection *c = x->connection;
   if (!x->is_head) x->keep_alive = 0;
-  if (!x->is_head && !x->chunked_response) {
+  if (!x->is_head && !x->chunked_response && !x->sized_response) {
     (void)setsockopt(bufferevent_getfd(c->bev), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     bq_http_enter(c, BQ_HTTP_BROKEN);
   }

@@ -101,6 +101,10 @@ void bq_http_respond_file(bq_http_exchange *x, int fd, off_t size, const char *e
 // in the middle of a stream is taken for gone (on_close). After HEAD there is nothing to stream: unless it was ended by
 // then, on_close is called on the next turn of the loop.
 void bq_http_stream_begin(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count);
+// The same with a body of `length` bytes (Content-Length). What is written beyond is dropped; a stream that is ended
+// before is aborted.
+void bq_http_stream_begin_sized(bq_http_exchange *x, int status, const bq_http_header *headers, size_t header_count,
+                                int64_t length);
 // Queues bytes; none is nothing. Returns 1 when the high-water mark is reached: write no more until `on_drain`, which
 // is called once for each such 1, when half of the mark or less is left.
 int bq_http_stream_write(bq_http_exchange *x, const void *bytes, size_t length);

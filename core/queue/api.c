@@ -70,7 +70,9 @@ static const char *reason_of(int status) {
   case 409: return "Conflict";
   case 413: return "Content Too Large";
   case 415: return "Unsupported Media Type";
+  case 416: return "Range Not Satisfiable";
   case 422: return "Unprocessable Content";
+  case 502: return "Bad Gateway";
   case 503: return "Service Unavailable";
   default: return "Internal Server Error";
   }

@@ -1,4 +1,4 @@
-// An artifact of a committed attempt, by sendfile.
+// An artifact of a committed attempt, by sendfile, or from the node that has it.
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,27 +7,33 @@
 
 #include "base/memory.h"
 #include "io/tree.h"
+#include "queue/header_list.h"
 #include "queue/streams.h"
 
 // Opening is file work: it happens on the blocking pool, and the peer may be gone when it is done.
 typedef struct file_request {
   bq_task task;
+  bq_passes *passes;   // borrowed
   bq_http_exchange *x; // NULL once the peer is gone
+  char *build;         // owned; its id
+  int64_t attempt;
+  char *name;          // owned; of the artifact
   char *root;          // owned; OutputDirectory
   char *path;          // owned; below it
   char *etag;          // owned or NULL; without quotes
-  bq_buf headers;      // pairs of NUL-terminated strings
-  size_t header_count;
+  bq_header_list headers; // of the answer; owned
   int fd;              // owned until it is handed on; -1: not open
   struct stat info;
 } file_request;
 
 static void free_request(file_request *request) {
   if (request->fd >= 0) (void)close(request->fd);
+  bq_free(request->build);
+  bq_free(request->name);
   bq_free(request->root);
   bq_free(request->path);
   bq_free(request->etag);
-  bq_buf_free(&request->headers);
+  bq_header_list_free(&request->headers);
   bq_free(request);
 }
 
@@ -43,21 +49,53 @@ static void open_work(bq_task *task) {
   request->fd = -1;
 }
 
+static void answer_missing(file_request *request, int status, const char *why) {
+  if (request->x != NULL) {
+    bq_http_set_context(request->x, NULL, NULL);
+    bq_api_problem(request->x, status, why, NULL, NULL, 0);
+  }
+  free_request(request);
+}
+
+static void on_place(void *arg, const char *url, const bq_error *err) {
+  file_request *request = arg;
+  if (err != NULL) {
+    answer_missing(request, 503, "the database can't be reached now to find out which node has the file; try again");
+  } else if (url == NULL) {
+    answer_missing(request, 404, "the file is not on this server any more");
+  } else if (request->x == NULL) {
+    free_request(request);
+  } else {
+    bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 2];
+    const bq_pass_request pass = {.url = url,
+                                  .build = request->build,
+                                  .attempt = request->attempt,
+                                  .name = request->name,
+                                  .etag = request->etag,
+                                  .headers = headers,
+                                  .header_count =
+                                      bq_header_list_get(&request->headers, headers, BQ_RESPONSE_MAX_HEADERS + 2)};
+    bq_pass_send(request->passes, request->x, &pass);
+    free_request(request);
+  }
+}
+
+// It is not here: it may be where the attempt ran.
+static void look_elsewhere(file_request *request) {
+  bq_error err;
+  if (bq_http_get_header(request->x, BQ_PASSED_HEADER) != NULL) {
+    answer_missing(request, 404, "the file is not on this server any more");
+  } else if (bq_place_find(request->passes, request->build, request->attempt, on_place, request, &err) < 0) {
+    answer_missing(request, 503, err.message);
+  }
+}
+
+// The file is open.
 static void answer(file_request *request) {
   bq_http_exchange *x = request->x;
   bq_http_set_context(x, NULL, NULL);
-  if (request->fd < 0) {
-    bq_api_problem(x, 404, "the file is not on this server any more", NULL, NULL, 0);
-    return;
-  }
   bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 2];
-  size_t count = 0;
-  const char *text = request->headers.data;
-  for (size_t i = 0; i < request->header_count; i++) {
-    const char *value = text + strlen(text) + 1;
-    headers[count++] = (bq_http_header){text, value};
-    text = value + strlen(value) + 1;
-  }
+  size_t count = bq_header_list_get(&request->headers, headers, BQ_RESPONSE_MAX_HEADERS + 2);
   char etag[200];
   // The route gives the SHA-256; else size and time tell two files of one name apart.
   if (request->etag != NULL) (void)snprintf(etag, sizeof etag, "\"%.190s\"", request->etag);
@@ -72,6 +110,10 @@ static void answer(file_request *request) {
 
 static void open_done(bq_task *task) {
   file_request *request = (file_request *)task;
+  if (request->x != NULL && request->fd < 0) {
+    look_elsewhere(request);
+    return;
+  }
   if (request->x != NULL) answer(request);
   free_request(request);
 }
@@ -80,7 +122,7 @@ static void on_close(void *context) {
   ((file_request *)context)->x = NULL;
 }
 
-void bq_file_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
+void bq_file_stream_send(bq_server *server, bq_passes *passes, bq_http_exchange *x, const bq_api_response *response,
                          const bq_http_header *headers, size_t header_count) {
   file_request *request = bq_alloc(sizeof *request);
   bq_error err;
@@ -90,17 +132,18 @@ void bq_file_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_re
   }
   request->fd = -1;
   request->x = x;
+  request->passes = passes;
+  request->attempt = response->attempt;
+  request->build = bq_strdup(response->build);
+  request->name = bq_strdup(response->name != NULL ? response->name : "");
   request->root = bq_strdup(server->config->output_directory);
   request->path = bq_format("%s/attempt-%lld/%s", response->build, (long long)response->attempt,
-                            response->name != NULL ? response->name : "");
+                            request->name != NULL ? request->name : "");
   request->etag = bq_strdup(response->etag);
-  for (size_t i = 0; i < header_count; i++) {
-    bq_buf_add(&request->headers, headers[i].name, strlen(headers[i].name) + 1);
-    bq_buf_add(&request->headers, headers[i].value, strlen(headers[i].value) + 1);
-    request->header_count++;
-  }
+  bq_header_list_add(&request->headers, headers, header_count);
   request->task = (bq_task){.work = open_work, .done = open_done};
-  if (request->root == NULL || request->path == NULL || request->headers.failed ||
+  if (request->build == NULL || request->name == NULL || request->root == NULL || request->path == NULL ||
+      (response->etag != NULL && request->etag == NULL) || request->headers.text.failed ||
       bq_pool_submit(server->blocking, &request->task, &err) < 0) {
     free_request(request);
     bq_api_problem(x, 503, "the server is too busy to open files", NULL, NULL, 0);

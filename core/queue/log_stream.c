@@ -1,28 +1,37 @@
-// An attempt's log over HTTP: what is there, and with follow what comes.
+// An attempt's log over HTTP: what is there, and with follow what comes; from another node when the attempt ran there.
 //
 //   READING (a piece is being read on the blocking pool) → read again, WAITING for more, or the end
 //   FULL: the peer is slow; reading goes on when it has taken what is queued
 //   SOON: the build was claimed a moment ago and its log is not there yet
 //   PENDING: it has had no attempt; its first one is waited for
+//   LOOKING: it is not here; which node has it is asked
+//
+// The answer's head goes out when it is known that the log is here, or waited for.
 #include <string.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/attempt_log.h"
+#include "queue/header_list.h"
 #include "queue/streams.h"
 
 enum { PIECE_BYTES = 64 * 1024, SOON_MS = 50, SOON_TRIES = 40 };
 
-typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL, LOG_SOON, LOG_PENDING } log_state;
+typedef enum log_state { LOG_READING, LOG_WAITING, LOG_FULL, LOG_SOON, LOG_PENDING, LOG_LOOKING } log_state;
 
 typedef struct log_stream {
   bq_task task;
   bq_server *server;
+  bq_passes *passes;             // borrowed
   bq_http_exchange *x;           // NULL once the peer is gone
   log_state state;
   char *build;                   // owned; its id
   int64_t attempt;
-  int wanted;                    // the peer wants to follow, and there was nothing to follow yet
+  bq_header_list headers;        // of the answer; owned
+  int begun;                     // its head has gone out
+  int looked;                    // that the log is not on another node is known
+  int follows;                   // the peer wants to follow
+  int wanted;                    // … and there was nothing to follow yet
   int tries;                     // looks for a log that was not there
   bq_timer *timer;               // owned; of SOON
   bq_log_wait *wait;             // of PENDING
@@ -42,6 +51,7 @@ static void free_stream(log_stream *stream) {
   if (stream->follower != NULL) bq_attempt_log_unfollow(stream->follower);
   bq_log_wait_end(stream->wait);
   bq_timer_free(stream->timer);
+  bq_header_list_free(&stream->headers);
   bq_free(stream->build);
   bq_free(stream->path);
   bq_free(stream->piece);
@@ -51,10 +61,14 @@ static void free_stream(log_stream *stream) {
 static void on_close(void *context) {
   log_stream *stream = context;
   stream->x = NULL;
-  if (stream->state != LOG_READING) free_stream(stream); // else when the read is done
+  // Else when the read, or the look, is done.
+  if (stream->state != LOG_READING && stream->state != LOG_LOOKING) free_stream(stream);
 }
 
+static void begin_answer(log_stream *stream);
+
 static void end_stream(log_stream *stream) {
+  begin_answer(stream);
   bq_http_exchange *x = stream->x;
   bq_http_set_context(x, NULL, NULL);
   free_stream(stream);
@@ -65,9 +79,11 @@ static void end_stream(log_stream *stream) {
 static void break_stream(log_stream *stream) {
   bq_http_exchange *x = stream->x;
   bq_log_error("a log stream breaks off", &stream->error);
+  int begun = stream->begun;
   bq_http_set_context(x, NULL, NULL);
   free_stream(stream);
-  bq_http_stream_abort(x);
+  if (begun) bq_http_stream_abort(x);
+  else bq_api_problem(x, 503, "the log can't be read now; try again", NULL, NULL, 0);
 }
 
 static void on_told(void *arg, uint64_t size, int ended);
@@ -112,6 +128,65 @@ static void on_drain(void *context) {
   if (stream->state == LOG_FULL) go_on(stream);
 }
 
+static void begin_answer(log_stream *stream) {
+  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 2];
+  if (stream->begun) return;
+  stream->begun = 1;
+  size_t count = bq_header_list_get(&stream->headers, headers, BQ_RESPONSE_MAX_HEADERS + 2);
+  bq_http_stream_begin(stream->x, 200, headers, count);
+  bq_http_stream_on_drain(stream->x, on_drain);
+}
+
+// The exchange goes over to the pass.
+static void pass_on(log_stream *stream, const char *url) {
+  bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 2];
+  bq_http_exchange *x = stream->x;
+  const bq_pass_request pass = {.url = url,
+                                .build = stream->build,
+                                .attempt = stream->attempt,
+                                .offset = stream->offset,
+                                .follow = stream->follows,
+                                .begun = stream->begun,
+                                .headers = headers,
+                                .header_count =
+                                    bq_header_list_get(&stream->headers, headers, BQ_RESPONSE_MAX_HEADERS + 2)};
+  bq_pass_send(stream->passes, x, &pass);
+  free_stream(stream);
+}
+
+static void on_place(void *arg, const char *url, const bq_error *err) {
+  log_stream *stream = arg;
+  stream->state = LOG_WAITING;
+  if (stream->x == NULL) {
+    free_stream(stream);
+  } else if (err != NULL) {
+    stream->error = *err;
+    break_stream(stream);
+  } else if (url != NULL) {
+    pass_on(stream, url);
+  } else {
+    stream->looked = 1;
+    begin_answer(stream);
+    go_on(stream);
+  }
+}
+
+// Whether the log may be elsewhere: there is none here, and the attempt does not run here. After HEAD there is nothing to
+// pass on, and what was passed on once is not again.
+static int may_be_elsewhere(const log_stream *stream) {
+  if (stream->looked || stream->error.code != BQ_ENOTFOUND || strcmp(bq_http_method(stream->x), "HEAD") == 0) return 0;
+  if (bq_http_get_header(stream->x, BQ_PASSED_HEADER) != NULL) return 0;
+  bq_attempt *attempt = bq_runner_find(stream->server->runner, stream->build);
+  return attempt == NULL || bq_attempt_number(attempt) != stream->attempt;
+}
+
+static void look_elsewhere(log_stream *stream) {
+  stream->state = LOG_LOOKING;
+  if (bq_place_find(stream->passes, stream->build, stream->attempt, on_place, stream, &stream->error) == 0) return;
+  stream->state = LOG_WAITING;
+  break_stream(stream);
+}
+
 static void read_work(bq_task *task) {
   log_stream *stream = (log_stream *)task;
   stream->error.code = 0;
@@ -134,6 +209,11 @@ static void read_done(bq_task *task) {
     break_stream(stream);
     return;
   }
+  if (may_be_elsewhere(stream)) {
+    look_elsewhere(stream);
+    return;
+  }
+  begin_answer(stream);
   stream->offset = stream->next;
   int full = bq_http_stream_write(stream->x, stream->piece, stream->length);
   if (full) stream->state = LOG_FULL;
@@ -171,39 +251,42 @@ static int wait_for_first(log_stream *stream, bq_log_waits *waits, bq_error *err
   return result;
 }
 
-void bq_log_stream_send(bq_server *server, bq_log_waits *waits, bq_http_exchange *x, const bq_api_response *response,
-                        const bq_http_header *headers, size_t header_count) {
+static int fill(log_stream *stream, const bq_api_response *response, const bq_http_header *headers,
+                size_t header_count) {
+  const bq_http_header type = {"Content-Type", "text/plain; charset=utf-8"};
+  size_t count = header_count < BQ_RESPONSE_MAX_HEADERS ? header_count : BQ_RESPONSE_MAX_HEADERS;
+  stream->offset = (uint64_t)response->offset;
+  stream->attempt = response->attempt > 0 || !response->follow ? response->attempt : 1;
+  stream->follows = stream->wanted = response->follow;
+  stream->build = bq_strdup(response->build);
+  stream->path = bq_format("%s/logs/%s/attempt-%lld.log", stream->server->config->state_directory, response->build,
+                           (long long)stream->attempt);
+  stream->piece = bq_alloc(PIECE_BYTES);
+  bq_header_list_add(&stream->headers, headers, count);
+  if (!response->has_type) bq_header_list_add(&stream->headers, &type, 1);
+  return stream->build != NULL && stream->path != NULL && stream->piece != NULL && !stream->headers.text.failed;
+}
+
+void bq_log_stream_send(bq_server *server, bq_passes *passes, bq_log_waits *waits, bq_http_exchange *x,
+                        const bq_api_response *response, const bq_http_header *headers, size_t header_count) {
   int pending = response->attempt == 0 && response->follow;
   log_stream *stream = bq_alloc(sizeof *stream);
   bq_error err = {0};
-  if (stream != NULL) {
+  int result = stream != NULL ? 0 : bq_fail(&err, BQ_ENOMEM, "out of memory");
+  if (result == 0) {
     stream->server = server;
+    stream->passes = passes;
     stream->x = x;
-    stream->offset = (uint64_t)response->offset;
-    stream->build = bq_strdup(response->build);
-    stream->attempt = pending ? 1 : response->attempt;
-    stream->wanted = response->follow;
-    stream->path = bq_format("%s/logs/%s/attempt-%lld.log", server->config->state_directory, response->build,
-                             (long long)stream->attempt);
-    stream->piece = bq_alloc(PIECE_BYTES);
+    if (!fill(stream, response, headers, header_count)) result = bq_fail(&err, BQ_ENOMEM, "out of memory");
   }
-  if (stream == NULL || stream->build == NULL || stream->path == NULL || stream->piece == NULL ||
-      bq_timer_new(&stream->timer, server->loop, on_soon, stream, &err) < 0) {
+  if (result == 0) result = bq_timer_new(&stream->timer, server->loop, on_soon, stream, &err);
+  if (result == 0 && pending) result = wait_for_first(stream, waits, &err);
+  if (result < 0) {
     if (stream != NULL) free_stream(stream);
-    bq_api_problem(x, 503, "out of memory", NULL, NULL, 0);
-    return;
-  }
-  if (pending && wait_for_first(stream, waits, &err) < 0) {
-    free_stream(stream);
     bq_api_problem(x, 503, err.message, NULL, NULL, 0);
     return;
   }
-  bq_http_header all[BQ_RESPONSE_MAX_HEADERS + 2];
-  size_t count = header_count < BQ_RESPONSE_MAX_HEADERS ? header_count : BQ_RESPONSE_MAX_HEADERS;
-  memcpy(all, headers, count * sizeof all[0]);
-  if (!response->has_type) all[count++] = (bq_http_header){"Content-Type", "text/plain; charset=utf-8"};
   bq_http_set_context(x, stream, on_close);
-  bq_http_stream_begin(x, 200, all, count);
-  bq_http_stream_on_drain(x, on_drain);
-  if (!pending) read_piece(stream);
+  if (pending) begin_answer(stream);
+  else read_piece(stream);
 }

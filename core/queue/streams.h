@@ -6,12 +6,14 @@
 
 #include "io/http_server.h"
 #include "queue/log_wait.h"
+#include "queue/pass.h"
 #include "queue/server_internal.h"
 
-void bq_file_stream_send(bq_server *server, bq_http_exchange *x, const bq_api_response *response,
+// What is on another node comes from there (queue/pass.h).
+void bq_file_stream_send(bq_server *server, bq_passes *passes, bq_http_exchange *x, const bq_api_response *response,
                          const bq_http_header *headers, size_t header_count);
-void bq_log_stream_send(bq_server *server, bq_log_waits *waits, bq_http_exchange *x, const bq_api_response *response,
-                        const bq_http_header *headers, size_t header_count);
+void bq_log_stream_send(bq_server *server, bq_passes *passes, bq_log_waits *waits, bq_http_exchange *x,
+                        const bq_api_response *response, const bq_http_header *headers, size_t header_count);
 
 // The event streams of one server: what has changed is looked up once for all of them.
 typedef struct bq_event_hub bq_event_hub;

@@ -79,3 +79,9 @@ with orphans as (
   from taken where a.build_id = taken.id and a.attempt = taken.attempt
 )
 select id, attempt, status from taken;
+
+-- name: attempt_place
+-- $1 build, $2 attempt. Where the node that ran it answers, or answered: its successor in the same state directory has
+-- its files.
+select n.url from build_attempts a join nodes n on n.id = a.node_id
+where a.build_id = $1::uuid and a.attempt = $2::integer;
