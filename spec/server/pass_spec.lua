@@ -43,7 +43,9 @@ describe("what another node has", function()
   end
 
   setup(function()
-    local config = { BuildQueue = { MaxConcurrentBuilds = 1, MaxRetryAttempts = 0, GracefulShutdownTimeoutSeconds = 1 } }
+    local config = { BuildQueue = {
+      MaxConcurrentBuilds = 1, MaxRetryAttempts = 0, GracefulShutdownTimeoutSeconds = 1,
+    } }
     a = Server.start { config = config, scripts = scripts }
     local first = builds.submit(a, { pipeline = "gate" })
     builds.await(a, first, "building")
@@ -60,10 +62,7 @@ describe("what another node has", function()
   end)
 
   teardown(function()
-    if b then
-      pcall(builds.open_gate, b, busy)
-      b:stop()
-    end
+    if b then b:stop() end
     if a then a:stop() end
   end)
 
@@ -167,5 +166,16 @@ describe("what another node has", function()
     a:write_config()
     a:launch()
     assert.equal(log, builds.log(b, id))
+  end)
+
+  it("does not hold up a stop", function()
+    local running = a:wait_for(function()
+      for _, build in ipairs(a:get("/builds?status=building").json.builds) do
+        if build.id ~= busy then return build.id end
+      end
+    end, 20, "a build on the other node")
+    local stream = Stream.open(b, ("/builds/%s/log?follow=1"):format(running)):wait_for "waiting"
+    assert.equal(0, b:stop())
+    assert.truthy(stream:take().broken)
   end)
 end)
