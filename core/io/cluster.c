@@ -344,6 +344,22 @@ int bq_cluster_start(bq_cluster **out, const bq_cluster_options *options, bq_err
   return result;
 }
 
+int bq_cluster_clear(bq_cluster *cluster, bq_error *err) {
+  if (cluster->pidfd >= 0) {
+    (void)waitpid(cluster->pid, NULL, WNOHANG);
+    close(cluster->pidfd);
+    cluster->pidfd = -1;
+    cluster->pid = 0;
+  }
+  int result = clear_leftovers(cluster, err);
+  return result == 0 ? make_socket_directory(cluster, err) : result;
+}
+
+int bq_cluster_spawn_again(bq_cluster *cluster, bq_error *err) {
+  off_t log_begin;
+  return spawn(cluster, &log_begin, err);
+}
+
 const char *bq_cluster_conninfo(const bq_cluster *cluster) {
   return cluster->conninfo;
 }

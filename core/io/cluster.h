@@ -5,7 +5,7 @@
 // Ctrl-C in a terminal reaches only the server; it is shut down (fast) when this process dies in any way.
 //
 // Thread rule: all of this blocks and belongs to the main thread (the child's end is tied to the thread that started
-// it), before the loop runs and after it has ended. The state directory must be this process's alone: whatever still
+// it), before the loop runs and after it has ended, but for what says otherwise. The state directory must be this process's alone: whatever still
 // runs in its data directory is taken for a leftover of a killed server and is stopped first.
 #ifndef BQ_IO_CLUSTER_H
 #define BQ_IO_CLUSTER_H
@@ -31,6 +31,12 @@ const char *bq_cluster_conninfo(const bq_cluster *cluster);
 // The child's process id, and a descriptor (pidfd, borrowed) that turns readable when it has ended.
 int bq_cluster_pid(const bq_cluster *cluster);
 int bq_cluster_fd(const bq_cluster *cluster);
+
+// Two steps to start one again that has ended by itself. First, on any thread, while nobody else uses the cluster: stops
+// and removes what it has left; blocks for seconds. Then, on the main thread, also while the loop runs: starts it under
+// the same address, and does not wait for it. bq_cluster_fd is another one then.
+int bq_cluster_clear(bq_cluster *cluster, bq_error *err) BQ_MUSTCHECK;
+int bq_cluster_spawn_again(bq_cluster *cluster, bq_error *err) BQ_MUSTCHECK;
 
 // Fast shutdown (SIGINT), immediate after 30 s (SIGQUIT), SIGKILL after another 5 s; frees the cluster. NULL is fine.
 void bq_cluster_stop(bq_cluster *cluster);

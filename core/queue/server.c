@@ -144,15 +144,6 @@ static void on_stop_signal(evutil_socket_t number, short what, void *arg) {
   bq_runner_stop(server->runner, grace_ms);
 }
 
-static void on_cluster_ended(evutil_socket_t fd, short what, void *arg) {
-  (void)fd;
-  (void)what;
-  bq_server *server = arg;
-  bq_server_stop_now(server, bq_fail(&server->error, BQ_EUNAVAIL, "the private PostgreSQL has ended: see postgres.log in %s",
-                           server->config->state_directory));
-  server->abrupt = 1;
-}
-
 // Making the parts ------------------------------------------------------------------------------------------------
 
 static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned size, int64_t statement_ms, size_t bytes,
@@ -187,6 +178,9 @@ static int open_database(bq_server *server, bq_error *err) {
   }
   if (result == 0) result = bq_store_new(&server->store, server->loop, server->core, server->statements, err);
   if (result == 0) result = bq_database_watch_new(&server->database, server->loop, server->store, err);
+  if (result == 0 && server->cluster != NULL) {
+    result = bq_cluster_keeper_new(&server->keeper, server->loop, server->blocking, server->cluster, err);
+  }
   if (result == 0) result = bq_pg_listen(&server->listener, server->loop, server->conninfo, channels, 2, on_notify,
                                          server, err);
   return result;
@@ -351,11 +345,7 @@ static int watch_signals(bq_server *server, bq_error *err) {
   int result = watch_signal(server, 0, SIGTERM, on_stop_signal, err);
   if (result == 0) result = watch_signal(server, 1, SIGINT, on_stop_signal, err);
   if (result == 0) result = watch_signal(server, 2, SIGHUP, bq_server_on_reload, err);
-  if (result < 0 || server->cluster == NULL) return result;
-  server->signals[3] = event_new(bq_loop_base(server->loop), bq_cluster_fd(server->cluster), EV_READ, on_cluster_ended,
-                                 server);
-  if (server->signals[3] != NULL && event_add(server->signals[3], NULL) == 0) return 0;
-  return bq_fail(err, BQ_ENOMEM, "out of memory for watching PostgreSQL");
+  return result;
 }
 
 // Taking down -----------------------------------------------------------------------------------------------------
@@ -366,6 +356,7 @@ static void free_parts(bq_server *server) {
   bq_pg_listener_free(server->listener);
   bq_pg_free(server->scripts);
   bq_pg_free(server->core);
+  bq_cluster_keeper_free(server->keeper);
   bq_database_watch_free(server->database);
   bq_store_free(server->store);
   bq_curl_free(server->curl);
@@ -391,7 +382,8 @@ static void free_parts(bq_server *server) {
 
 static void free_server(bq_server *server) {
   if (!server->abrupt) free_parts(server); // else builds are still running in it: the process is about to end
-  bq_cluster_stop(server->cluster);
+  // Else it is being started again, and ends with this process.
+  if (!server->abrupt || !bq_cluster_keeper_busy(server->keeper)) bq_cluster_stop(server->cluster);
   if (server->lock_fd >= 0) (void)close(server->lock_fd);
   if (server->abrupt) return;
   bq_free(server->share);

@@ -13,6 +13,7 @@
 #include "io/watch.h"
 #include "lua/script_host.h"
 #include "queue/api.h"
+#include "queue/cluster_keeper.h"
 #include "queue/database_watch.h"
 #include "queue/estimate.h"
 #include "queue/node.h"
@@ -32,6 +33,7 @@ typedef struct bq_server {
   bq_pool *compute;
   bq_pool *blocking;
   bq_cluster *cluster;          // NULL with a ConnectionString
+  bq_cluster_keeper *keeper;    // starts that again when it ends; NULL likewise
   const char *conninfo;         // borrowed from the cluster or the configuration
   bq_pg *core;                  // the queue's connections
   bq_pg *scripts;               // db.query's connections
@@ -68,7 +70,7 @@ typedef struct bq_server {
   int abrupt;                   // the end did not wait for what is under way: nothing is freed
   bq_timer *wind_timer;         // owned; waits for the last work to end
   bq_timer *patience_timer;     // owned; while stopping: whether the database still lets it
-  struct event *signals[4];     // owned; SIGTERM, SIGINT, SIGHUP, and the private cluster's end
+  struct event *signals[3];     // owned; SIGTERM, SIGINT, SIGHUP
   bq_task config_task;          // reads the configuration again
   bq_config *new_config;        // owned; what it has read
   bq_config **old_configs;      // owned; kept to the end: slices may still read their strings

@@ -239,17 +239,32 @@ describe("the private cluster", function()
     assert.falsy(uv.fs_stat(pid_file)) -- stopped with the server
   end)
 
-  it("ends the server when it ends, which says so", function()
-    local server = Server.start { database = false, scripts = PIPELINES }
-    local pid = process.read(process.check { "find", server.directory .. "/state", "-name", "postmaster.pid" })
-      :match "^%d+"
-    uv.kill(tonumber(pid), "sigint")
-    local code = server.child:wait(30)
-    assert.not_equal(0, code)
-    assert.truthy(server:log():find("the private PostgreSQL has ended", 1, true))
-    server:launch()
+  it("is started again when it ends, and builds go on meanwhile", function()
+    local server = Server.start { database = false, scripts = PIPELINES,
+      config = { BuildQueue = { MaxConcurrentBuilds = 2, LeaseSeconds = 600 } } }
+    local path = process.check { "find", server.directory .. "/state", "-name", "postmaster.pid" }
+    local function pid() return process.read(path):match "^%d+" end
+    local running = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, running, "building")
+    local workspace = builds.workspace(server, running)
+    for _, signal in ipairs { "sigkill", "sigint" } do
+      local before = pid()
+      uv.kill(tonumber(before), signal)
+      server:wait_for(function() return server:get("/readyz").status == 503 end, 10)
+      server:wait_for(function() return (pid() or before) ~= before end, 20, "another PostgreSQL")
+      server:wait_for(function() return server:get("/readyz").status == 200 end, 20)
+    end
     builds.run(server, { pipeline = "noop" })
+    assert.truthy(uv.fs_stat(workspace))
+    builds.open_gate(server, running)
+    assert.equal(1, builds.await(server, running, "success").attempt)
+    assert.equal(1, starts(server, running))
+    local log = server:log()
+    assert.equal(2, select(2, log:gsub("the private PostgreSQL has ended and is started again", "")))
+    assert.truthy(log:find("pauseSeconds=0.1", 1, true))
+    assert.truthy(log:find("pauseSeconds=1.0", 1, true)) -- the second one in a minute waits longer
     assert.equal(0, server:stop())
+    assert.falsy(uv.fs_stat(path))
   end)
 end)
 
