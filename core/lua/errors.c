@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lua/modules.h"
+
 static const char error_metatable[] = "buildq.error";
 
 static int error_text(lua_State *L) {
@@ -69,6 +71,7 @@ static int begins_with(const char *text, const char *start) {
 }
 
 void bq_lua_where(lua_State *L, char *out, size_t size) {
+  enum { NOWHERE, IN_LIBRARY, IN_SCRIPT } found = NOWHERE;
   out[0] = '\0';
   lua_Debug at;
   // Bounded: what a person looks for is near the top, and a stack overflow is 200 000 levels deep.
@@ -76,9 +79,13 @@ void bq_lua_where(lua_State *L, char *out, size_t size) {
     if (!lua_getinfo(L, "Sl", &at) || at.currentline < 0) continue;
     const char *file = at.source[0] == '@' || at.source[0] == '=' ? at.source + 1 : at.source;
     if (!begins_with(file, "scripts/")) continue;
-    int in_library = begins_with(file, "scripts/lib/");
-    if (!in_library || out[0] == '\0') (void)snprintf(out, size, "%s:%d", file, at.currentline);
-    if (!in_library) return;
+    int own = bq_script_is_own(L, file);
+    int place = begins_with(file, "scripts/lib/") ? IN_LIBRARY : IN_SCRIPT;
+    if (own || place > (int)found) {
+      (void)snprintf(out, size, "%s:%d", file, at.currentline);
+      found = place == IN_SCRIPT ? IN_SCRIPT : IN_LIBRARY;
+    }
+    if (own) return;
   }
 }
 
@@ -88,7 +95,19 @@ static int has_place(const char *message, const char *where) {
   return colon != NULL && strncmp(message, where, (size_t)(colon - where) + 1) == 0;
 }
 
+// How much of the message is its place, "file:12: " of the same file as `where`.
+static size_t place_length(const char *message, const char *where) {
+  if (!has_place(message, where)) return 0;
+  const char *digits = message + (size_t)(strrchr(where, ':') - where) + 1;
+  const char *rest = digits + strspn(digits, "0123456789");
+  return begins_with(rest, ": ") ? (size_t)(rest + 2 - message) : 0;
+}
+
 void bq_lua_error_line(lua_State *L, int index, const char *where, char *out, size_t size) {
+  bq_lua_error_line_in(L, index, where, "", out, size);
+}
+
+void bq_lua_error_line_in(lua_State *L, int index, const char *where, const char *context, char *out, size_t size) {
   char scalar[100];
   const char *message = NULL;
   switch (lua_type(L, index)) {
@@ -112,7 +131,9 @@ void bq_lua_error_line(lua_State *L, int index, const char *where, char *out, si
     message += place + 2;
   }
   int add = where[0] != '\0' && !has_place(message, where);
-  (void)snprintf(out, size, "%s%s%s", add ? where : "", add ? ": " : "", message);
+  size_t length = add ? 0 : place_length(message, where);
+  (void)snprintf(out, size, "%s%s%.*s%s%s%s", add ? where : "", add ? ": " : "", (int)length, message, context,
+                 context[0] != '\0' ? ": " : "", message + length);
   for (char *c = out; *c != '\0'; c++) {
     if ((unsigned char)*c < ' ') *c = ' ';
   }

@@ -21,13 +21,16 @@ int bq_lua_raise(lua_State *L, int code, const char *fmt, ...) BQ_PRINTF(3, 4);
 // The vocabulary's code of the error value at `index` (BQ_ESCRIPT for whatever isn't an ErrorValue). Never raises.
 int bq_lua_error_code(lua_State *L, int index);
 
-// Where L is now: "scripts/pipelines/x.lua:12", the innermost line that is not in scripts/lib, else the innermost of
-// any script, else "". Never raises.
+// Where L is now: "scripts/pipelines/x.lua:12", the innermost line of a team's own file, else the innermost that is
+// not in scripts/lib, else the innermost of any script, else "". Never raises.
 void bq_lua_where(lua_State *L, char *out, size_t size);
 
 // One line for people from the error value at `index`: "scripts/pipelines/x.lua:12: message". `where` (of
 // bq_fiber_where; "" when unknown) is put before a message that doesn't begin with that file. Never raises, runs no
 // script (an author's __tostring is not called); cut at `size`, line breaks become spaces.
 void bq_lua_error_line(lua_State *L, int index, const char *where, char *out, size_t size);
+
+// The same with `context` between the place and the message: "scripts/pipelines/x.lua:12: step Compiling: message".
+void bq_lua_error_line_in(lua_State *L, int index, const char *where, const char *context, char *out, size_t size);
 
 #endif

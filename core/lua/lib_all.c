@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 
 #include "base/memory.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/fiber.h"
 #include "lua/libs.h"
@@ -122,9 +123,9 @@ static void release(bq_op *op) {
 
 int bq_lua_all(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"limit", NULL};
   lua_Integer limit = MAX_FUNCTIONS;
-  if (!lua_isnoneornil(L, 2)) {
-    luaL_checktype(L, 2, LUA_TTABLE);
+  if (bq_args_has_options(L, 2, "build:all", options, "build:all({one, two}, {limit = 2})")) {
     (void)lua_getfield(L, 2, "limit");
     limit = luaL_optinteger(L, -1, MAX_FUNCTIONS);
     luaL_argcheck(L, limit >= 1 && limit <= MAX_FUNCTIONS, 2, "limit: 1 to 1000");

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "io/archive.h"
+#include "lua/arguments.h"
 #include "lua/file_op.h"
 
 enum {
@@ -92,7 +93,8 @@ static void set_format(archive_op *a, const char *format) {
 static int archive_pack(lua_State *L) {
   static const char name[] = "archive.pack";
   size_t dir_length, to_length, format_length, prefix_length;
-  luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"dir", "to", "format", "prefix", "mtime", NULL};
+  bq_args_options(L, 1, name, options, "archive.pack {dir = \"out\", to = \"out.tar.zst\"}");
   lua_settop(L, 1);
   const char *dir = string_option(L, name, "dir", 1, &dir_length);
   const char *to = string_option(L, name, "to", 1, &to_length);
@@ -140,7 +142,8 @@ static int unpack_push(bq_file_op *f, lua_State *L) {
 static int archive_unpack(lua_State *L) {
   static const char name[] = "archive.unpack";
   size_t from_length, to_length;
-  luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"from", "to", "strip", "max_bytes", NULL};
+  bq_args_options(L, 1, name, options, "archive.unpack {from = \"a.tar.gz\", to = \"source\"}");
   lua_settop(L, 1);
   const char *from = string_option(L, name, "from", 1, &from_length);
   const char *to = string_option(L, name, "to", 1, &to_length);

@@ -130,7 +130,8 @@ static void query_release(bq_op *op) {
   bq_free(query);
 }
 
-// The parameter at `index` as text. NULL in *out is SQL's NULL. Returns 0 when memory is out or it can't be a parameter.
+// The parameter at `index` as text. NULL in *out is SQL's NULL. Returns 0 when memory is out or it can't be a
+// parameter.
 static int read_param(lua_State *L, int index, char **out) {
   json_t *value = NULL;
   bq_error err;

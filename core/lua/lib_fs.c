@@ -14,6 +14,7 @@
 #include "base/uuid.h"
 #include "io/hash.h"
 #include "io/tree.h"
+#include "lua/arguments.h"
 #include "lua/file_op.h"
 #include "lua/glob.h"
 
@@ -338,9 +339,9 @@ static int fs_read(lua_State *L) {
 }
 
 static int fs_write(lua_State *L) {
+  static const char *const options[] = {"mode", NULL};
   lua_Integer mode = WRITE_MODE;
-  if (!lua_isnoneornil(L, 3)) {
-    luaL_checktype(L, 3, LUA_TTABLE);
+  if (bq_args_has_options(L, 3, "fs.write", options, "fs.write(\"run.sh\", text, {mode = 0x1ed})")) {
     if (lua_getfield(L, 3, "mode") != LUA_TNIL) mode = luaL_checkinteger(L, -1);
     luaL_argcheck(L, mode >= 0 && mode <= 0777, 3, "mode is 0 to 0x1ff");
   }

@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/memory.h"
 #include "lua/modules.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 
 enum {
@@ -275,11 +276,12 @@ static void describe(http_op *http, const char *url, const char *method, const c
 }
 
 static int http_request(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"url", "method", "headers", "body", "timeout", "max_bytes", NULL};
+  bq_args_options(L, 1, "http.request", options, "http.request {url = \"https://example.org\"}");
   lua_settop(L, 1);
   size_t body_length = 0;
   lua_getfield(L, 1, "url");
-  const char *url = luaL_checkstring(L, 2);
+  const char *url = bq_args_string(L, 2, "http.request", "url", NULL);
   lua_getfield(L, 1, "method");
   const char *method = luaL_optstring(L, 3, "GET");
   lua_getfield(L, 1, "body");

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/fiber.h"
 #include "lua/libs.h"
@@ -331,10 +332,10 @@ static int raise_again(lua_State *L) {
 }
 
 static int json_encode(lua_State *L) {
+  static const char *const options[] = {"indent", NULL};
   luaL_checkany(L, 1);
   lua_Integer indent = 0;
-  if (!lua_isnoneornil(L, 2)) {
-    luaL_checktype(L, 2, LUA_TTABLE);
+  if (bq_args_has_options(L, 2, "json.encode", options, "json.encode(value, {indent = 2})")) {
     lua_getfield(L, 2, "indent");
     indent = luaL_optinteger(L, -1, 0);
     luaL_argcheck(L, indent >= 0 && indent <= 8, 2, "indent: 0 to 8");

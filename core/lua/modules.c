@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/nearest.h"
 #include "lua/errors.h"
 #include "lua/stdlib.h"
 
@@ -24,6 +25,14 @@ static script_vm *find(lua_State *L) {
   script_vm *script = lua_touserdata(L, -1);
   lua_pop(L, 1);
   return script;
+}
+
+int bq_script_is_own(lua_State *L, const char *path) {
+  if (!lua_checkstack(L, 1)) return 0;
+  const script_vm *script = find(L);
+  if (script == NULL || script->generation == NULL) return 0;
+  const bq_source *source = bq_sources_find(bq_generation_sources(script->generation), path);
+  return source != NULL && source->overlaid;
 }
 
 bq_services *bq_script_services(lua_State *L) {
@@ -85,6 +94,29 @@ static int is_module_name(const char *name) {
   return strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") == length;
 }
 
+// "; did you mean x?", pushed, or "". The name is no module's.
+static const char *guess_module(lua_State *L, const char *name) {
+  static const char prefix[] = "scripts/lib/";
+  const bq_sources *sources = bq_generation_sources(find(L)->generation);
+  size_t best = (size_t)-1;
+  lua_pushliteral(L, "");
+  for (size_t i = 0; i < bq_sources_count(sources); i++) {
+    const char *path = bq_sources_at(sources, i)->path;
+    size_t length = strlen(path);
+    if (strncmp(path, prefix, sizeof prefix - 1) != 0 || length < sizeof prefix + 4) continue;
+    lua_pushlstring(L, path + sizeof prefix - 1, length - (sizeof prefix - 1) - 4);
+    const char *words[] = {lua_tostring(L, -1), NULL};
+    size_t distance = bq_nearest_distance(name, words[0]);
+    if (bq_nearest(name, words) != NULL && distance < best) {
+      best = distance;
+      lua_pushfstring(L, "; did you mean %s?", words[0]);
+      lua_replace(L, -3);
+    }
+    lua_pop(L, 1);
+  }
+  return lua_tostring(L, -1);
+}
+
 // require(name): "buildq", or scripts/lib/<name with / for .>.lua, once for each vm.
 static int script_require(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
@@ -109,7 +141,7 @@ static int script_require(lua_State *L) {
   luaL_pushresult(&path);
   const char *file = lua_tostring(L, 3);
   if (bq_sources_find(bq_generation_sources(find(L)->generation), file) == NULL) {
-    return luaL_error(L, "there is no module %s: neither buildq nor %s", name, file);
+    return luaL_error(L, "there is no module %s: neither buildq nor %s%s", name, file, guess_module(L, name));
   }
   lua_pushvalue(L, 1);
   lua_pushlightuserdata(L, find(L)); // the mark of a module being loaded

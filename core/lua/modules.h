@@ -40,6 +40,9 @@ int bq_script_vm_new(bq_vm **out, const bq_vm_options *options, bq_generation *g
 bq_services *bq_script_services(lua_State *L);
 bq_generation *bq_script_generation(lua_State *L);
 
+// Whether the script "scripts/…" is a team's own, from an overlay. Any state; never raises.
+int bq_script_is_own(lua_State *L, const char *path);
+
 // Pushes a C function `load(path)`: it runs the script "scripts/…" in the vm's environment and returns its value;
 // raises when it is missing or fails. To be used as an argument of a fiber's bootstrap.
 void bq_script_push_loader(lua_State *L);

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/uuid.h"
+#include "lua/arguments.h"
 #include "lua/libs.h"
 
 // The registry name of the metatable that marks what this module made; field 1 is the kind, field 2 the options.
@@ -138,11 +139,16 @@ static void read_json(lua_State *L, bq_api_response *out) {
 
 void bq_api_response_read(lua_State *L, int index, bq_api_response *out) {
   index = lua_absindex(L, index);
-  if (!lua_istable(L, index)) luaL_error(L, "a route returns a table, this one a %s", luaL_typename(L, index));
+  if (!lua_istable(L, index)) {
+    luaL_error(L, "a route's response: given a %s, expected a table such as {status = 200, json = {}}",
+               luaL_typename(L, index));
+  }
   if (is_special(L, index)) {
     read_special(L, index, out);
     return;
   }
+  static const char *const options[] = {"status", "headers", "json", "body", NULL};
+  bq_args_options(L, index, "a route's response", options, "return {status = 200, json = {}}");
   out->kind = BQ_RESPONSE_BODY;
   out->status = (int)integer_field(L, index, "status", 200);
   if (out->status < 200 || out->status > 599) luaL_error(L, "a response's status is 200 to 599, not %d", out->status);
@@ -164,7 +170,6 @@ void bq_api_response_read(lua_State *L, int index, bq_api_response *out) {
 }
 
 static int make_special(lua_State *L, bq_response_kind kind) {
-  luaL_checktype(L, 1, LUA_TTABLE);
   lua_createtable(L, 2, 0);
   lua_pushinteger(L, kind);
   lua_rawseti(L, -2, 1);
@@ -176,13 +181,16 @@ static int make_special(lua_State *L, bq_response_kind kind) {
 }
 
 static int response_file(lua_State *L) {
+  static const char *const options[] = {"build", "attempt", "name", "type", "etag", "headers", NULL};
+  bq_args_options(L, 1, "response.file", options, "response.file {build = id, attempt = 1, name = \"a.tar.zst\"}");
   return make_special(L, BQ_RESPONSE_FILE);
 }
 
 static int response_stream(lua_State *L) {
+  static const char *const options[] = {"status", "headers", NULL};
   luaL_checktype(L, 1, LUA_TFUNCTION);
   lua_settop(L, 2);
-  if (lua_isnil(L, 2)) {
+  if (!bq_args_has_options(L, 2, "response.stream", options, "response.stream(producer, {status = 200})")) {
     lua_newtable(L);
     lua_replace(L, 2);
   }
@@ -194,10 +202,14 @@ static int response_stream(lua_State *L) {
 }
 
 static int response_log_stream(lua_State *L) {
+  static const char *const options[] = {"build", "attempt", "offset", "follow", "headers", NULL};
+  bq_args_options(L, 1, "response.log_stream", options, "response.log_stream {build = id, attempt = 1}");
   return make_special(L, BQ_RESPONSE_LOG);
 }
 
 static int response_event_stream(lua_State *L) {
+  static const char *const options[] = {"build", "after", "customer", "headers", NULL};
+  bq_args_options(L, 1, "response.event_stream", options, "response.event_stream {build = id}");
   return make_special(L, BQ_RESPONSE_EVENTS);
 }
 

@@ -1,5 +1,6 @@
 // The Lua of an attempt: its vm, the pipeline's fiber, the deferred functions.
 #include <lauxlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -84,7 +85,11 @@ static const char *kind_of(int code) {
 static void on_run_end(void *arg, bq_end end, lua_State *L) {
   bq_attempt *attempt = arg;
   char line[BQ_LINE_SIZE];
-  if (end != BQ_END_RETURNED) bq_lua_error_line(L, -1, bq_fiber_where(attempt->fiber), line, sizeof line);
+  char step[sizeof attempt->step + 8] = "";
+  if (attempt->in_step) (void)snprintf(step, sizeof step, "step %s", attempt->step);
+  if (end != BQ_END_RETURNED) {
+    bq_lua_error_line_in(L, -1, bq_fiber_where(attempt->fiber), step, line, sizeof line);
+  }
   if (end == BQ_END_KILLED) {
     // A stop from outside, or build:fail, has set the outcome already; else a budget ran out.
     bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "limit", 0, line);

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "io/hash.h"
 #include "io/tree.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/attempt_internal.h"
@@ -95,16 +96,16 @@ static int check_artifact(lua_State *L, const bq_attempt *attempt, const char *n
 }
 
 int bq_build_artifact(lua_State *L) {
+  static const char *const options[] = {"name", "kind", NULL};
+  bq_args_self(L, "artifact");
   bq_attempt *attempt = bq_attempt_of(L);
-  const char *from = luaL_checkstring(L, 2);
+  const char *from = bq_args_string(L, 2, "build:artifact", "the path", NULL);
   const char *slash = strrchr(from, '/');
   const char *name = slash != NULL ? slash + 1 : from;
   const char *kind = "file";
-  if (lua_istable(L, 3)) {
-    lua_getfield(L, 3, "name");
-    name = luaL_optstring(L, -1, name);
-    lua_getfield(L, 3, "kind");
-    kind = luaL_optstring(L, -1, kind);
+  if (bq_args_has_options(L, 3, "build:artifact", options, "build:artifact(\"out/a.zip\", {kind = \"archive\"})")) {
+    if (lua_getfield(L, 3, "name") != LUA_TNIL) name = bq_args_string(L, -1, "build:artifact", "name", NULL);
+    if (lua_getfield(L, 3, "kind") != LUA_TNIL) kind = bq_args_string(L, -1, "build:artifact", "kind", NULL);
   }
   (void)check_artifact(L, attempt, name);
   if (!is_file_name(kind)) return luaL_error(L, "build:artifact: the kind %s is no word", kind);
@@ -171,9 +172,10 @@ static void import_release(bq_op *op) {
 }
 
 int bq_build_import(lua_State *L) {
+  bq_args_self(L, "import");
   bq_attempt *attempt = bq_attempt_of(L);
-  const char *from = luaL_checkstring(L, 2);
-  const char *to = luaL_checkstring(L, 3);
+  const char *from = bq_args_string(L, 2, "build:import", "what to import", NULL);
+  const char *to = bq_args_string(L, 3, "build:import", "where to put it", NULL);
   // A path may be given whole, as long as it lies below the directory.
   const char *root = attempt->env->config->manifest_directory;
   size_t length = strlen(root);

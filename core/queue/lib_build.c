@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/attempt_internal.h"
@@ -13,6 +14,7 @@ bq_attempt *bq_attempt_of(lua_State *L) {
 }
 
 static int build_defer(lua_State *L) {
+  bq_args_self(L, "defer");
   bq_attempt *attempt = bq_attempt_of(L);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   if (attempt->deferred_count == BQ_ATTEMPT_MAX_DEFERRED) {
@@ -31,11 +33,13 @@ static int build_defer(lua_State *L) {
 // result ----------------------------------------------------------------------------------------------------------
 
 static int build_result(lua_State *L) {
+  static const char *const options[] = {"imageUrl", "provenance", NULL};
+  bq_args_self(L, "result");
   bq_attempt *attempt = bq_attempt_of(L);
-  luaL_checktype(L, 2, LUA_TTABLE);
+  bq_args_options(L, 2, "build:result", options, "build:result {provenance = {compiler = \"gcc 12\"}}");
   lua_getfield(L, 2, "imageUrl");
   if (!lua_isnil(L, -1)) {
-    char *url = bq_strdup(luaL_checkstring(L, -1));
+    char *url = bq_strdup(bq_args_string(L, -1, "build:result", "imageUrl", NULL));
     if (url == NULL) return luaL_error(L, "out of memory");
     bq_utf8_clean(url);
     bq_free(attempt->image_url);
@@ -60,7 +64,8 @@ static int build_result(lua_State *L) {
 // What the pipeline needs was read and given to the mask before its first line ran; this only hands it out.
 static int build_secret(lua_State *L) {
   const bq_attempt *attempt = bq_attempt_of(L);
-  const char *name = luaL_checkstring(L, 2);
+  bq_args_self(L, "secret");
+  const char *name = bq_args_string(L, 2, "build:secret", "the name", NULL);
   size_t index;
   json_t *wanted;
   int needed = 0;
@@ -77,6 +82,7 @@ static int build_secret(lua_State *L) {
 }
 
 static int build_all(lua_State *L) {
+  bq_args_self(L, "all");
   lua_remove(L, 1); // the build itself
   return bq_lua_all(L);
 }

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "io/tree.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "queue/attempt_internal.h"
 
@@ -148,10 +149,9 @@ static bq_process_limits limits_of(const bq_config *config) {
 }
 
 static int open_source(exec_op *exec, bq_error *err) {
-  bq_attempt *attempt = exec->attempt;
-  int result = bq_attempt_source_new(&exec->source, attempt->log, err);
+  int result = bq_attempt_source_new(&exec->source, exec->attempt->log, err);
   if (result == 0 && exec->timeout_s > 0) {
-    result = bq_timer_new(&exec->timeout, attempt->env->loop, on_timeout, exec, err);
+    result = bq_timer_new(&exec->timeout, exec->attempt->env->loop, on_timeout, exec, err);
     if (result == 0) bq_timer_follow_clock(exec->timeout);
   }
   return result;
@@ -209,10 +209,9 @@ static int pretend(exec_op *exec, const json_t *answer, bq_error *err) {
   }
   if (result == 0) result = open_source(exec, err);
   if (result < 0) return result;
-  static const char *const streams[] = {"output", "errors"};
-  for (int i = 0; i < 2; i++) {
-    const json_t *bytes = json_object_get(answer, streams[i]);
-    if (json_string_length(bytes) > 0) on_output(exec, i + 1, json_string_value(bytes), json_string_length(bytes));
+  for (int stream = 1; stream <= 2; stream++) {
+    const json_t *bytes = json_object_get(answer, stream == 1 ? "output" : "errors");
+    if (json_string_length(bytes) > 0) on_output(exec, stream, json_string_value(bytes), json_string_length(bytes));
   }
   exec->end = (bq_process_exit){.code = (int)json_integer_value(json_object_get(answer, "code")),
                                 .signal = (int)json_integer_value(json_object_get(answer, "signal")),
@@ -381,7 +380,11 @@ static const char *read_argv(lua_State *L, exec_op *exec) {
     return NULL;
   }
   lua_getfield(L, 2, "argv");
-  if (!lua_istable(L, -1)) return "argv is a list of strings: {\"make\", \"all\"}";
+  if (lua_isnil(L, -1)) return "argv is missing: expected a list of strings, as in {argv = {\"make\", \"all\"}}";
+  if (lua_isstring(L, -1)) {
+    return "argv: given a string, expected a list, as in {\"make\", \"all\"}; a line for the shell is shell =";
+  }
+  if (!lua_istable(L, -1)) return "argv: expected a list of strings, as in {\"make\", \"all\"}";
   lua_Unsigned count = lua_rawlen(L, -1);
   if (count == 0 || count > MAX_ARGUMENTS) return "argv has 1 to 4096 entries";
   for (lua_Unsigned i = 1; i <= count; i++) {
@@ -476,7 +479,9 @@ static const char *read_rest(lua_State *L, exec_op *exec) {
 }
 
 int bq_build_exec(lua_State *L) {
-  luaL_checktype(L, 2, LUA_TTABLE);
+  static const char *const options[] = {"argv", "shell", "cwd", "env", "timeout", "stdin", "capture", "check", NULL};
+  bq_args_self(L, "exec");
+  bq_args_options(L, 2, "build:exec", options, "build:exec {argv = {\"make\", \"all\"}}");
   lua_settop(L, 2);
   exec_op *exec = bq_alloc(sizeof *exec);
   if (exec == NULL) return luaL_error(L, "out of memory");

@@ -6,6 +6,8 @@
 
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "lua/arguments.h"
+#include "lua/errors.h"
 #include "queue/attempt_internal.h"
 
 static void note_start(bq_op *op) {
@@ -103,13 +105,34 @@ static int end_step(lua_State *L) {
   return bq_op_yield(L, &note->op);
 }
 
+// check_step(build, name, options, fn): options, or nothing for the function alone; as they are when they are right.
+static int check_step(lua_State *L) {
+  static const char *const options[] = {"at", "weight", NULL};
+  static const char example[] = "build:step(\"Compiling\", {at = 50}, function() … end)";
+  char given[80];
+  bq_args_self(L, "step");
+  (void)bq_args_string(L, 2, "build:step", "the name", NULL);
+  lua_settop(L, 4);
+  if (lua_isfunction(L, 3) && lua_isnil(L, 4)) {
+    lua_newtable(L);
+    lua_insert(L, 3);
+  } else if (!lua_isnil(L, 3) || !lua_isnil(L, 4)) {
+    bq_args_options(L, 3, "build:step", options, example);
+  }
+  if (!lua_isfunction(L, 4)) {
+    bq_args_describe(L, 4, given, sizeof given);
+    return bq_lua_raise(L, BQ_EINVAL, "build:step: %s: given %s, expected a function, as in %s", lua_tostring(L, 2),
+                        given, example);
+  }
+  lua_settop(L, 4);
+  lua_insert(L, 3); // the function first
+  return 2;
+}
+
 static const char step_source[] =
-    "local begin_step, end_step, type, error = ...\n"
+    "local begin_step, end_step, check_step = ...\n"
     "return function(build, name, options, fn)\n"
-    "  if fn == nil then options, fn = {}, options end\n"
-    "  if type(options) ~= 'table' or type(fn) ~= 'function' then\n"
-    "    error('build:step takes a name, a table of options (or nothing) and a function', 2)\n"
-    "  end\n"
+    "  fn, options = check_step(build, name, options, fn)\n"
     "  begin_step(name, options.at, options.weight)\n"
     "  return end_step(fn())\n"
     "end\n";
@@ -121,6 +144,7 @@ static void run_progress(bq_note *note) {
 }
 
 static int build_progress(lua_State *L) {
+  bq_args_self(L, "progress");
   double percent = luaL_checknumber(L, 2);
   const char *text = luaL_optstring(L, 3, NULL);
   if (!(percent >= 0 && percent <= 100)) return luaL_error(L, "build:progress: percent is 0 to 100, got %f", percent);
@@ -135,7 +159,8 @@ static void run_log(bq_note *note) {
 }
 
 static int build_log(lua_State *L) {
-  bq_note *note = bq_note_new(L, run_log, luaL_checkstring(L, 2));
+  bq_args_self(L, "log");
+  bq_note *note = bq_note_new(L, run_log, bq_args_string(L, 2, "build:log", "the text", NULL));
   lua_settop(L, 0);
   return bq_op_yield(L, &note->op);
 }
@@ -147,9 +172,11 @@ static void run_fail(bq_note *note) {
 }
 
 int bq_build_fail(lua_State *L) {
-  const char *message = luaL_checkstring(L, 2);
+  static const char *const options[] = {"retry", NULL};
+  bq_args_self(L, "fail");
+  const char *message = bq_args_string(L, 2, "build:fail", "the message", NULL);
   int retryable = 1;
-  if (lua_istable(L, 3)) {
+  if (bq_args_has_options(L, 3, "build:fail", options, "build:fail(\"no such branch\", {retry = false})")) {
     lua_getfield(L, 3, "retry");
     if (!lua_isnil(L, -1)) retryable = lua_toboolean(L, -1);
   }
@@ -162,11 +189,8 @@ void bq_build_add_progress(lua_State *L) {
   if (luaL_loadbufferx(L, step_source, sizeof step_source - 1, "=buildq", "t") != LUA_OK) (void)lua_error(L);
   lua_pushcfunction(L, begin_step);
   lua_pushcfunction(L, end_step);
-  bq_script_push_env(L);
-  lua_getfield(L, -1, "type");
-  lua_getfield(L, -2, "error");
-  lua_remove(L, -3);
-  lua_call(L, 4, 1);
+  lua_pushcfunction(L, check_step);
+  lua_call(L, 3, 1);
   lua_setfield(L, -2, "step");
   lua_pushcfunction(L, build_progress);
   lua_setfield(L, -2, "progress");

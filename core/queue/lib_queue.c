@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/uuid.h"
+#include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/server_internal.h"
@@ -290,7 +291,8 @@ static const char *option_text(lua_State *L, const char *name) {
 }
 
 static int queue_list(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"status", "customerId", "limit", "cursor", "metadata", NULL};
+  bq_args_options(L, 1, "queue.list", options, "queue.list {status = \"failed\", limit = 10}");
   const char *status = option_text(L, "status");
   const char *customer = option_text(L, "customerId");
   const char *cursor = option_text(L, "cursor");
@@ -406,7 +408,8 @@ static void after_bulk(call_op *call) {
 }
 
 static int queue_bulk_retry(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  static const char *const options[] = {"status", "since", "limit", NULL};
+  bq_args_options(L, 1, "queue.bulk_retry", options, "queue.bulk_retry {status = \"failed\"}");
   const char *status = option_text(L, "status");
   const char *since = option_text(L, "since");
   lua_getfield(L, 1, "limit");

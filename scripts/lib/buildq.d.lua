@@ -612,6 +612,7 @@ function response.stream(producer, options) end
 ---@field cloud string
 ---@field configuration string the configuration's name
 ---@field manifest table normalised by scripts/lib/manifest.lua
+---@field manifest_path string below ManifestDirectory, or "inline:" and the manifest's SHA-256
 ---@field manifest_trusted boolean whether it came from ManifestDirectory, or AllowInlineCommands is set
 ---@field metadata table
 ---@field pipeline string its name
