@@ -52,6 +52,22 @@ static void print_build(const json_t *build) {
   }
 }
 
+// What it should take, until it has ended.
+static void print_estimate(const json_t *estimate) {
+  const json_t *seconds = json_object_get(estimate, "seconds");
+  const json_t *cost = json_object_get(estimate, "cost");
+  const char *currency = json_string_value(json_object_get(estimate, "currency"));
+  if (seconds != NULL) {
+    (void)printf("%-21s %.0f s, nine times of ten not over %.0f s\n", "estimate", json_number_value(seconds),
+                 json_number_value(json_object_get(estimate, "secondsHigh")));
+  }
+  if (cost != NULL) {
+    (void)printf("%-21s %.2f ", "estimatedCost", json_number_value(cost));
+    bq_text_print(stdout, currency != NULL ? currency : "");
+    (void)putchar('\n');
+  }
+}
+
 static int show_once(bq_client *client, const arguments *a) {
   json_t *build = NULL;
   char *escaped = bq_client_escape(a->id);
@@ -63,6 +79,7 @@ static int show_once(bq_client *client, const arguments *a) {
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {
     print_build(build);
+    print_estimate(json_object_get(build, "estimate"));
   }
   json_decref(build);
   bq_free(path);

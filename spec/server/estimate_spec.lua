@@ -163,6 +163,9 @@ describe("explain", function()
     assert.equal(0, command.code, command.errors)
     assert.truthy(command.output:find("1 build before it", 1, true), command.output)
     assert.truthy(command.output:find("cost", 1, true), command.output)
+    local status = server:command { "status", "--server", "http://" .. server.address, ids[2] }
+    assert.truthy(status.output:find("\nestimate +60 s, nine times of ten not over 60 s\n"), status.output)
+    assert.truthy(status.output:find("estimatedCost         0.60 EUR", 1, true), status.output)
     assert.equal(4, server:command({ "explain", "--server", "http://" .. server.address, "none" }).code)
     for _, id in ipairs(ids) do server:post(("/builds/%s/cancel"):format(id)) end
     builds.await(server, ids[1], "cancelled")
