@@ -3,5 +3,5 @@ max_line_length = 120
 exclude_files = { "build" }
 -- Type annotations for editors: declarations without bodies.
 files["**/*.d.lua"] = { ignore = { "212", "211", "111", "112", "113", "241", "631" } }
-files["spec/**/*_spec.lua"] = { std = "lua54+busted" }
+files["**/*_spec.lua"] = { std = "lua54+busted" }
 files["*.rockspec"] = { std = "rockspec" }

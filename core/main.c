@@ -31,6 +31,7 @@ static const bq_command commands[] = {
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
+    {"new", "write a starting pipeline, policy, route or notification, with its spec", bq_command_new},
     {"test", "run specs of your scripts inside the real runtime", bq_command_test},
     {"version", "print the version", print_version},
 };

@@ -41,6 +41,7 @@ int bq_command_migrate(int argc, char **argv);
 int bq_command_retention(int argc, char **argv);
 int bq_command_run(int argc, char **argv);
 int bq_command_test(int argc, char **argv);
+int bq_command_new(int argc, char **argv);
 int bq_command_enqueue(int argc, char **argv);
 int bq_command_status(int argc, char **argv);
 int bq_command_list(int argc, char **argv);

@@ -1,11 +1,13 @@
 // buildq test: busted runs the team's specs, a process beside it is the runtime they test in (queue/trial.h).
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -19,7 +21,7 @@
 #include "io/tree.h"
 #include "queue/trial.h"
 
-enum { OPTION_FILTER = 0x900, OPTION_OUTPUT, OPTION_VERBOSE, OPTION_RECORD };
+enum { OPTION_FILTER = 0x900, OPTION_OUTPUT, OPTION_VERBOSE, OPTION_RECORD, OPTION_SCRIPTS };
 enum { MAX_FILES = 1000, SPEC_IN = 3, SPEC_OUT = 4 }; // SPEC_…: descriptors in busted, as buildq/wire.lua opens them
 
 extern char **environ;
@@ -30,6 +32,7 @@ typedef struct arguments {
   size_t file_count;
   const char *filter;
   const char *output;
+  const char *scripts; // instead of ScriptDirectory
   int verbose;
   int record;
 } arguments;
@@ -50,6 +53,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &a->common; return 0;
   case OPTION_FILTER: a->filter = value; return 0;
   case OPTION_OUTPUT: a->output = value; return 0;
+  case OPTION_SCRIPTS: a->scripts = value; return 0;
   case OPTION_VERBOSE: a->verbose = 1; return 0;
   case OPTION_RECORD: a->record = 1; return 0;
   case ARGP_KEY_ARG:
@@ -114,6 +118,12 @@ static int load_config(test *t, bq_error *err) {
 }
 
 static int find_team_scripts(test *t, bq_error *err) {
+  if (t->arguments->scripts != NULL) {
+    char absolute[PATH_MAX];
+    if (realpath(t->arguments->scripts, absolute) != NULL) t->team_scripts = bq_strdup(absolute);
+    if (t->team_scripts != NULL) return 0;
+    return bq_fail_errno(err, errno, "can't read the directory %s", t->arguments->scripts);
+  }
   const bq_config_source source = {.path = t->arguments->common.config};
   bq_config *config = bq_settings_load(&source);
   if (config == NULL) return bq_fail(err, BQ_EINVAL, "the configuration can't be used");
@@ -289,6 +299,7 @@ int bq_command_test(int argc, char **argv) {
       {"filter", OPTION_FILTER, "PATTERN", 0, "Only tests whose name matches the Lua pattern", 1},
       {"output", OPTION_OUTPUT, "HANDLER", 0, "How busted reports: utfTerminal, TAP, json, junit …", 1},
       {"record", OPTION_RECORD, NULL, 0, "Do recorded commands and requests really, and record them anew", 1},
+      {"scripts", OPTION_SCRIPTS, "DIR", 0, "The scripts there, instead of those in ScriptDirectory", 1},
       {"verbose", OPTION_VERBOSE, NULL, 0, "Show the runtime's log", 1},
       {0}};
   static const struct argp_child children[] = {{&bq_config_argp, 0, NULL, 0}, {0}};

@@ -757,6 +757,25 @@ function Build:secret(name) end
 ---@field after? number seconds, 0 to 86400; delaySeconds when absent
 ---@field reason? string for the log, 200 bytes at most
 
+-- notifications --------------------------------------------------------------------------------------------------
+
+---What a file in scripts/notifications returns. Its shape is checked at a reload.
+---@class Notification
+---@field events string[] "completed", "failed", "cancelled", "timedout": which of a build's ends it is for
+---@field deliver fun(event: NotificationEvent): Delivery[] who is told, and how; an empty list for nobody
+---@field check? fun() self-check at a reload; raises when something is wrong
+
+---@class NotificationEvent
+---@field event string one of `events`
+---@field build string the build's id
+---@field customer Customer
+
+---@class Delivery
+---@field channel string "email"
+---@field recipient string
+---@field template string its name below templates/email
+---@field data? table what the template is given
+
 -- what the server itself asks of scripts/lib ---------------------------------------------------------------------
 
 -- A claimed row that nobody has checked (a plain INSERT: no kept manifest) is given to scripts/lib/intake.lua in the
