@@ -119,6 +119,35 @@ static int print_next(const json_t *answer) {
   return BQ_EXIT_OK;
 }
 
+static int add_next(bq_table *table, const json_t *item, bq_error *err) {
+  char next[24];
+  cut_time(next, item, "nextAt");
+  const char *cells[] = {next, text_of(item, "name")};
+  return next[0] != '\0' ? bq_table_add(table, cells, err) : 0;
+}
+
+static int by_next(const void *a, const void *b) {
+  const json_t *first = *(json_t *const *)a;
+  const json_t *second = *(json_t *const *)b;
+  return strcmp(text_of(first, "nextAt"), text_of(second, "nextAt")); // all of one form
+}
+
+// Of each schedule the next occurrence, the soonest first.
+static int print_soonest(const json_t *answer) {
+  static const bq_table_column columns[] = {{"NEXT (UTC)", 0, 0}, {"NAME", 0, 1}};
+  const json_t *list = json_object_get(answer, "schedules");
+  size_t count = json_array_size(list);
+  json_t **items = bq_alloc((count + 1) * sizeof(json_t *));
+  json_t *sorted = json_array();
+  for (size_t i = 0; items != NULL && i < count; i++) items[i] = json_array_get(list, i);
+  if (items != NULL) qsort(items, count, sizeof(json_t *), by_next);
+  for (size_t i = 0; items != NULL && i < count; i++) (void)json_array_append(sorted, items[i]);
+  bq_free(items);
+  int code = print_rows(columns, sizeof columns / sizeof columns[0], sorted, add_next);
+  json_decref(sorted);
+  return code;
+}
+
 static int print_change(const json_t *answer) {
   print_json(answer, JSON_INDENT(2));
   return BQ_EXIT_OK;
@@ -136,6 +165,7 @@ typedef struct action {
 
 static const action actions[] = {
     {"list", "GET", NULL, 0, 0, print_schedules},
+    {"next", "GET", NULL, 0, 0, print_soonest},
     {"next", "GET", "runs=0&next=", 1, 10, print_next},
     {"runs", "GET", "next=0&runs=", 1, 20, print_runs},
     {"run", "POST", NULL, 1, 0, print_change},
@@ -181,9 +211,9 @@ int bq_command_schedule(int argc, char **argv) {
   static const struct argp argp = {
       .options = options,
       .parser = parse,
-      .args_doc = "list\nnext NAME\nruns NAME\nrun NAME\npause NAME --reason TEXT\nresume NAME",
-      .doc = "Schedules: builds that enqueue themselves. next prints the occurrences to come, runs what became of "
-             "those that were (newest first), run enqueues a build now, also of a paused schedule; pause lasts until resume, "
+      .args_doc = "list\nnext [NAME]\nruns NAME\nrun NAME\npause NAME --reason TEXT\nresume NAME",
+      .doc = "Schedules: builds that enqueue themselves. next prints what comes next, or all occurrences to come "
+             "of one; runs what became of those that were (newest first); run enqueues a build now, also of a paused schedule; pause lasts until resume, "
              "on all servers." BQ_EXIT_TEXT,
       .children = children};
   arguments a = {0};

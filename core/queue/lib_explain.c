@@ -1,5 +1,6 @@
 // queue.estimate and queue.explain: how long a build takes, and why it waits.
 #include <lauxlib.h>
+#include <math.h>
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -97,8 +98,9 @@ static bq_work *running_works(const bq_server *server, const json_t *kinds, int6
   return works;
 }
 
+// To the millisecond.
 static json_t *pair(double p50, double p90) {
-  return json_pack("{s:f, s:f}", "p50", p50, "p90", p90);
+  return json_pack("{s:f, s:f}", "p50", round(p50 * 1000) / 1000, "p90", round(p90 * 1000) / 1000);
 }
 
 // Adds startSeconds, endSeconds and guesses to what the statement explain_build has answered.

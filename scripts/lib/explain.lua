@@ -59,9 +59,11 @@ local function reasons(facts, ahead)
   return list
 end
 
-local function times(facts, pair, now)
+-- `least`: there are more builds before it than were looked at, so it may well be later.
+local function times(facts, pair, now, least)
   if not pair then return nil end
-  return { p50 = pair.p50, p90 = pair.p90, p50At = now(facts.now + pair.p50), p90At = now(facts.now + pair.p90) }
+  return { p50 = pair.p50, p90 = pair.p90, p50At = now(facts.now + pair.p50), p90At = now(facts.now + pair.p90),
+    atLeast = least }
 end
 
 local ENDED <const> = { success = "it has succeeded", failed = "it has failed", cancelled = "it was cancelled",
@@ -77,6 +79,9 @@ local function summary(facts, answer)
   local first = answer.heldBackBy[1]
   local why = first and first.message or "nothing holds it back"
   if not answer.start then return why end
+  if answer.start.atLeast then
+    return ("%s; it should not start within %s"):format(why, explain.duration(answer.start.p50))
+  end
   if answer.start.p90 < 1 and not first then return "nothing holds it back: it starts at any moment" end
   return ("%s; it should start in %s (%s at the latest, nine times of ten)"):format(why,
     explain.duration(answer.start.p50), explain.duration(answer.start.p90))
@@ -88,15 +93,15 @@ end
 ---@return table
 function explain.answer(facts, now)
   local build = facts.build
+  local capped = build.status == "pending" and facts.ahead > facts.limit
   local answer = {
     id = build.id, status = build.status, estimate = build.estimate, guesses = facts.guesses,
     slots = { total = facts.slots, used = facts.running, free = math.max(0, facts.slots - facts.running) },
     nodes = facts.nodes, heldBackBy = check.array(),
-    start = build.status == "pending" and times(facts, facts.startSeconds, now) or nil,
-    ["end"] = times(facts, facts.endSeconds, now),
+    start = build.status == "pending" and times(facts, facts.startSeconds, now, capped) or nil,
+    ["end"] = times(facts, facts.endSeconds, now, capped),
   }
   if build.status == "pending" then
-    local capped = facts.ahead > facts.limit
     local ahead = { count = math.min(facts.ahead, facts.limit), capped = capped }
     answer.ahead, answer.aheadCapped = ahead.count, capped
     answer.position = not check.present(facts.retrySeconds) and ahead.count + 1 or nil

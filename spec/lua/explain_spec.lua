@@ -33,7 +33,7 @@ describe("explain", function()
     assert.same({}, result.heldBackBy)
     assert.equal(1, result.position)
     assert.equal("nothing holds it back: it starts at any moment", result.summary)
-    assert.same({ p50 = 0, p90 = 0, p50At = "T1000", p90At = "T1000" }, result.start)
+    assert.same({ p50 = 0, p90 = 0, p50At = "T1000", p90At = "T1000", atLeast = false }, result.start)
     assert.equal("T1060", result["end"].p50At)
   end)
 
@@ -61,6 +61,8 @@ describe("explain", function()
     local result = answer { ahead = 10001, running = 4 }
     assert.equal("10000+", result.positionText)
     assert.is_true(result.aheadCapped)
+    assert.is_true(result.start.atLeast)
+    assert.truthy(result.summary:find("should not start within", 1, true))
     assert.truthy(result.summary:find("10000 builds or more before it", 1, true))
   end)
 

@@ -270,8 +270,29 @@ describe("a schedule", function()
     local id = json.decode(run.output).jobId
     assert.truthy(command("runs", "nightly").output:find(id, 1, true))
     assert.equal(4, command("next", "none").code)
-    assert.equal(2, command("next").code)
+    local soonest = command "next"
+    assert.equal(0, soonest.code, soonest.errors)
+    assert.truthy(soonest.output:find("Z  every\n.*Z  nightly\n"), soonest.output)
+    assert.equal(2, command("runs").code)
     assert.equal(2, command().code)
+  end)
+end)
+
+describe("a thousand schedules", function()
+  it("are taken over and looked after", function()
+    local server = new_server { scripts = { ["policies/schedule.lua"] = ([[
+      local list = {}
+      for i = 1, 1001 do
+        list[i] = { name = "s" .. i, cron = i %% 60 .. " " .. i %% 24 .. " " .. 1 + i %% 28 .. " * *",
+          zone = i %% 2 == 0 and "Europe/Berlin" or "America/New_York", request = %s }
+      end
+      return { schedule = function() return list end }]]):format(REQUEST) } }:launch()
+    server:wait_for(function() return #server:get("/schedules").json.schedules == 1000 end, 30)
+    assert.truthy(server:log():find("there are more than 1000 schedules", 1, true))
+    assert.equal(1000, tonumber(server:sql "select count(*) from schedules where next_at > now()"))
+    server:write("scripts", policy 'name = "one", cron = "@daily"')
+    server:wait_for(function() return #server:get("/schedules").json.schedules == 1 end, 30)
+    server:stop()
   end)
 end)
 
