@@ -35,6 +35,10 @@ const char *bq_attempt_step(const bq_attempt *attempt) {
   return attempt->step;
 }
 
+const char *bq_attempt_text(const bq_attempt *attempt) {
+  return attempt->text;
+}
+
 json_t *bq_attempt_row(const bq_attempt *attempt) {
   return attempt->row;
 }

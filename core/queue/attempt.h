@@ -95,6 +95,7 @@ int bq_attempt_number(const bq_attempt *attempt);
 int bq_attempt_percent(const bq_attempt *attempt);
 const char *bq_attempt_workspace(const bq_attempt *attempt); // from any thread
 const char *bq_attempt_step(const bq_attempt *attempt);   // "" before the first
+const char *bq_attempt_text(const bq_attempt *attempt);   // what the pipeline says within the step; "" for nothing
 json_t *bq_attempt_row(const bq_attempt *attempt);        // borrowed
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt);  // borrowed; NULL while PREPARING
 bq_generation *bq_attempt_generation(bq_attempt *attempt); // borrowed

@@ -61,6 +61,7 @@ struct bq_attempt {
   double step_end;           // where the present step ends, percent
   int in_step;
   char step[256];            // "" before the first
+  char text[256];            // of build:progress, within the step; "" when it said none
 
   // What build:result, build:artifact and build:exec left for the end.
   char *image_url;           // owned or NULL

@@ -27,6 +27,7 @@ typedef struct event_stream {
   int64_t after;             // number of the last event sent
   int percent;               // last progress sent; -1: none
   char step[256];
+  char text[256];            // what it said within the step
   char *customer;            // owned; NULL for a build's stream
   json_t *seen;              // owned; id → updated_at of what a customer's stream was told
   int64_t looked_us;         // bq_clock_mono_us of the last look of a customer's stream; 0: never
@@ -127,9 +128,11 @@ static int is_final(const char *status) {
 static void send_progress(event_stream *s, const json_t *state) {
   int percent = (int)json_integer_value(json_object_get(state, "progressPercent"));
   const char *step = text_of(state, "currentStep");
-  if (percent == s->percent && strcmp(step, s->step) == 0) return;
+  const char *text = text_of(state, "progressText");
+  if (percent == s->percent && strcmp(step, s->step) == 0 && strcmp(text, s->text) == 0) return;
   s->percent = percent;
   (void)snprintf(s->step, sizeof s->step, "%s", step);
+  (void)snprintf(s->text, sizeof s->text, "%s", text);
   send_event(s, 0, "progress", state);
 }
 

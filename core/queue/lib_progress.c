@@ -50,14 +50,20 @@ static void tell(bq_attempt *attempt) {
   attempt->events.progressed(attempt->events.arg, attempt);
 }
 
+// Without the secrets; cut to `size`, not inside a character.
+static void mask_into(const bq_attempt *attempt, const char *text, char *out, size_t size) {
+  bq_buf masked = {0};
+  bq_mask_text(attempt->secrets, text, strlen(text), &masked);
+  (void)snprintf(out, size, "%s", masked.data != NULL ? masked.data : "");
+  bq_buf_free(&masked);
+  bq_utf8_clean(out);
+}
+
 static void run_begin(bq_note *note) {
   bq_attempt *attempt = note->attempt;
   double at = note->number >= 0 ? note->number : attempt->percent;
-  bq_buf masked = {0};
-  bq_mask_text(attempt->secrets, note->text, strlen(note->text), &masked);
-  (void)snprintf(attempt->step, sizeof attempt->step, "%s", masked.data != NULL ? masked.data : "");
-  bq_buf_free(&masked);
-  bq_utf8_clean(attempt->step);
+  mask_into(attempt, note->text, attempt->step, sizeof attempt->step);
+  attempt->text[0] = '\0';
   move_progress(attempt, at);
   // The total of the weights to come is unknown in straight-line code: a weight takes its share of what is left as if
   // one more step of weight 1 were to follow.
@@ -138,8 +144,12 @@ static const char step_source[] =
     "end\n";
 
 static void run_progress(bq_note *note) {
-  move_progress(note->attempt, note->number);
-  if (note->text != NULL) bq_attempt_log_say(note->attempt->log, note->text);
+  bq_attempt *attempt = note->attempt;
+  move_progress(attempt, note->number);
+  if (note->text != NULL) {
+    mask_into(attempt, note->text, attempt->text, sizeof attempt->text);
+    if (note->text[0] != '\0') bq_attempt_log_say(attempt->log, note->text);
+  }
   tell(note->attempt);
 }
 

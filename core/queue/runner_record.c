@@ -48,10 +48,11 @@ static void write_progress(bq_running *r) {
   bq_error err;
   (void)snprintf(percent, sizeof percent, "%d", bq_attempt_percent(r->attempt));
   const char *step = bq_attempt_step(r->attempt);
-  const char *params[] = {r->id, r->number, r->node_id, percent, step[0] != '\0' ? step : NULL};
+  const char *params[] = {r->id, r->number, r->node_id, percent, step[0] != '\0' ? step : NULL,
+                          bq_attempt_text(r->attempt)};
   r->dirty = 0;
   r->writing = 1;
-  if (bq_store_query(r->runner->options.store, "progress", 5, params, on_progress_written, r, &err) == 0) return;
+  if (bq_store_query(r->runner->options.store, "progress", 6, params, on_progress_written, r, &err) == 0) return;
   r->writing = 0;
   r->dirty = 1;
   bq_timer_set(r->runner->progress_timer, BQ_PROGRESS_MS);

@@ -661,7 +661,8 @@ function Build:exec(options) end
 function Build:all(fns, options) end
 
 ---@param percent number of the whole build, 0 to 100; less than what is reached changes nothing
----@param text? string becomes currentStep's detail in the log and the events
+---@param text? string a line of the log, and progressText of the events `progress` (its first 255 bytes) until another
+--- text or the next step; "" takes it away
 function Build:progress(percent, text) end
 
 ---Copies a file, or a directory with all in it, from below ManifestDirectory into the workspace, owned by the build's

@@ -69,7 +69,8 @@ describe("limits of a build's commands", function()
           local done = build:exec { argv = { "sh", "-c", program }, check = false, capture = true }
           build:log(name .. "=" .. (done.output:match "(%S+)%s*$" or "nothing"))
         end
-        try("memory", [=[lua5.4 -e 'local ok, s = pcall(string.rep, "x", 400 << 20) print(ok and #s >> 20 or "refused")']=])
+        try("memory",
+          [=[lua5.4 -e 'local ok, s = pcall(string.rep, "x", 400 << 20) print(ok and #s >> 20 or "refused")']=])
         try("files", [=[lua5.4 -e 'local t = {} repeat t[#t + 1] = io.open "/dev/null" until #t == 300 or
           not io.open "/dev/null" print(#t)']=])
         try("size", "head -c 3145728 /dev/zero > big; stat -c %s big")
@@ -120,7 +121,9 @@ describe("limits of HTTP", function()
     return self
   end
 
-  local function request(server, more) return ("GET /healthz HTTP/1.1\r\nHost: %s\r\n%s"):format(server.address, more) end
+  local function request(server, more)
+    return ("GET /healthz HTTP/1.1\r\nHost: %s\r\n%s"):format(server.address, more)
+  end
 
   local function answers(server, from)
     local c = open(server, request(server, "Connection: close\r\n\r\n"), from)

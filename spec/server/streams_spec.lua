@@ -1,5 +1,6 @@
 -- What goes on for long: logs that are followed, events, downloads.
 local uv = require "luv"
+local json = require "dkjson"
 local Server = require "spec.support.server"
 local Stream = require "spec.support.stream"
 local builds = require "spec.support.builds"
@@ -37,6 +38,19 @@ setup(function()
               while not buildq.fs.exists("go" .. at) do buildq.sleep(0.02) end
             end)
           end
+        end }]],
+      ["pipelines/telling.lua"] = [[
+        local buildq = require "buildq"
+        return { run = function(build)
+          local function wait(name) while not buildq.fs.exists("go" .. name) do buildq.sleep(0.02) end end
+          build:step("Making", { at = 10 }, function()
+            wait "M"
+            build:progress(10, "1 of 2")
+            wait "1"
+            build:progress(10, "2 of 2")
+            wait "2"
+          end)
+          build:step("Done", { at = 50 }, function() wait "D" end)
         end }]],
       ["routes/spec.lua"] = [[
         local buildq = require "buildq"
@@ -273,6 +287,30 @@ describe("events of a build", function()
     assert.same({ "queued", "started", "success" }, { types[1], types[2], types[#types] })
     assert.truthy(percent >= 70)
     finished = id
+  end)
+
+  it("tell what the pipeline says of its progress, until the next step", function()
+    local id = builds.submit(server, { pipeline = "telling" })
+    local stream = Stream.open(server, ("/builds/%s/events"):format(id))
+    local function last()
+      local events = stream:take():events()
+      for i = #events, 1, -1 do
+        if events[i].event == "progress" then return events[i].data end
+      end
+      return {}
+    end
+    for _, expected in ipairs {
+      { 10, "Making" }, { 10, "Making", "1 of 2" }, { 10, "Making", "2 of 2" }, { 50, "Done" },
+    } do
+      server:wait_for(function()
+        local data = last()
+        local text = data.progressText
+        return data.progressPercent == expected[1] and data.currentStep == expected[2] and text == expected[3]
+      end, 20, function() return table.concat(expected, " ") .. "; the last is " .. json.encode(last()) end)
+      process.write(builds.workspace(server, id) .. "/go" .. (expected[3] or expected[2]):sub(1, 1), "")
+    end
+    stream:wait_end()
+    assert.truthy(builds.log(server, id):find("sys| 1 of 2\n", 1, true))
   end)
 
   it("are replayed behind Last-Event-ID", function()

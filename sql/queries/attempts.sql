@@ -19,8 +19,8 @@ with due as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
     generation = coalesce(b.generation, $4),
     started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
-    current_step = null, error_message = null, output_path = null, image_url = null, download_url = null,
-    updated_at = buildq_now()
+    current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
+    download_url = null, updated_at = buildq_now()
   from due where b.id = due.id
   returning b as build
 ), noted as (
@@ -59,9 +59,10 @@ update build_queue set manifest_hash = (select hash from kept), updated_at = bui
 where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building' and manifest_hash is null;
 
 -- name: progress
--- $1 id, $2 attempt, $3 node, $4 percent, $5 step. Never falls within an attempt. Answers 1 row unless it is stale.
+-- $1 id, $2 attempt, $3 node, $4 percent, $5 step, $6 what the pipeline says within it, or ''. Never falls within an
+-- attempt. Answers 1 row unless it is stale.
 update build_queue set progress_percent = greatest(progress_percent, $4::integer), current_step = $5,
-  updated_at = buildq_now()
+  progress_text = nullif($6, ''), updated_at = buildq_now()
 where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
 returning 1;
 

@@ -112,7 +112,7 @@ where b.id = $1::uuid;
 -- $1 ids, $2 the last event seen of each. What streams of single builds are told: present state (nulls when it is gone)
 -- and new events.
 select wanted.id, jsonb_build_object('status', b.status, 'progressPercent', b.progress_percent, 'currentStep',
-    b.current_step, 'attempt', b.attempt),
+    b.current_step, 'progressText', b.progress_text, 'attempt', b.attempt),
   (select coalesce(jsonb_agg(jsonb_build_object('seq', e.seq, 'type', e.type, 'at', buildq_time(e.at),
       'attempt', e.attempt, 'data', e.data) order by e.seq), '[]')
    from (select * from build_events e where e.build_id = wanted.id and e.seq > wanted.after

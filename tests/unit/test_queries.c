@@ -224,7 +224,7 @@ static void a_failure_waits_longer_each_time_and_then_ends(void **state) {
   set_clock("2026-01-01T12:00:00Z");
   insert(BUILD(1), ", enqueued_at", ", '2026-01-01T11:00:00Z'");
   claim(NODE, BUILD(1));
-  RUN("progress", BUILD(1), "1", NODE, "50", "Building");
+  RUN("progress", BUILD(1), "1", NODE, "50", "Building", "3 of 6");
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   EXPECT_SQL("select (run_after = '2026-01-01T12:05:00Z', retry_count, error_message, generation, node_id,"
              " completed_at, enqueued_at = '2026-01-01T11:00:00Z') from build_queue", "(t,1,boom,,,,t)");
@@ -264,10 +264,10 @@ static void writes_name_the_attempt_and_the_node(void **state) {
   (void)state;
   insert(BUILD(1), "", "");
   claim(NODE, BUILD(1));
-  EXPECT("", "progress", BUILD(1), "2", NODE, "10", "x");
-  EXPECT("", "progress", BUILD(1), "1", OTHER, "10", "x");
-  EXPECT("1", "progress", BUILD(1), "1", NODE, "60", "Building");
-  EXPECT("1", "progress", BUILD(1), "1", NODE, "30", "Packaging");
+  EXPECT("", "progress", BUILD(1), "2", NODE, "10", "x", "");
+  EXPECT("", "progress", BUILD(1), "1", OTHER, "10", "x", "");
+  EXPECT("1", "progress", BUILD(1), "1", NODE, "60", "Building", "");
+  EXPECT("1", "progress", BUILD(1), "1", NODE, "30", "Packaging", "");
   EXPECT_SQL("select (progress_percent, current_step) from build_queue", "(60,Packaging)"); // it never falls
   EXPECT("stale", "finish_success", BUILD(1), "1", OTHER, "/o", NULL, NULL, "[]", "");
   EXPECT("stale", "finish_end", BUILD(1), "2", NODE, "timedout", "x", "timeout", "");
@@ -276,7 +276,7 @@ static void writes_name_the_attempt_and_the_node(void **state) {
   EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
   EXPECT("repeated", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
   fail_attempt(BUILD(1), "1", "300", "stale|success"); // another end than the recorded one
-  EXPECT("", "progress", BUILD(1), "1", NODE, "70", "x");
+  EXPECT("", "progress", BUILD(1), "1", NODE, "70", "x", "");
   EXPECT_SQL("select (status, progress_percent, output_path, download_url, node_id) from build_queue",
              "(success,100,/o,http://d,)");
   EXPECT("{\"attempt\": 1, \"artifacts\": [{\"name\": \"a\"}]}", "artifacts", BUILD(1));
@@ -434,7 +434,7 @@ static void history_has_one_row_for_each_change(void **state) {
   insert(BUILD(1), "", "");
   RUN("set_priority", BUILD(1), "2");
   claim(NODE, BUILD(1));
-  RUN("progress", BUILD(1), "1", NODE, "10", "x"); // live only
+  RUN("progress", BUILD(1), "1", NODE, "10", "x", ""); // live only
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
@@ -507,7 +507,7 @@ static void servers_are_told_what_is_due(void **state) {
   expect_notified("buildq_wake: ");
   sql_do(pg, "reset buildq.announces");
   PQclear(CALL("claim", NODE, "2", "0", "gen-1"));
-  RUN("progress", BUILD(1), "1", NODE, "10", "x");
+  RUN("progress", BUILD(1), "1", NODE, "10", "x", "");
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   expect_notified(""); // not due yet
   RUN("cancel", BUILD(2), NULL);
