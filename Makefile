@@ -35,6 +35,7 @@ MAIN     := $(wildcard core/main.c)
 HEADERS  := $(wildcard core/*/*.h)
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
 UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
@@ -65,6 +66,10 @@ $(BUILD)/tests/test_%: tests/unit/test_%.c $(SUPPORT) $(BUILD)/libbuildq.a
 $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
 	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
+
+$(BUILD)/tests/bench_%: tests/bench/bench_%.c $(BUILD)/libbuildq.a
+	@mkdir -p $(@D)
+	$(call SAY,CC)$(CC) $(CPPFLAGS) -Itests/bench $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
 
 # --- the two commands ---------------------------------------------------------------------------------------------
 
@@ -97,6 +102,10 @@ fuzz: packages-lint ## fuzz each parser, FUZZ_SECONDS (60) in all
 fuzz-run: $(FUZZERS)
 	@BUILD=$(BUILD) sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(JOBS) $(FUZZERS)
 
+bench: packages-bench ## measure: each figure beside a limit of the same run (BENCH=name picks, ARGS=--json)
+	@$(MAKE) --no-print-directory -j$(JOBS) all $(BENCHES)
+	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/bench/run.lua $(ARGS) $(BENCH)
+
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------
 
 LINTERS := gcc clang headers layers tidy cppcheck luacheck rockspec
@@ -104,7 +113,7 @@ LINTERS := gcc clang headers layers tidy cppcheck luacheck rockspec
 lint: packages-lint $(LINTERS:%=lint-%) ## compilers' warnings, layers, clang-tidy, cppcheck, luacheck, luarocks lint
 	@echo "lint: clean"
 
-C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c)
+C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
 C_FLAGS  := $(CPPFLAGS) -std=c11 $(WARN)
 
 lint-gcc lint-clang: lint-%:
@@ -140,7 +149,7 @@ lint-rockspec:
 packages: ## install what is missing from Debian's packages, for building, testing and linting
 	@sh .ci/packages run test lint
 
-packages-run packages-test packages-lint: packages-%:
+packages-run packages-test packages-lint packages-bench: packages-%:
 	@sh .ci/packages run $(filter-out run,$*)
 
 SHARE        = $(DESTDIR)$(PREFIX)/share
@@ -161,4 +170,4 @@ clean: ## remove everything that was built
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
--include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d)
+-include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d) $(BENCHES:=.d)

@@ -1,10 +1,11 @@
-// The count hook: what ends a slice, and what ends a script that may not go on.
+// The hook: what ends a slice, and what ends a script that may not go on. It is there only when it is asked for.
 #include <lauxlib.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "lua/errors.h"
 #include "lua/vm_state.h"
+#include "lua/watchdog.h"
 
 // The thread's own time: a busy machine must not make a script look as if it looped.
 int64_t bq_thread_cpu_us(void) {
@@ -30,11 +31,16 @@ void bq_slice_begin(bq_vm *vm, lua_State *L) {
   vm->yielded = BQ_YIELD_SCRIPT;
   vm->pinned = 0;
   vm->close_depth = 0;
+  vm->asked_for_room = 0;
+  vm->is_watched = bq_watchdog_begin(vm, &vm->watched_before);
+  vm->look = !vm->is_watched;
   vm->in_slice = 1;
+  if (!vm->is_watched || bq_kill_reason_of(vm) != NULL) bq_hook_soon(L);
 }
 
 void bq_slice_end(bq_vm *vm) {
   vm->in_slice = 0;
+  bq_watchdog_end(vm->watched_before);
   if (!vm->in_turn) atomic_fetch_add(&vm->cpu_us, bq_thread_cpu_us() - vm->slice_began_us);
   atomic_fetch_add(&vm->slices, 1);
 }
@@ -141,37 +147,58 @@ static int may_unwind(const bq_vm *vm, int64_t used) {
          used - vm->killed_at_us < BQ_UNWIND_ALL_US;
 }
 
-static void hook(lua_State *L, lua_Debug *ar) {
-  (void)ar;
-  bq_vm *vm = bq_vm_of(L);
-  if (!vm->in_slice) return; // lua_gc and lua_close of the vm's owner
-  if (lua_gethookcount(L) != BQ_HOOK_COUNT) lua_sethook(L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // after bq_vm_tick
-  vm->allocated = 0;
-  bq_vm_make_room(L, 0);
-  int64_t used = slice_used_us(vm);
-  if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
-  if (bq_kill_reason_of(vm) != NULL) {
-    if (may_unwind(vm, used)) return;
-    // A script may nest very many pieces of closing code: once the time for all is over each gets one instruction.
-    if (vm->killed_at_us >= 0 && used - vm->killed_at_us >= BQ_UNWIND_ALL_US) lua_sethook(L, hook, LUA_MASKCOUNT, 1);
-    (void)bq_vm_raise_kill(L);
-  } else if (used >= vm->options.slice_us && bq_can_wait(L)) {
-    vm->yielded = BQ_YIELD_SLICE;
-    (void)lua_yield(L, 0);
-  }
-}
+static void hook(lua_State *L, lua_Debug *ar);
 
-void bq_hook_install(bq_vm *vm) {
-  lua_sethook(vm->L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT); // coroutines inherit it
+void bq_hook_keep(lua_State *L) {
+  lua_sethook(L, hook, LUA_MASKCOUNT, BQ_HOOK_COUNT);
 }
 
 void bq_hook_soon(lua_State *L) {
   lua_sethook(L, hook, LUA_MASKCOUNT, 1);
 }
 
+void bq_hook_ask(bq_vm *vm) {
+  vm->look = 1;
+  bq_hook_soon(vm->current);
+}
+
+// The script runs without a hook until the watchdog, or the allocator, asks again.
+static void drop_hook(const bq_vm *vm, lua_State *L) {
+  if (vm->is_watched) lua_sethook(L, NULL, 0, 0);
+  else bq_hook_keep(L);
+}
+
+static void hook(lua_State *L, lua_Debug *ar) {
+  (void)ar;
+  bq_vm *vm = bq_vm_of(L);
+  if (!vm->in_slice) return; // lua_gc and lua_close of the vm's owner
+  vm->look = !vm->is_watched;
+  vm->allocated = 0;
+  vm->asked_for_room = 0;
+  bq_vm_make_room(L, 0);
+  int64_t used = slice_used_us(vm);
+  if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
+  if (bq_kill_reason_of(vm) != NULL) {
+    bq_hook_keep(L); // what closes now is looked after by the count
+    if (may_unwind(vm, used)) return;
+    // A script may nest very many pieces of closing code: once the time for all is over each gets one instruction.
+    if (vm->killed_at_us >= 0 && used - vm->killed_at_us >= BQ_UNWIND_ALL_US) bq_hook_soon(L);
+    (void)bq_vm_raise_kill(L);
+  } else if (used < vm->options.slice_us) {
+    drop_hook(vm, L);
+  } else if (!bq_can_wait(L)) {
+    bq_hook_keep(L); // inside a callback: it yields as soon as that is over
+  } else {
+    drop_hook(vm, L);
+    vm->yielded = BQ_YIELD_SLICE;
+    (void)lua_yield(L, 0);
+  }
+}
+
 void bq_vm_tick(lua_State *L) {
   bq_vm *vm = bq_vm_of(L);
-  if (!vm->in_slice) return;
+  if (!vm->in_slice || (!vm->look && bq_kill_reason_of(vm) == NULL)) return;
+  vm->look = !vm->is_watched;
   int64_t used = slice_used_us(vm);
   if (bq_kill_reason_of(vm) == NULL) check_budgets(vm, used);
   if (bq_kill_reason_of(vm) != NULL) {

@@ -5,8 +5,6 @@
 #include "lua/stdlib_parts.h"
 #include "lua/vm_state.h"
 
-enum { LOOK_EVERY = 64 }; // resumes between two looks at the clock: short coroutines may never reach the count hook
-
 static lua_State *check_thread(lua_State *L, int index) {
   lua_State *co = lua_tothread(L, index);
   luaL_argexpected(L, co != NULL, index, "coroutine");
@@ -34,6 +32,18 @@ static int fail(lua_State *L, int wraps, const char *message) {
   return 2;
 }
 
+// Closes what is pending in it.
+static int close_thread(lua_State *L, lua_State *co) {
+  bq_vm *vm = bq_vm_of(L);
+  vm->close_depth++;
+  vm->current = co;
+  if (!vm->is_watched) bq_hook_keep(co);
+  int outcome = lua_resetthread(co);
+  vm->current = L;
+  vm->close_depth--;
+  return outcome;
+}
+
 // The coroutine has ended with an error, which is on top of its stack.
 static int pass_error(lua_State *L, lua_State *co, int wraps) {
   bq_vm *vm = bq_vm_of(L);
@@ -46,9 +56,7 @@ static int pass_error(lua_State *L, lua_State *co, int wraps) {
     return 2;
   }
   if (vm->close_depth < BQ_MAX_CLOSE_DEPTH) {
-    vm->close_depth++;
-    (void)lua_resetthread(co); // closes what is pending; the error (maybe another one) is on top
-    vm->close_depth--;
+    (void)close_thread(L, co); // the error (maybe another one) is on top
   }
   lua_xmove(co, L, 1);
   if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L);
@@ -71,6 +79,7 @@ static int go_on(lua_State *L, int nargs, int wraps) {
   int results = 0;
   vm->pinned += pins;
   vm->current = co;
+  if (!vm->is_watched) bq_hook_keep(co);
   int status = lua_resume(co, L, nargs, &results);
   vm->current = L;
   vm->pinned -= pins;
@@ -118,7 +127,7 @@ static int after_pause(lua_State *L, int status, lua_KContext wraps) {
 
 static int resume(lua_State *L, int wraps) {
   bq_vm *vm = bq_vm_of(L);
-  if (vm->in_slice && ++vm->resumes % LOOK_EVERY == 0) {
+  if (vm->in_slice && vm->look) {
     bq_vm_tick(L);
     if (bq_slice_is_over(vm) && bq_can_wait(L)) {
       vm->yielded = BQ_YIELD_SLICE;
@@ -191,10 +200,8 @@ static int co_close(lua_State *L) {
   int may_close = co != vm->L && (status[0] == 's' || status[0] == 'd'); // suspended, dead
   if (!may_close) return luaL_error(L, "cannot close a %s coroutine", status);
   if (vm->close_depth >= BQ_MAX_CLOSE_DEPTH) return luaL_error(L, "C stack overflow: coroutines close each other");
-  vm->close_depth++;
   bq_thread_set_busy(co, 1);
-  int outcome = lua_resetthread(co);
-  vm->close_depth--;
+  int outcome = close_thread(L, co);
   if (bq_vm_is_killed(L)) return bq_vm_raise_kill(L); // see pass_error
   bq_thread_set_busy(co, 0);
   lua_pushboolean(L, outcome == LUA_OK);

@@ -58,8 +58,10 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   if (size > old_size) {
     vm->memory_refused = 0;
     vm->allocated += size - old_size;
-    if (vm->in_slice && vm->allocated > BQ_HOOK_BYTES) {
+    int wants_room = used - old_size + size > vm->collect_at && !vm->asked_for_room;
+    if (vm->in_slice && (wants_room || vm->allocated > BQ_HOOK_BYTES)) {
       vm->allocated = 0;
+      vm->asked_for_room = 1;
       bq_hook_soon(vm->current); // safe anywhere: Lua allows it from a signal handler
     }
   }
@@ -100,7 +102,6 @@ int bq_vm_new(bq_vm **out, const bq_vm_options *options, bq_error *err) {
     result = bq_timer_new(&vm->retry, options->loop, bq_fiber_retry, vm, err);
     if (result < 0) goto cleanup;
   }
-  bq_hook_install(vm);
   *out = vm;
   vm = NULL;
 cleanup:

@@ -2,13 +2,14 @@
 #ifndef BQ_LUA_VM_STATE_H
 #define BQ_LUA_VM_STATE_H
 
+#include <signal.h>
 #include <stdatomic.h>
 
 #include "lua/errors.h"
 #include "lua/fiber.h"
 
 enum {
-  BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock
+  BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock, while the hook has to stay
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
   BQ_SPARE_FIBERS = 64,           // loop vms: ended fibers kept for the next requests
   BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
@@ -83,7 +84,10 @@ struct bq_vm {
   int64_t call_us;          // of one bq_vm_call; 0: slice_us and BQ_STRETCH_US
   int pinned;               // coroutines being resumed by code that can't yield: nothing below them may wait
   int close_depth;          // nested coroutine.close
-  unsigned resumes;         // counts coroutine.resume, to look at the clock now and then
+  volatile sig_atomic_t look; // the watchdog asks: loops in C look at the clock now
+  int is_watched;           // 0: no watchdog on this thread; the hook stays
+  bq_vm *watched_before;    // whom the thread's watchdog goes back to
+  int asked_for_room;       // the allocator has asked for the hook, to collect garbage
   int64_t slice_began_us;   // CPU time of the slice's thread; in a turn of the loop: when the turn began
   int64_t slice_began_wall_us; // in a turn of the loop: when the slice began, monotonic
   int64_t turn_began_wall_us; // when the turn began, monotonic
@@ -112,8 +116,9 @@ struct bq_vm {
 
 // hook.c
 int64_t bq_thread_cpu_us(void);
-void bq_hook_install(bq_vm *vm);
 void bq_hook_soon(lua_State *L);               // at the next instruction of that coroutine
+void bq_hook_keep(lua_State *L);               // every BQ_HOOK_COUNT instructions of that coroutine
+void bq_hook_ask(bq_vm *vm);                   // from a signal handler of the slice's thread: time to look
 void bq_slice_begin(bq_vm *vm, lua_State *L);
 void bq_slice_end(bq_vm *vm);
 void bq_turn_begin(bq_vm *vm);                 // around several slices of a loop vm
