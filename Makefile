@@ -19,7 +19,7 @@ CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DBQ_DATA_DIR='"$(PREFIX)/share
             $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 ifeq ($(SANITIZE),)
 CFLAGS   ?= -O2 -g
-HARDEN   := -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
+HARDEN   := -fPIE -fno-plt -fstack-protector-strong -D_FORTIFY_SOURCE=2 $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
 LDFLAGS  += -pie -Wl,-z,relro,-z,now
 else
 CFLAGS   ?= -O1 -g

@@ -54,12 +54,13 @@ static int base_xpcall(lua_State *L) {
   return finish_pcall(L, status, 2);
 }
 
+// The upvalue is a key: making it anew each time would cost more than the rest.
 static int base_setmetatable(lua_State *L) {
   int type = lua_type(L, 2);
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_argexpected(L, type == LUA_TNIL || type == LUA_TTABLE, 2, "nil or table");
   if (type == LUA_TTABLE) {
-    lua_pushliteral(L, "__gc");
+    lua_pushvalue(L, lua_upvalueindex(1)); // "__gc"
     if (lua_rawget(L, 2) != LUA_TNIL) return luaL_error(L, "__gc is not available: use a <close> variable");
     lua_pop(L, 1);
   }
@@ -179,11 +180,13 @@ static const luaL_Reg functions[] = {
   {"pcall", base_pcall},
   {"print", base_print},
   {"rawset", base_rawset},
-  {"setmetatable", base_setmetatable},
   {"xpcall", base_xpcall},
   {NULL, NULL}
 };
 
 void bq_lib_base_set(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
+  lua_pushliteral(L, "__gc");
+  lua_pushcclosure(L, base_setmetatable, 1);
+  lua_setfield(L, -2, "setmetatable");
 }

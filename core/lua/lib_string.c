@@ -86,7 +86,10 @@ static int find_plain(lua_State *L, const char *text, size_t length, size_t star
 
 static int has_specials(const char *pattern, size_t length) {
   for (size_t i = 0; i < length; i++) {
-    if (pattern[i] != '\0' && strchr("^$*+?.([%-", pattern[i]) != NULL) return 1;
+    switch (pattern[i]) {
+    case '^': case '$': case '*': case '+': case '?': case '.': case '(': case '[': case '%': case '-': return 1;
+    default: break;
+    }
   }
   return 0;
 }
@@ -125,36 +128,53 @@ static int string_match(lua_State *L) {
   return find_or_match(L, 0);
 }
 
-// Upvalues: subject, pattern, offset where to go on, end of the last match as an offset (-1: none).
-static int next_match(lua_State *L) {
+// Where a gmatch is.
+typedef struct search {
+  const char *text;    // both strings are upvalues of the iterator, and stay where they are
   size_t length;
+  const char *pattern;
   size_t pattern_length;
-  const char *text = lua_tolstring(L, lua_upvalueindex(1), &length);
-  const char *pattern = lua_tolstring(L, lua_upvalueindex(2), &pattern_length);
-  lua_Integer last = lua_tointeger(L, lua_upvalueindex(4));
+  const char *at;      // where to go on
+  const char *last;    // the end of the last match; NULL: none
+} search;
+
+// Upvalues: the search, subject, pattern.
+static int next_match(lua_State *L) {
+  search *s = lua_touserdata(L, lua_upvalueindex(1));
   bq_matcher m;
-  bq_matcher_init(&m, L, text, length, pattern, pattern_length);
-  for (const char *at = text + lua_tointeger(L, lua_upvalueindex(3)); at <= m.text_end; at++) {
-    const char *end = bq_match_at(&m, at, pattern);
-    if (end == NULL || end - text == last) continue; // an empty match where the last one ended is none
-    lua_pushinteger(L, end - text);
-    lua_copy(L, -1, lua_upvalueindex(3));
-    lua_replace(L, lua_upvalueindex(4));
+  bq_matcher_init(&m, L, s->text, s->length, s->pattern, s->pattern_length);
+  for (const char *at = s->at; at <= m.text_end; at++) {
+    const char *end = bq_match_at(&m, at, s->pattern);
+    if (end == NULL || end == s->last) continue; // an empty match where the last one ended is none
+    s->at = s->last = end;
     return push_captures(&m, at, end);
   }
+  s->at = m.text_end + 1;
   return 0;
 }
 
 static int string_gmatch(lua_State *L) {
-  size_t length;
-  (void)luaL_checklstring(L, 1, &length);
-  (void)luaL_checkstring(L, 2);
-  size_t start = start_offset(L, 3, length);
+  search found = {0};
+  found.text = luaL_checklstring(L, 1, &found.length);
+  found.pattern = luaL_checklstring(L, 2, &found.pattern_length);
+  found.at = found.text + start_offset(L, 3, found.length);
   lua_settop(L, 2);
-  lua_pushinteger(L, (lua_Integer)start);
-  lua_pushinteger(L, -1);
-  lua_pushcclosure(L, next_match, 4);
+  search *s = lua_newuserdatauv(L, sizeof *s, 0);
+  *s = found;
+  lua_insert(L, 1);
+  lua_pushcclosure(L, next_match, 3);
   return 1;
+}
+
+static void add_capture(bq_matcher *m, luaL_Buffer *out, int i, const char *start, const char *end) {
+  if (i < m->count && m->captures[i].length >= 0) {
+    luaL_addlstring(out, m->captures[i].start, (size_t)m->captures[i].length);
+    return;
+  }
+  push_capture(m, i, start, end);
+  (void)luaL_tolstring(m->L, -1, NULL); // a position is a number
+  lua_remove(m->L, -2);
+  luaL_addvalue(out);
 }
 
 // Adds the replacement text, in which %0 to %9 and %% mean something.
@@ -172,10 +192,7 @@ static void add_text(bq_matcher *m, luaL_Buffer *out, const char *start, const c
     } else if (kind == '0') {
       luaL_addlstring(out, start, (size_t)(end - start));
     } else if (kind >= '1' && kind <= '9') {
-      push_capture(m, kind - '1', start, end);
-      (void)luaL_tolstring(L, -1, NULL); // a position is a number
-      lua_remove(L, -2);
-      luaL_addvalue(out);
+      add_capture(m, out, kind - '1', start, end);
     } else {
       (void)luaL_error(L, "invalid use of '%%' in replacement string");
     }

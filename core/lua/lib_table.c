@@ -2,37 +2,42 @@
 #include <lauxlib.h>
 
 #include "lua/stdlib_parts.h"
-#include "lua/fiber.h"
+#include "lua/vm_state.h"
 
-enum {
-  MAX_COUNT = 10 * 1000 * 1000, // elements in one call
-  MAX_SORT = 1000 * 1000,
-  LOOK_EVERY = 4096             // elements between two looks at the clock
-};
+static const int MAX_COUNT = BQ_TABLE_MAX_COUNT;
 
-static void look(lua_State *L, lua_Integer i) {
-  if (i % LOOK_EVERY == 0) bq_vm_tick(L);
+static void look(const bq_vm *vm, lua_State *L) {
+  if (vm->look) bq_vm_tick(L);
+}
+
+// 1 when the table has no metatable: it is what it seems.
+static int is_plain(lua_State *L, int index) {
+  if (!lua_getmetatable(L, index)) return 1;
+  lua_pop(L, 1);
+  return 0;
 }
 
 // The length, which an author's __len may say to be anything.
 static lua_Integer check_length(lua_State *L, int index) {
   luaL_checktype(L, index, LUA_TTABLE);
-  lua_Integer n = luaL_len(L, index);
+  lua_Integer n = is_plain(L, index) ? (lua_Integer)lua_rawlen(L, index) : luaL_len(L, index);
   if (n > MAX_COUNT) (void)luaL_argerror(L, index, "a table of more than 10 million elements");
   return n;
 }
 
 static int table_insert(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
   lua_Integer end = check_length(L, 1) + 1;
   if (lua_gettop(L) == 2) {
-    lua_seti(L, 1, end);
+    if (is_plain(L, 1)) lua_rawseti(L, 1, end);
+    else lua_seti(L, 1, end);
     return 0;
   }
   if (lua_gettop(L) != 3) return luaL_error(L, "wrong number of arguments to 'insert'");
   lua_Integer position = luaL_checkinteger(L, 2);
   luaL_argcheck(L, position >= 1 && position <= end, 2, "position out of bounds");
   for (lua_Integer i = end; i > position; i--) {
-    look(L, i);
+    look(vm, L);
     lua_geti(L, 1, i - 1);
     lua_seti(L, 1, i);
   }
@@ -41,13 +46,23 @@ static int table_insert(lua_State *L) {
 }
 
 static int table_remove(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
   lua_Integer size = check_length(L, 1);
   lua_Integer position = luaL_optinteger(L, 2, size);
-  if (!lua_isnoneornil(L, 2)) luaL_argcheck(L, position >= 1 && position <= size + 1, 2, "position out of bounds");
+  // An empty list may be asked for its last element by number, too.
+  if (position != size) {
+    luaL_argcheck(L, (lua_Unsigned)position - 1 <= (lua_Unsigned)size, 2, "position out of bounds");
+  }
   lua_settop(L, 2);
+  if (position == size && is_plain(L, 1)) {
+    (void)lua_rawgeti(L, 1, position);
+    lua_pushnil(L);
+    lua_rawseti(L, 1, position);
+    return 1;
+  }
   lua_geti(L, 1, position);
   for (; position < size; position++) {
-    look(L, position);
+    look(vm, L);
     lua_geti(L, 1, position + 1);
     lua_seti(L, 1, position);
   }
@@ -63,6 +78,7 @@ static void check_range(lua_State *L, lua_Integer first, lua_Integer last, int a
 }
 
 static int table_move(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_Integer first = luaL_checkinteger(L, 2);
   lua_Integer last = luaL_checkinteger(L, 3);
@@ -77,7 +93,7 @@ static int table_move(lua_State *L) {
     int downwards = same && to > first && to <= last; // the ranges overlap: copy from the end
     for (lua_Integer i = 0; i <= last - first; i++) {
       lua_Integer at = downwards ? last - first - i : i;
-      look(L, i);
+      look(vm, L);
       lua_geti(L, 1, first + at);
       lua_seti(L, target, to + at);
     }
@@ -87,6 +103,7 @@ static int table_move(lua_State *L) {
 }
 
 static int table_concat(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
   luaL_checktype(L, 1, LUA_TTABLE);
   size_t length;
   const char *separator = luaL_optlstring(L, 2, "", &length);
@@ -97,7 +114,7 @@ static int table_concat(lua_State *L) {
   luaL_Buffer text;
   luaL_buffinit(L, &text);
   for (lua_Integer i = first; i <= last; i++) {
-    look(L, i);
+    look(vm, L);
     lua_geti(L, 1, i);
     if (!lua_isstring(L, -1)) {
       return luaL_error(L, "invalid value (at index %I) in table for 'concat'", (LUAI_UACINT)i);
@@ -111,29 +128,17 @@ static int table_concat(lua_State *L) {
 }
 
 static int table_unpack(lua_State *L) {
+  const bq_vm *vm = bq_vm_of(L);
   lua_Integer first = luaL_optinteger(L, 2, 1);
   lua_Integer last = lua_isnoneornil(L, 3) ? luaL_len(L, 1) : luaL_checkinteger(L, 3);
   if (first > last) return 0;
   lua_Unsigned count = (lua_Unsigned)last - (lua_Unsigned)first;
   if (count >= MAX_COUNT || !lua_checkstack(L, (int)++count)) return luaL_error(L, "too many results to unpack");
   for (lua_Unsigned i = 0; i < count; i++) {
-    look(L, (lua_Integer)i);
+    look(vm, L);
     lua_geti(L, 1, first + (lua_Integer)i);
   }
   return (int)count;
-}
-
-// Lua's own sort (the upvalue), after its input was found to be of a size that it gets done with.
-static int table_sort(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
-  if (luaL_getmetafield(L, 1, "__len") != LUA_TNIL) return luaL_argerror(L, 1, "can't sort a table with __len");
-  if (lua_rawlen(L, 1) > MAX_SORT) return luaL_argerror(L, 1, "can't sort more than a million elements");
-  int count = lua_gettop(L);
-  lua_pushvalue(L, lua_upvalueindex(1));
-  lua_insert(L, 1);
-  lua_call(L, count, 0);
-  bq_vm_tick(L);
-  return 0;
 }
 
 static const luaL_Reg functions[] = {
@@ -141,13 +146,11 @@ static const luaL_Reg functions[] = {
   {"insert", table_insert},
   {"move", table_move},
   {"remove", table_remove},
+  {"sort", bq_table_sort},
   {"unpack", table_unpack},
   {NULL, NULL}
 };
 
 void bq_lib_table_set(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
-  lua_getfield(L, -1, "sort");
-  lua_pushcclosure(L, table_sort, 1);
-  lua_setfield(L, -2, "sort");
 }

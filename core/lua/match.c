@@ -254,9 +254,21 @@ const char *bq_match_at(bq_matcher *m, const char *at, const char *pattern) {
   return do_match(m, at, pattern);
 }
 
+// For short texts: memmem looks at its needle first, which costs more than most searches in a line of text.
+static const char *find_short(const char *text, size_t length, const char *part, size_t part_length) {
+  if (part_length == 0) return text;
+  const char *last = text + (length - part_length);
+  for (const char *at = text; at <= last; at++) {
+    at = memchr(at, part[0], (size_t)(last - at) + 1);
+    if (at == NULL || memcmp(at + 1, part + 1, part_length - 1) == 0) return at;
+  }
+  return NULL;
+}
+
 const char *bq_find_plain(lua_State *L, const char *text, size_t length, const char *part, size_t part_length) {
-  enum { PIECE = 1024 * 1024 }; // memmem is linear: this much takes less than a millisecond
+  enum { PIECE = 1024 * 1024, SHORT = 1024 }; // memmem is linear: a piece takes less than a millisecond
   if (part_length > length) return NULL;
+  if (length <= SHORT) return find_short(text, length, part, part_length);
   for (size_t at = 0; at + part_length <= length; at += PIECE) {
     size_t window = length - at;
     if (window > PIECE + part_length) window = PIECE + part_length;
