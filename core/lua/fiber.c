@@ -360,7 +360,7 @@ int bq_op_yield(lua_State *L, bq_op *op) {
   }
   if (!bq_can_wait(L)) {
     op->release(op);
-    return luaL_error(L, "can't wait here: not inside a sort, a gsub, an error handler, coroutine.close or a "
+    return luaL_error(L, "can't wait here: not inside a gsub, an error handler, coroutine.close or a "
                          "module's chunk");
   }
   vm->running->op = op;

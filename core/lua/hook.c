@@ -135,7 +135,7 @@ static void check_budgets(bq_vm *vm, int64_t used) {
     (void)bq_kill_set(&vm->kill, reason);
   } else if (used >= o->slice_us + BQ_STRETCH_US) {
     (void)snprintf(reason, sizeof reason,
-                   "the %s ran for more than %d ms where it can't be interrupted (inside a sort, a gsub, a pattern, "
+                   "the %s ran for more than %d ms where it can't be interrupted (inside a gsub, a pattern, "
                    "an error handler, a module's chunk, …)", bq_vm_noun(vm), BQ_STRETCH_US / 1000);
     (void)bq_kill_set(&vm->kill, reason);
   }

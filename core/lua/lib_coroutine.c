@@ -7,7 +7,7 @@
 
 static lua_State *check_thread(lua_State *L, int index) {
   lua_State *co = lua_tothread(L, index);
-  luaL_argexpected(L, co != NULL, index, "coroutine");
+  luaL_argexpected(L, co != NULL, index, "thread");
   return co;
 }
 

@@ -10,7 +10,7 @@
 enum {
   SMALL_COUNT = 128,   // elements: without an order function they are sorted in less time than a look at the clock takes
   SMALL_RANGES = 8,    // log2 of it, and one more
-  LARGE_RANGE = 100,   // elements: from here on the pivot is not simply the middle
+  LARGE_RANGE = 100,   // elements: from here on the pivot may be another than the middle
   UNBALANCED = 128     // how many times smaller one part may be than the other before pivots are taken from anywhere
 };
 
@@ -69,7 +69,7 @@ static void end_range(sort *s) {
 
 static lua_Integer choose_middle(const sort *s) {
   lua_Unsigned size = (lua_Unsigned)s->last - (lua_Unsigned)s->first;
-  if (size <= LARGE_RANGE) return s->first + (lua_Integer)(size / 2);
+  if (size < LARGE_RANGE || s->chance == 0) return s->first + (lua_Integer)(size / 2);
   lua_Unsigned quarter = size / 4; // from the two quarters in the middle
   return s->first + (lua_Integer)(quarter + s->chance % (quarter * 2));
 }
@@ -163,9 +163,7 @@ static void advance(lua_State *L, sort *s, int less) {
     }
     if (s->j < s->i) {
       lua_pop(L, 1);
-      get(L, s, s->last - 1); // P, a[i], the pivot
-      exchange(L, s, s->i, s->last - 1);
-      lua_pop(L, 1);
+      exchange(L, s, s->last - 1, s->i); // the pivot to its place
       split(s);
       return;
     }
@@ -245,8 +243,8 @@ int bq_table_sort(lua_State *L) {
   if (!raw) lua_pop(L, 1);
   lua_Integer count = raw ? (lua_Integer)lua_rawlen(L, 1) : luaL_len(L, 1);
   if (count > BQ_TABLE_MAX_COUNT) return luaL_argerror(L, 1, "a table of more than 10 million elements");
-  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TFUNCTION);
   if (count < 2) return 0;
+  if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, ORDER);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   if (lua_isnil(L, ORDER) && count <= SMALL_COUNT) {

@@ -105,10 +105,11 @@ static int table_move(lua_State *L) {
 static int table_concat(lua_State *L) {
   const bq_vm *vm = bq_vm_of(L);
   luaL_checktype(L, 1, LUA_TTABLE);
+  lua_Integer size = is_plain(L, 1) ? (lua_Integer)lua_rawlen(L, 1) : luaL_len(L, 1); // __len is asked in any case
   size_t length;
   const char *separator = luaL_optlstring(L, 2, "", &length);
   lua_Integer first = luaL_optinteger(L, 3, 1);
-  lua_Integer last = lua_isnoneornil(L, 4) ? check_length(L, 1) : luaL_checkinteger(L, 4);
+  lua_Integer last = luaL_optinteger(L, 4, size);
   check_range(L, first, last, 4);
   lua_settop(L, 4);
   luaL_Buffer text;
@@ -117,7 +118,8 @@ static int table_concat(lua_State *L) {
     look(vm, L);
     lua_geti(L, 1, i);
     if (!lua_isstring(L, -1)) {
-      return luaL_error(L, "invalid value (at index %I) in table for 'concat'", (LUAI_UACINT)i);
+      return luaL_error(L, "invalid value (%s) at index %I in table for 'concat'", luaL_typename(L, -1),
+                        (LUAI_UACINT)i);
     }
     luaL_addvalue(&text);
     if (i < last) luaL_addlstring(&text, separator, length);

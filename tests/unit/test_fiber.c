@@ -59,10 +59,20 @@ static void waits_inside_coroutines_of_scripts(void **state) {
                         "coroutine.yield(i) end end) return co() + co() + co()", "6");
 }
 
+static void waits_inside_a_sort(void **state) {
+  (void)state;
+  assert_script_returns("local t = {5, 3, 1, 4, 2, 6} table.sort(t, function(a, b) sleep(0) return a < b end) "
+                        "return table.concat(t)", "123456");
+  assert_script_returns("local co = coroutine.wrap(function(t) table.sort(t, function(a, b) coroutine.yield('asked') "
+                        "return a < b end) return 'sorted' end) local t, n = {2, 1}, 0 "
+                        "while co(t) == 'asked' do n = n + 1 end return n .. t[1] .. t[2]", "112");
+  assert_script_returns("return tostring(pcall(table.sort, {3, 1, 2}, function() sleep(0) error 'x' end))", "false");
+}
+
 static void refuses_to_wait_where_it_cannot(void **state) {
   (void)state;
   script s;
-  run(&s, "table.sort({2, 1}, function(a, b) sleep(0) return a < b end)");
+  run(&s, "string.gsub('x', 'x', function() sleep(0) end)");
   assert_int_equal(s.end, BQ_END_ERROR);
   assert_contains(s.line, "can't wait here");
   // Also with a coroutine between: it could be yielded from, but not what resumed it.
@@ -231,6 +241,7 @@ int main(void) {
     cmocka_unit_test(takes_error_values_of_any_type),
     cmocka_unit_test(waits_inside_pcall),
     cmocka_unit_test(waits_inside_coroutines_of_scripts),
+    cmocka_unit_test(waits_inside_a_sort),
     cmocka_unit_test(refuses_to_wait_where_it_cannot),
     cmocka_unit_test(keeps_scripts_off_busy_coroutines),
     cmocka_unit_test(runs_coroutine_library_as_the_manual_says),
