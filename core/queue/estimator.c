@@ -4,6 +4,7 @@
 // figures.
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/estimate.h"
@@ -12,13 +13,15 @@
 enum {
   LOOK_MS = 5000,
   COUNTED_AT_ONCE = 5000, // builds of one look
-  MAX_KINDS = 5000        // kept in memory; the others have the figures of wider kinds
+  MAX_KINDS = 5000,       // kept in memory; the others have the figures of wider kinds
+  REST_US = 1000 * 1000   // a policy that failed is not asked again: it may be one that overruns, for each request
 };
 
 struct bq_estimator {
   bq_server *server;   // borrowed
   bq_timer *timer;     // owned
   bq_history *history; // owned
+  int64_t rest_until_us; // monotonic: before it the built-in rule decides
 };
 
 static void on_timer(void *arg);
@@ -97,10 +100,20 @@ static const char *text_of(const json_t *object, const char *name) {
   return text != NULL ? text : "";
 }
 
+static void on_failed(void *arg, bq_hook hook, const bq_error *err) {
+  bq_estimator *estimator = arg;
+  estimator->rest_until_us = bq_clock_mono_us() + REST_US;
+  bq_server_policy_failed(estimator->server, hook, err);
+}
+
 const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_estimate *out) {
-  const json_t *history = bq_history_find(server->estimator->history, text_of(build, "pipeline"),
-                                          text_of(build, "tier"), text_of(build, "architecture"));
-  bq_decide_estimate(&server->decider, build, history, out);
+  bq_estimator *estimator = server->estimator;
+  const json_t *history = bq_history_find(estimator->history, text_of(build, "pipeline"), text_of(build, "tier"),
+                                          text_of(build, "architecture"));
+  int rests = bq_clock_mono_us() < estimator->rest_until_us;
+  const bq_decider decider = {
+      .policies = rests ? NULL : server->decider.policies, .failed = on_failed, .arg = estimator};
+  bq_decide_estimate(&decider, build, history, out);
   return history;
 }
 

@@ -1,5 +1,6 @@
 -- Estimates from the history of builds, and why a build waits.
 local json = require "dkjson"
+local socket = require "socket"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 
@@ -92,6 +93,21 @@ describe("an estimate", function()
       return estimate.seconds == 100 and not estimate.cost
     end, 10)
     assert.truthy(server:get("/metrics").body:find('buildq_policy_failures_total{hook="estimate"} [1-9]'))
+    -- One that overruns costs its 20 ms once a second, not once a request.
+    server:write("scripts", { ["policies/history.lua"] = 'return { estimate = function() while true do end end }' })
+    server:wait_for(function()
+      estimate_of(server, { pipeline = "gate" })
+      return server:log():find("policy computed for more than", 1, true)
+    end, 10, "the overrun")
+    local id = builds.submit(server, { pipeline = "gate" })
+    local from, count = socket.gettime(), 0
+    while socket.gettime() < from + 2.5 do
+      assert.equal(100, server:get("/builds/" .. id).json.estimate.seconds)
+      count = count + 1
+    end
+    local failures = tonumber(server:get("/metrics").body:match('buildq_policy_failures_total{hook="estimate"} (%d+)'))
+    assert.is_true(count > 20, count)
+    assert.is_true(failures < 12, failures)
     server:write("scripts", {
       ["policies/history.lua"] = 'return { estimate = function() return { seconds = -1 } end }',
     })

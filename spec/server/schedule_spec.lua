@@ -2,6 +2,8 @@
 local json = require "dkjson"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
+local postgres = require "spec.support.postgres"
+local process = require "spec.support.process"
 local cron = require "cron"
 
 local REQUEST <const> = [[{ customerId = "c1", customerName = "Customer", customerEmail = "c1@example.org",
@@ -130,6 +132,30 @@ describe("a cluster", function()
     assert.equal("2040-06-16T02:30:00.000000Z", second:get("/schedules").json.schedules[1].nextAt)
     second:stop()
     first:stop()
+  end)
+
+  it("loses nothing and doubles nothing when a server is killed between a claim and its build", function()
+    local server = new_server { scripts = policy 'name = "half-past", cron = "30 2 * * *"' }
+    shift_clock(server, before_half_past(8))
+    server:launch()
+    server:wait_for(function() return server:get("/schedules").json.schedules[1] end, 10)
+    -- The build's row can't be written while somebody else has its table.
+    local holder = process.spawn { "psql", "-XAtq", "-d", postgres.connection_string(server.database), "-c",
+      "begin; lock table build_queue in share mode; select pg_sleep(60)" }
+    server:wait_for(function() return server:sql "select outcome from schedule_runs" == "claimed" end, 30, "the claim")
+    server:kill "sigkill"
+    server.child:wait(10)
+    holder:kill "sigkill"
+    holder:wait(10)
+    server:sql "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+    assert.equal("0", server:sql "select count(*) from build_queue")
+    shift_clock(server, before_half_past(-120)) -- the claim is a minute old
+    server:launch()
+    local run = wait_for_runs(server, "half-past", 1)[1]
+    assert.equal("enqueued", run.outcome)
+    builds.await(server, run.buildId, "success")
+    assert.equal("1", server:sql "select count(*) from build_queue")
+    server:stop()
   end)
 
   it("finishes what a lost server had claimed, as the same build", function()
