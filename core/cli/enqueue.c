@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/estimate.h"
 #include "cli/follow.h"
 #include "cli/text.h"
 
@@ -104,6 +105,16 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
+// To standard error, so that the id alone is what a script gets.
+static void tell_estimate(const json_t *answer) {
+  char *line = bq_estimate_line(json_object_get(answer, "estimate"));
+  if (line == NULL) return;
+  (void)fputs("estimate: ", stderr);
+  bq_text_print(stderr, line);
+  (void)fputc('\n', stderr);
+  bq_free(line);
+}
+
 static int send_request(const arguments *a) {
   bq_client *client = bq_client_new(&a->common);
   json_t *answer = NULL;
@@ -123,6 +134,7 @@ static int send_request(const arguments *a) {
       bq_text_print(stderr, message != NULL ? message : "?");
       (void)fputc('\n', stderr);
     }
+    tell_estimate(answer);
     char *text = a->common.json ? json_dumps(answer, JSON_COMPACT) : bq_strdup(id);
     (void)puts(text != NULL ? text : id);
     (void)fflush(stdout);

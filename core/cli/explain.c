@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/estimate.h"
 #include "cli/text.h"
 
 typedef struct arguments {
@@ -42,22 +43,6 @@ static void print_times(const char *title, const json_t *times) {
   print_line(title, text);
 }
 
-static void print_estimate(const json_t *estimate) {
-  char text[120];
-  const json_t *seconds = json_object_get(estimate, "seconds");
-  const json_t *cost = json_object_get(estimate, "cost");
-  const char *currency = json_string_value(json_object_get(estimate, "currency"));
-  if (seconds != NULL) {
-    (void)snprintf(text, sizeof text, "%.0f s (nine times of ten not over %.0f s)", json_number_value(seconds),
-                   json_number_value(json_object_get(estimate, "secondsHigh")));
-    print_line("takes", text);
-  }
-  if (cost != NULL) {
-    (void)snprintf(text, sizeof text, "%.2f %s", json_number_value(cost), currency != NULL ? currency : "");
-    print_line("cost", text);
-  }
-}
-
 static void print_answer(const json_t *answer) {
   size_t index;
   json_t *reason;
@@ -70,7 +55,9 @@ static void print_answer(const json_t *answer) {
   if (position != NULL) print_line("position", position);
   print_times("starts", json_object_get(answer, "start"));
   print_times("ends", json_object_get(answer, "end"));
-  print_estimate(json_object_get(answer, "estimate"));
+  char *line = bq_estimate_line(json_object_get(answer, "estimate"));
+  if (line != NULL) print_line("takes", line);
+  bq_free(line);
 }
 
 int bq_command_explain(int argc, char **argv) {

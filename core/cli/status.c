@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/estimate.h"
 #include "cli/follow.h"
 #include "cli/text.h"
 
@@ -53,19 +54,13 @@ static void print_build(const json_t *build) {
 }
 
 // What it should take, until it has ended.
-static void print_estimate(const json_t *estimate) {
-  const json_t *seconds = json_object_get(estimate, "seconds");
-  const json_t *cost = json_object_get(estimate, "cost");
-  const char *currency = json_string_value(json_object_get(estimate, "currency"));
-  if (seconds != NULL) {
-    (void)printf("%-21s %.0f s, nine times of ten not over %.0f s\n", "estimate", json_number_value(seconds),
-                 json_number_value(json_object_get(estimate, "secondsHigh")));
-  }
-  if (cost != NULL) {
-    (void)printf("%-21s %.2f ", "estimatedCost", json_number_value(cost));
-    bq_text_print(stdout, currency != NULL ? currency : "");
-    (void)putchar('\n');
-  }
+static void print_estimate(const json_t *build) {
+  char *line = bq_estimate_line(json_object_get(build, "estimate"));
+  if (line == NULL) return;
+  (void)printf("%-21s ", "estimate");
+  bq_text_print(stdout, line);
+  (void)putchar('\n');
+  bq_free(line);
 }
 
 static int show_once(bq_client *client, const arguments *a) {
@@ -79,7 +74,7 @@ static int show_once(bq_client *client, const arguments *a) {
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {
     print_build(build);
-    print_estimate(json_object_get(build, "estimate"));
+    print_estimate(build);
   }
   json_decref(build);
   bq_free(path);

@@ -178,10 +178,13 @@ describe("explain", function()
     local command = server:command { "explain", "--server", "http://" .. server.address, ids[2] }
     assert.equal(0, command.code, command.errors)
     assert.truthy(command.output:find("1 build before it", 1, true), command.output)
-    assert.truthy(command.output:find("cost", 1, true), command.output)
+    assert.truthy(command.output:find("takes      60 s, nine", 1, true), command.output)
     local status = server:command { "status", "--server", "http://" .. server.address, ids[2] }
-    assert.truthy(status.output:find("\nestimate +60 s, nine times of ten not over 60 s\n"), status.output)
-    assert.truthy(status.output:find("estimatedCost         0.60 EUR", 1, true), status.output)
+    assert.truthy(status.output:find("\nestimate +60 s, nine times of ten not over 60 s; 0.60 EUR\n"), status.output)
+    local enqueued = server:command({ "enqueue", "--server", "http://" .. server.address, "--request", "-" },
+      { stdin = json.encode(builds.request { pipeline = "gate" }) })
+    assert.equal("estimate: 60 s, nine times of ten not over 60 s; 0.60 EUR\n", enqueued.errors)
+    server:post(("/builds/%s/cancel"):format((enqueued.output:gsub("%s", ""))))
     assert.equal(4, server:command({ "explain", "--server", "http://" .. server.address, "none" }).code)
     for _, id in ipairs(ids) do server:post(("/builds/%s/cancel"):format(id)) end
     builds.await(server, ids[1], "cancelled")
