@@ -88,10 +88,24 @@ static int add_schedule(bq_table *table, const json_t *item, bq_error *err) {
   return bq_table_add(table, cells, err);
 }
 
+// Entries of the policy that the server can't use.
+static void tell_faults(const json_t *answer) {
+  size_t index;
+  json_t *fault;
+  json_array_foreach(json_object_get(answer, "faults"), index, fault) {
+    (void)fputs("not used: ", stderr);
+    bq_text_print(stderr, text_of(fault, "name"));
+    (void)fputs(": ", stderr);
+    bq_text_print(stderr, text_of(fault, "message"));
+    (void)fputc('\n', stderr);
+  }
+}
+
 static int print_schedules(const json_t *answer) {
   static const bq_table_column columns[] = {{"NAME", 0, 0},       {"CRON", 0, 0}, {"ZONE", 0, 0},
                                             {"MISSED", 0, 0},     {"NEXT (UTC)", 0, 0}, {"LAST", 0, 0},
                                             {"PAUSED", 0, 1}};
+  tell_faults(answer);
   return print_rows(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "schedules"), add_schedule);
 }
 

@@ -106,6 +106,18 @@ static void on_failed(void *arg, bq_hook hook, const bq_error *err) {
   bq_server_policy_failed(estimator->server, hook, err);
 }
 
+// What a policy is given of a build, whatever else is known of it: everywhere the same. NULL for want of memory.
+static json_t *policy_build(const json_t *build) {
+  static const char *const names[] = {"id",           "customerId",    "customerName", "configurationName", "tier",
+                                      "architecture", "cloudProvider", "pipeline",     "priority",          "metadata"};
+  json_t *own = json_object();
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    json_t *value = json_object_get(build, names[i]);
+    if (value != NULL) (void)json_object_set(own, names[i], value);
+  }
+  return own;
+}
+
 const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_estimate *out) {
   bq_estimator *estimator = server->estimator;
   const json_t *history = bq_history_find(estimator->history, text_of(build, "pipeline"), text_of(build, "tier"),
@@ -113,7 +125,9 @@ const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_
   int rests = bq_clock_mono_us() < estimator->rest_until_us;
   const bq_decider decider = {
       .policies = rests ? NULL : server->decider.policies, .failed = on_failed, .arg = estimator};
-  bq_decide_estimate(&decider, build, history, out);
+  json_t *own = policy_build(build);
+  bq_decide_estimate(&decider, own, history, out);
+  json_decref(own);
   return history;
 }
 

@@ -711,7 +711,7 @@ function Build:secret(name) end
 ---@class Policy
 ---@field retry? fun(failure: buildq.RetryFailure): buildq.RetryAnswer
 ---@field schedule? fun(): Schedule[] what is enqueued when
----@field estimate? fun(build: buildq.PolicyBuild, history: buildq.BuildHistory): buildq.EstimateAnswer?
+---@field estimate? fun(build: buildq.PolicyBuild, history: buildq.BuildHistory): buildq.EstimateAnswer? build: without enqueuedAt
 ---@field facts? table<string, string[]> by hook: what the server looks up for it. retry: "history"
 ---@field check? fun() self-check at a reload; raises when something is wrong
 

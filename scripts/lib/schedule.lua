@@ -8,7 +8,10 @@ local check = require "check"
 local cron = require "cron"
 local intake = require "intake"
 
-local schedule = {}
+local schedule = {
+  ---@type {name: string, message: string}[] entries of the policy's list that this server could not use
+  faults = {},
+}
 
 local MOST <const> = 1000 -- schedules of one generation
 local MISSED <const> = { skip = true, latest = true, all = true }
@@ -86,14 +89,17 @@ end
 
 local function take_over()
   local list, failure = buildq.schedule.wanted()
-  if not list then return buildq.log.error("the schedule policy failed: the old schedules stay",
-    { error = failure.message }) end
+  if not list then
+    schedule.faults = { { name = "?", message = failure.message } }
+    return buildq.log.error("the schedule policy failed: the old schedules stay", { error = failure.message })
+  end
   local entries, faults = schedule.read(list)
   local answer = sure(buildq.schedule.sync(buildq.json.array(entries)))
   for _, fault in ipairs(answer.faults) do faults[#faults + 1] = fault end
   for _, fault in ipairs(faults) do
     buildq.log.error("a schedule is not used", { schedule = fault.name, error = fault.message })
   end
+  schedule.faults = faults
   tell_skipped(answer.skipped)
 end
 

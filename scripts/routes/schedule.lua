@@ -11,7 +11,8 @@ local function unknown(name)
 end
 
 local function list()
-  return reply.list("schedules", buildq.schedule.list())
+  return reply.json { schedules = buildq.json.array(buildq.schedule.list()),
+    faults = buildq.json.array(schedule.faults) }
 end
 
 local SHOW <const> = {

@@ -86,6 +86,20 @@ describe("an estimate", function()
     assert.equal(0.1, estimate.cost)
   end)
 
+  it("is asked with the same fields everywhere", function()
+    server:write("scripts", { ["policies/history.lua"] = [[return { estimate = function(build)
+      local names = {}
+      for name in pairs(build) do names[#names + 1] = name end
+      return { seconds = #names, cost = build.metadata and build.metadata.size }
+    end }]] })
+    local more = { pipeline = "gate", metadata = { size = 3 } }
+    server:wait_for(function() return estimate_of(server, more).seconds == 10 end, 10)
+    local id = builds.submit(server, more)
+    assert.same({ 10, 3 }, { estimate_of(server, more).seconds, estimate_of(server, more).cost })
+    local shown = server:get("/builds/" .. id).json.estimate
+    assert.same({ 10, 3 }, { shown.seconds, shown.cost })
+  end)
+
   it("is the built-in one when the policy fails", function()
     server:write("scripts", { ["policies/history.lua"] = 'return { estimate = function() error "broken" end }' })
     server:wait_for(function()

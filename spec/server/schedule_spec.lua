@@ -358,6 +358,12 @@ describe("the schedule policy", function()
     server:write("scripts", policy('name = "one", cron = "61 * * * *"', 'name = "two", cron = "@daily"',
       'name = "three", cron = "@daily", zone = "Europe/Nowhere"', 'name = "two", cron = "@daily"'))
     server:wait_for(function() return names() == "two@daily" end, 10)
+    assert.same({ "one", "two", "three" }, {
+      server:get("/schedules").json.faults[1].name, server:get("/schedules").json.faults[2].name,
+      server:get("/schedules").json.faults[3].name })
+    local listed = server:command { "schedule", "--server", "http://" .. server.address, "list" }
+    assert.truthy(listed.errors:find("not used: three: the time zone \"Europe/Nowhere\" is not known", 1, true),
+      listed.errors)
     local log = server:log()
     assert.truthy(log:find("a minute is 0 to 59", 1, true))
     assert.truthy(log:find("Europe/Nowhere", 1, true))
