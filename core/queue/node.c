@@ -149,12 +149,29 @@ void bq_node_beat(bq_node *node) {
 
 // Joining and leaving -----------------------------------------------------------------------------------------------
 
+static void on_succeeded(void *arg, const bq_pg_result *result) {
+  (void)arg;
+  if (result->error != NULL) bq_log_error("other servers may not find the files of this one's predecessor", result->error);
+}
+
+// Files stay where they are when a node ends: what asks for them is to come to this one.
+static void succeed(const bq_node *node) {
+  const char *before = node->id[0] != '\0' ? node->id : node->options.predecessor;
+  const char *params[] = {before, node->next_id};
+  bq_error err;
+  if (before == NULL || bq_store_write(node->options.store, "node_succeed", 2, params, on_succeeded, NULL, &err) == 0) {
+    return;
+  }
+  bq_log_error("other servers may not find the files of this one's predecessor", &err);
+}
+
 static void on_joined(void *arg, const bq_pg_result *result) {
   bq_node *node = arg;
   if (result->error != NULL) {
     bq_log_error("this server could not join the cluster", result->error);
     return;
   }
+  succeed(node);
   memcpy(node->id, node->next_id, sizeof node->id);
   bq_log(BQ_INFO, "joined the cluster", "node", node->id, NULL);
   node->options.joined(node->options.arg, node->id);

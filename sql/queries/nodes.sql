@@ -80,8 +80,12 @@ with orphans as (
 )
 select id, attempt, status from taken;
 
+-- name: node_succeed
+-- $1 a node that has ended, $2 the one that works in its state directory now: also of those before it.
+update nodes set successor = $2::uuid where (id = $1::uuid or successor = $1::uuid) and id <> $2::uuid;
+
 -- name: attempt_place
--- $1 build, $2 attempt. Where the node that ran it answers, or answered: its successor in the same state directory has
--- its files.
-select n.url from build_attempts a join nodes n on n.id = a.node_id
+-- $1 build, $2 attempt. Where the node that has its files answers, or answered last.
+select coalesce(s.url, n.url)
+from build_attempts a join nodes n on n.id = a.node_id left join nodes s on s.id = n.successor
 where a.build_id = $1::uuid and a.attempt = $2::integer;
