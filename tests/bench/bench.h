@@ -27,8 +27,8 @@ static inline double bench_percentile(double *values, size_t count, double share
   return values[at < count ? at : count - 1];
 }
 
-// One figure: `value` beside `limit`, what was measured in the same run for comparison. `ratio` is value / limit, or the
-// median of such ratios. It should be `aim` at most.
+// One figure: `value` beside `limit`, what was measured in the same run for comparison. `ratio` is value / limit, or
+// the median of such ratios. It should be `aim` at most.
 static inline void bench_report(const char *group, const char *name, double value, const char *unit, const char *beside,
                                 double limit, double ratio, double aim) {
   printf("{\"group\":\"%s\",\"name\":\"%s\",\"value\":%.4g,\"unit\":\"%s\",\"beside\":\"%s\",\"limit\":%.4g,"

@@ -1,5 +1,5 @@
--- Pattern functions and rep on random subjects and patterns. Run with the same seed in stock Lua and in a script's state:
--- what it returns must be the same, byte by byte.
+-- Pattern functions and rep on random subjects and patterns. Run with the same seed in stock Lua and in a script's
+-- state: what it returns must be the same, byte by byte.
 local seed, rounds = ...
 
 local function random(n)
@@ -8,12 +8,15 @@ local function random(n)
 end
 
 local PIECES <const> = {
-  "a", "b", "c", ".", "%a", "%d", "%s", "%w", "%u", "%l", "%p", "%c", "%x", "%g", "%A", "%D", "%S", "%W", "[ab]", "[^a]",
-  "[a-c]", "[]a]", "[^]]", "[%w_]", "[%]]", "[a-]", "[%a-z]", "[^%s]", "[\0-\x7f]", "(", ")", "()", "(a", "b)", "*", "+",
-  "-", "?", "^", "$", "%1", "%2", "%0", "%bab", "%b()", "%f[%w]", "%f[^a]", "%", "[", "[^", "[a", "%z", "%Z", "%%", "%.",
-  "x", "%f", "%b", "%bx", " ", "\0", "\200", ".-", ".*", "(.-)", "(%w+)", "(()", "%a*", "[ab]+", "(a*)", "a?", "%9",
+  "a", "b", "c", ".", "%a", "%d", "%s", "%w", "%u", "%l", "%p", "%c", "%x", "%g", "%A", "%D", "%S", "%W", "%z", "%Z",
+  "[ab]", "[^a]", "[a-c]", "[]a]", "[^]]", "[%w_]", "[%]]", "[a-]", "[%a-z]", "[^%s]", "[\0-\x7f]",
+  "(", ")", "()", "(a", "b)", "(()", "(.-)", "(%w+)", "(a*)", "*", "+", "-", "?", "^", "$", ".-", ".*", "%a*", "[ab]+",
+  "a?", "%1", "%2", "%0", "%9", "%bab", "%b()", "%b", "%bx", "%f[%w]", "%f[^a]", "%f", "%", "[", "[^", "[a", "%%", "%.",
+  "x", " ", "\0", "\200",
 }
-local CHARS <const> = { "a", "b", "c", "x", "A", "1", "2", " ", "\n", "]", "[", "%", "_", "-", "(", ")", "\0", "\200", "." }
+local CHARS <const> = {
+  "a", "b", "c", "x", "A", "1", "2", " ", "\n", "]", "[", "%", "_", "-", "(", ")", "\0", "\200", ".",
+}
 local REPLACEMENTS <const> = {
   "<%0>", "%1", "%2", "r", "", "%", "%%", "%%%1", "%0%0", "a%", "%x", 7, 1.5,
   { a = "A", b = false, ab = 1, [1] = "one" },
