@@ -246,7 +246,6 @@ int bq_table_sort(lua_State *L) {
   if (count < 2) return 0;
   if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, ORDER);
-  luaL_checkstack(L, LUA_MINSTACK, NULL);
   if (lua_isnil(L, ORDER) && count <= SMALL_COUNT) {
     union {
       sort s;

@@ -107,7 +107,8 @@ static int find_or_match(lua_State *L, int is_find) {
   bq_matcher m;
   bq_matcher_init(&m, L, text, length, pattern, pattern_length);
   int anchored = pattern_length > 0 && *pattern == '^';
-  for (const char *at = text + start; at <= m.text_end; at++) {
+  const char *at = text + start;
+  for (; (at = anchored ? at : bq_match_candidate(&m, at)) != NULL; at++) {
     const char *end = bq_match_at(&m, at, pattern + anchored);
     if (end != NULL) {
       if (!is_find) return push_captures(&m, at, end);
@@ -143,7 +144,8 @@ static int next_match(lua_State *L) {
   search *s = lua_touserdata(L, lua_upvalueindex(1));
   bq_matcher m;
   bq_matcher_init(&m, L, s->text, s->length, s->pattern, s->pattern_length);
-  for (const char *at = s->at; at <= m.text_end; at++) {
+  const char *at = s->at;
+  for (; (at = bq_match_candidate(&m, at)) != NULL; at++) {
     const char *end = bq_match_at(&m, at, s->pattern);
     if (end == NULL || end == s->last) continue; // an empty match where the last one ended is none
     s->at = s->last = end;
@@ -245,6 +247,10 @@ static int string_gsub(lua_State *L) {
   bq_matcher_init(&m, L, text, length, pattern, pattern_length);
   luaL_buffinit(L, &out);
   while (count < most) {
+    const char *next = anchored ? at : bq_match_candidate(&m, at);
+    if (next == NULL) break;
+    if (next > at) luaL_addlstring(&out, at, (size_t)(next - at));
+    at = next;
     const char *end = bq_match_at(&m, at, pattern + anchored);
     if (end != NULL && end != last) {
       count++;

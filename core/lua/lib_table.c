@@ -10,26 +10,28 @@ static void look(const bq_vm *vm, lua_State *L) {
   if (vm->look) bq_vm_tick(L);
 }
 
-// 1 when the table has no metatable: it is what it seems.
-static int is_plain(lua_State *L, int index) {
-  if (!lua_getmetatable(L, index)) return 1;
+// The length of the first argument, which an author's __len may say to be anything. *plain: the table has no
+// metatable, so it is what it seems.
+static lua_Integer length_of(lua_State *L, int *plain) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  *plain = !lua_getmetatable(L, 1);
+  if (*plain) return (lua_Integer)lua_rawlen(L, 1);
   lua_pop(L, 1);
-  return 0;
+  return luaL_len(L, 1);
 }
 
-// The length, which an author's __len may say to be anything.
-static lua_Integer check_length(lua_State *L, int index) {
-  luaL_checktype(L, index, LUA_TTABLE);
-  lua_Integer n = is_plain(L, index) ? (lua_Integer)lua_rawlen(L, index) : luaL_len(L, index);
-  if (n > MAX_COUNT) (void)luaL_argerror(L, index, "a table of more than 10 million elements");
+static lua_Integer check_length(lua_State *L, int *plain) {
+  lua_Integer n = length_of(L, plain);
+  if (n > MAX_COUNT) (void)luaL_argerror(L, 1, "a table of more than 10 million elements");
   return n;
 }
 
 static int table_insert(lua_State *L) {
   const bq_vm *vm = bq_vm_of(L);
-  lua_Integer end = check_length(L, 1) + 1;
+  int plain;
+  lua_Integer end = check_length(L, &plain) + 1;
   if (lua_gettop(L) == 2) {
-    if (is_plain(L, 1)) lua_rawseti(L, 1, end);
+    if (plain) lua_rawseti(L, 1, end);
     else lua_seti(L, 1, end);
     return 0;
   }
@@ -47,14 +49,15 @@ static int table_insert(lua_State *L) {
 
 static int table_remove(lua_State *L) {
   const bq_vm *vm = bq_vm_of(L);
-  lua_Integer size = check_length(L, 1);
+  int plain;
+  lua_Integer size = check_length(L, &plain);
   lua_Integer position = luaL_optinteger(L, 2, size);
   // An empty list may be asked for its last element by number, too.
   if (position != size) {
     luaL_argcheck(L, (lua_Unsigned)position - 1 <= (lua_Unsigned)size, 2, "position out of bounds");
   }
   lua_settop(L, 2);
-  if (position == size && is_plain(L, 1)) {
+  if (position == size && plain) {
     (void)lua_rawgeti(L, 1, position);
     lua_pushnil(L);
     lua_rawseti(L, 1, position);
@@ -104,8 +107,8 @@ static int table_move(lua_State *L) {
 
 static int table_concat(lua_State *L) {
   const bq_vm *vm = bq_vm_of(L);
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_Integer size = is_plain(L, 1) ? (lua_Integer)lua_rawlen(L, 1) : luaL_len(L, 1); // __len is asked in any case
+  int plain;
+  lua_Integer size = length_of(L, &plain); // in any case
   size_t length;
   const char *separator = luaL_optlstring(L, 2, "", &length);
   lua_Integer first = luaL_optinteger(L, 3, 1);

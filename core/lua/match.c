@@ -8,12 +8,25 @@
 
 enum { STEPS_PER_LOOK = 50 * 1000, ESCAPE = '%' };
 
+// Most positions of a text are ruled out by the first byte alone.
+static int first_byte(const char *pattern, size_t length) {
+  if (length == 0 || pattern[0] == '\0' || strchr("^$*+?.()[%-", pattern[0]) != NULL) return -1;
+  if (length > 1 && pattern[1] != '\0' && strchr("*?-", pattern[1]) != NULL) return -1;
+  return (unsigned char)pattern[0];
+}
+
+const char *bq_match_candidate(const bq_matcher *m, const char *at) {
+  if (m->first < 0) return at <= m->text_end ? at : NULL;
+  return at < m->text_end ? memchr(at, m->first, (size_t)(m->text_end - at)) : NULL;
+}
+
 void bq_matcher_init(bq_matcher *m, lua_State *L, const char *text, size_t length, const char *pattern,
                      size_t pattern_length) {
   m->L = L;
   m->text = text;
   m->text_end = text + length;
   m->pattern_end = pattern + pattern_length;
+  m->first = first_byte(pattern, pattern_length);
   m->steps = 0;
   m->count = 0;
   m->depth = BQ_MATCH_DEPTH;

@@ -20,6 +20,7 @@ typedef struct bq_matcher {
   const char *text;      // the subject, `text_end` behind its last byte
   const char *text_end;
   const char *pattern_end;
+  int first;             // the byte that every match begins with; -1: not known
   unsigned steps;        // since the last look at the clock
   int depth;             // nested calls still allowed
   int count;             // captures begun
@@ -28,6 +29,9 @@ typedef struct bq_matcher {
 
 void bq_matcher_init(bq_matcher *m, lua_State *L, const char *text, size_t length, const char *pattern,
                      size_t pattern_length);
+
+// The next place from `at` on where the pattern (without an anchor) may match; NULL when there is none.
+const char *bq_match_candidate(const bq_matcher *m, const char *at);
 
 // Tries the pattern (without its anchor) exactly at `at`. The end of the match, or NULL. Raises for a malformed pattern
 // and when the fiber is to be ended.

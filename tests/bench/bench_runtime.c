@@ -1,5 +1,5 @@
-// What the runtime itself costs: a slice that gives its thread up, a wait on the loop, a build's fresh state; and how long
-// other builds wait for a thread beside a hostile one.
+// What the runtime itself costs: a slice that gives its thread up, a wait on the loop, a build's fresh state; and how
+// long other builds wait for a thread beside a hostile one.
 #include <lauxlib.h>
 #include <lualib.h>
 #include <string.h>
