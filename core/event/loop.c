@@ -16,6 +16,7 @@ struct bq_loop {
   pthread_mutex_t lock;    // guards first, last
   bq_post *first;          // queue of posted items, oldest first
   bq_post *last;
+  uint64_t ran;            // items, so far; the loop thread's
   bq_timer *following;     // those set that follow the clock, in no order
 };
 
@@ -42,6 +43,7 @@ static void run_posts(evutil_socket_t fd, short what, void *arg) {
   while (post != NULL) {
     bq_post *next = post->next;
     post->next = NULL;
+    loop->ran++;
     post->run(post);
     post = next;
   }
@@ -109,6 +111,13 @@ void bq_loop_post(bq_loop *loop, bq_post *post) {
   uint64_t one = 1;
   // Can only fail when the counter is full, and then the loop is awake already.
   if (was_empty && write(loop->wake_fd, &one, sizeof one) < 0) { /* see above */ }
+}
+
+uint64_t bq_loop_ran(bq_loop *loop, int *idle) {
+  pthread_mutex_lock(&loop->lock);
+  *idle = loop->first == NULL;
+  pthread_mutex_unlock(&loop->lock);
+  return loop->ran;
 }
 
 static void unlink_timer(bq_timer *timer) {

@@ -29,6 +29,10 @@ typedef struct bq_post {
 // Any thread. Items run in the order they were posted, on a later turn of the loop (never inside this call).
 void bq_loop_post(bq_loop *loop, bq_post *post);
 
+// How many items have run so far, and whether none waits now: all work of fibers and pools passes through here, so that
+// an equal count later, with none waiting, tells that nothing has happened meanwhile.
+uint64_t bq_loop_ran(bq_loop *loop, int *idle);
+
 // A one-shot timer; set it again to repeat.
 typedef struct bq_timer bq_timer;
 typedef void (*bq_timer_fn)(void *arg);

@@ -86,7 +86,7 @@ static void tell_stand_in(const http_op *http) {
   }
   const char *body = http->answer.data != NULL ? http->answer.data : "";
   json_t *result = json_pack("{s:i, s:o, s:o}", "status", (int)status_of(http), "headers", headers, "body",
-                             json_stringn(body, http->answer.length));
+                             bq_answer_from_bytes(body, http->answer.length));
   http->stand_in->tell(http->stand_in, &http->ask, http->code == CURLE_OK ? result : NULL);
   json_decref(result);
 }
@@ -100,7 +100,9 @@ static void on_done(void *arg, CURL *easy, CURLcode code) {
 }
 
 static void send_it(http_op *http) {
-  if (bq_curl_start(http->curl, http->easy, on_done, http, &http->error) < 0) bq_op_complete(&http->op);
+  if (bq_curl_start(http->curl, http->easy, on_done, http, &http->error) == 0) return;
+  if (http->stand_in != NULL) http->stand_in->tell(http->stand_in, &http->ask, NULL);
+  bq_op_complete(&http->op);
 }
 
 // Takes what the answer says as the peer's.
@@ -115,10 +117,10 @@ static void pretend(http_op *http, const json_t *answer) {
     if (line != NULL) (void)on_header(line, 1, strlen(line), http);
     bq_free(line);
   }
-  size_t length = json_string_length(body);
-  if (length > 0 && on_body((char *)(uintptr_t)json_string_value(body), 1, length, http) != length) {
-    http->code = CURLE_WRITE_ERROR;
-  }
+  bq_buf bytes = {0};
+  bq_answer_bytes(body, &bytes);
+  if (bytes.length > 0 && on_body(bytes.data, 1, bytes.length, http) != bytes.length) http->code = CURLE_WRITE_ERROR;
+  bq_buf_free(&bytes);
 }
 
 static void on_answer(bq_ask *ask, const json_t *answer) {
@@ -265,14 +267,13 @@ static void set_options(http_op *http, const char *url, const char *method, size
   else (void)curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
 }
 
-// Text that is no UTF-8 reaches no spec: it is left out.
 static void describe(http_op *http, const char *url, const char *method, const char *body, size_t length) {
   json_t *headers = json_array();
   for (const struct curl_slist *header = http->headers; header != NULL; header = header->next) {
     (void)json_array_append_new(headers, json_string(header->data));
   }
   http->request = json_pack("{s:s, s:s, s:o, s:o*}", "url", url, "method", method, "headers", headers, "body",
-                            body != NULL ? json_stringn(body, length) : NULL);
+                            body != NULL ? bq_answer_from_bytes(body, length) : NULL);
 }
 
 static int http_request(lua_State *L) {

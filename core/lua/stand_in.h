@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "base/buf.h"
 #include "base/error.h"
 
 typedef struct bq_stand_in bq_stand_in;
@@ -15,6 +16,7 @@ typedef struct bq_ask {
   // Once, on a later turn. `answer` is an object (below), borrowed.
   void (*answered)(struct bq_ask *ask, const json_t *answer);
   int64_t number;      // the stand-in's own …
+  int counted;         // … likewise …
   struct bq_ask *next; // … likewise
 } bq_ask;
 
@@ -30,7 +32,14 @@ struct bq_stand_in {
 //   {"real": true}                           do it
 //   {"hang": true}                           never ends by itself
 //   {"error": "timeout", "message": "…"}     it fails so, with a word of the vocabulary of errors
-int bq_answer_is(const json_t *answer, const char *word); // "real" or "hang"
+int bq_answer_is(const json_t *answer, const char *word); // "real", "hang", or a stand-in's own
 int bq_answer_error(const json_t *answer, bq_error *err); // 0 when it is no failure
+
+// Bytes cross as a string, or as {"hex": "00ff"} when JSON can't hold them.
+void bq_answer_bytes(const json_t *value, bq_buf *out); // appends; nothing for what is neither
+json_t *bq_answer_from_bytes(const char *bytes, size_t length); // the caller's
+
+// Writes the `files` of an answer, {path: bytes}, below the directory `root`; blocks for the disk.
+int bq_answer_write_files(const json_t *answer, const char *root, bq_error *err) BQ_MUSTCHECK;
 
 #endif

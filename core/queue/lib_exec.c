@@ -1,10 +1,7 @@
 // build:exec: one program in the sandbox, its output to the attempt's log.
-#include <errno.h>
-#include <fcntl.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "io/tree.h"
@@ -112,7 +109,7 @@ static void tell_stand_in(const exec_op *exec) {
   const bq_buf *text = exec->capture_max > 0 ? &exec->output : &exec->last;
   json_t *result = json_pack("{s:i, s:i, s:f, s:o}", "code", exec->end.code, "signal", exec->end.signal, "duration",
                              (double)exec->end.duration_us / 1e6, "output",
-                             json_stringn(text->data != NULL ? text->data : "", text->length));
+                             bq_answer_from_bytes(text->data != NULL ? text->data : "", text->length));
   stand_in_of(exec)->tell(stand_in_of(exec), &exec->ask, result);
   json_decref(result);
 }
@@ -181,37 +178,17 @@ static int start_process(exec_op *exec, bq_error *err) {
   return result;
 }
 
-static int write_file(const exec_op *exec, const char *path, const json_t *text, bq_error *err) {
-  int fd;
-  const char *name;
-  int result = bq_tree_open_parent(exec->attempt->workspace, path, 1, &name, &fd, err);
-  if (result < 0) return result;
-  (void)close(fd);
-  const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-  result = bq_tree_open(exec->attempt->workspace, path, flags, 0755, BQ_TREE_INNER_LINKS, &fd, err);
-  if (result < 0) return result;
-  const char *bytes = json_string_value(text);
-  size_t length = json_string_length(text);
-  if (write(fd, bytes != NULL ? bytes : "", length) != (ssize_t)length) {
-    result = bq_fail_errno(err, errno, "can't write %s into the workspace", path);
-  }
-  (void)close(fd);
-  return result;
-}
-
 // Does what the answer says the command would have done.
 static int pretend(exec_op *exec, const json_t *answer, bq_error *err) {
   int result = bq_answer_error(answer, err);
-  const char *path;
-  json_t *text;
-  json_object_foreach(json_object_get(answer, "files"), path, text) {
-    if (result == 0) result = write_file(exec, path, text, err);
-  }
+  if (result == 0) result = bq_answer_write_files(answer, exec->attempt->workspace, err);
   if (result == 0) result = open_source(exec, err);
   if (result < 0) return result;
   for (int stream = 1; stream <= 2; stream++) {
-    const json_t *bytes = json_object_get(answer, stream == 1 ? "output" : "errors");
-    if (json_string_length(bytes) > 0) on_output(exec, stream, json_string_value(bytes), json_string_length(bytes));
+    bq_buf bytes = {0};
+    bq_answer_bytes(json_object_get(answer, stream == 1 ? "output" : "errors"), &bytes);
+    if (bytes.length > 0) on_output(exec, stream, bytes.data, bytes.length);
+    bq_buf_free(&bytes);
   }
   exec->end = (bq_process_exit){.code = (int)json_integer_value(json_object_get(answer, "code")),
                                 .signal = (int)json_integer_value(json_object_get(answer, "signal")),
@@ -225,8 +202,10 @@ static int pretend(exec_op *exec, const json_t *answer, bq_error *err) {
 static void on_answer(bq_ask *ask, const json_t *answer) {
   exec_op *exec = (exec_op *)((char *)ask - offsetof(exec_op, ask));
   exec->asked = 0;
-  int result = bq_answer_is(answer, "real") ? start_process(exec, &exec->error) : pretend(exec, answer, &exec->error);
-  if (result < 0) bq_op_complete(&exec->op);
+  int real = bq_answer_is(answer, "real");
+  if ((real ? start_process(exec, &exec->error) : pretend(exec, answer, &exec->error)) == 0) return;
+  if (real) stand_in_of(exec)->tell(stand_in_of(exec), &exec->ask, NULL); // it is over before it began
+  bq_op_complete(&exec->op);
 }
 
 static json_t *list_json(const text_list *list) {
@@ -236,11 +215,10 @@ static json_t *list_json(const text_list *list) {
 }
 
 static void ask_stand_in(exec_op *exec) {
-  json_t *request = json_pack("{s:s, s:s, s:o, s:o, s:s, s:o, s:b, s:b, s:f}", "build", exec->attempt->id, "workspace",
+  json_t *input = exec->input != NULL ? bq_answer_from_bytes(exec->input, exec->input_length) : NULL;
+  json_t *request = json_pack("{s:s, s:s, s:o, s:o, s:s, s:o*, s:b, s:f}", "build", exec->attempt->id, "workspace",
                               exec->attempt->workspace, "argv", list_json(&exec->argv), "env", list_json(&exec->env),
-                              "cwd", exec->cwd, "stdin",
-                              exec->input != NULL ? json_stringn(exec->input, exec->input_length) : json_null(),
-                              "check", exec->check, "capture", exec->capture_max > 0, "timeout", exec->timeout_s);
+                              "cwd", exec->cwd, "stdin", input, "check", exec->check, "timeout", exec->timeout_s);
   if (request == NULL) {
     (void)bq_fail(&exec->error, BQ_EINVAL, "build:exec: what it is given is no UTF-8: no spec can answer it");
     bq_op_complete(&exec->op);

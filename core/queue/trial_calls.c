@@ -105,8 +105,11 @@ static void answer_when_done(bq_trial *trial) {
 
 void bq_trial_look(void *arg) {
   bq_trial *trial = arg;
-  if (is_busy(trial)) trial->quiet = 0;
+  int idle;
+  uint64_t ran = bq_loop_ran(trial->server->loop, &idle);
+  if (is_busy(trial) || !idle || ran != trial->ran) trial->quiet = 0;
   else trial->quiet++;
+  trial->ran = ran;
   answer_when_done(trial);
   if (trial->wait == BQ_TRIAL_NOTHING) return;
   if (trial->quiet >= QUIET_LOOKS) {

@@ -34,7 +34,8 @@ struct bq_trial {
   bq_ask *asks;             // questions without an answer
   int64_t last_ask;
   unsigned real;            // commands and requests that are done really
-  unsigned quiet;           // looks in a row at which nothing was under way
+  unsigned quiet;           // looks in a row at which nothing was under way, nor had been since the look before
+  uint64_t ran;             // bq_loop_ran at the last look
   int64_t call;             // id of the call under way; 0: none
   bq_trial_wait wait;       // what it waits for
   bq_trial_build *wanted;   // of BQ_TRIAL_BUILD

@@ -178,6 +178,17 @@ describe("modules, routes and requests", function()
     assert.equal(404, test.get("/greet").status)
   end)
 
+  it("pass a route's sleep at once", function()
+    test.write("routes/nap.lua", [[
+      return { method = "GET", path = "/nap", handle = function()
+        require("buildq").sleep(50)
+        return { body = "rested" }
+      end }]])
+    local began = os.time()
+    assert.equal("rested", test.get("/nap").body)
+    assert.is_true(os.time() - began < 30)
+  end)
+
   it("say which scripts are wrong", function()
     test.write("routes/broken.lua", "return {")
     local ok, message = pcall(test.reload)

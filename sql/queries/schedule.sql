@@ -6,7 +6,10 @@ select buildq_schedule_sync($1::jsonb);
 
 -- name: schedule_claim
 -- $1 node, $2 how many schedules, and occurrences of each. No two servers are given one occurrence within a minute.
-select buildq_schedule_claim($1::uuid, $2::integer);
+-- Without a schedule in sight the function says 0 seconds, as for "there is more": null is meant, else servers ask on and
+-- on.
+select buildq_schedule_claim($1::uuid, $2::integer)
+  || case when exists (select from schedules where next_at is not null) then '{}' else '{"waitSeconds": null}' end::jsonb;
 
 -- name: schedule_settle
 -- $1 name, $2 occurrence, $3 outcome, $4 reason.

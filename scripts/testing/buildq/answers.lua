@@ -48,6 +48,28 @@ local function best(rules, line)
   return found
 end
 
+-- Bytes that JSON can't hold go as {hex=}.
+local function bytes(value)
+  if type(value) ~= "string" or (utf8.len(value) and not value:find("\0", 1, true)) then return value end
+  return { hex = (value:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) }
+end
+
+-- The same as a call's own field.
+function answers.text(value)
+  if type(value) ~= "table" or not value.hex then return value end
+  return (value.hex:gsub("%x%x", function(digits) return string.char(tonumber(digits, 16)) end))
+end
+
+local function sendable(answer)
+  local copy = {}
+  for name, value in pairs(answer) do copy[name] = bytes(value) end
+  if answer.files then
+    copy.files = {}
+    for path, text in pairs(answer.files) do copy.files[path] = bytes(text) end
+  end
+  return copy
+end
+
 function Answers:answer(call)
   self.calls[#self.calls + 1] = call
   local rule = best(self.rules, call.line)
@@ -58,8 +80,7 @@ function Answers:answer(call)
   local answer = rule.answer
   if type(answer) == "function" then answer = answer(call) end
   if answer == nil then answer = {} end
-  if type(answer) == "table" then return answer end
-  return self.short(answer)
+  return sendable(type(answer) == "table" and answer or self.short(answer))
 end
 
 local function new(name, short)

@@ -28,6 +28,7 @@ end
 local function describe(what, request)
   if what == "exec" then
     request.line = table.concat(request.argv, " ")
+    request.stdin = answers.text(request.stdin)
     local env = {}
     for _, entry in ipairs(request.env) do
       local name, value = entry:match "^([^=]*)=(.*)$"
@@ -42,13 +43,14 @@ local function describe(what, request)
       headers[name:lower()] = value
     end
     request.headers = headers
+    request.body = answers.text(request.body)
   end
   return request
 end
 
 wire.on_ask = function(what, number, request)
   local asked = describe(what, request)
-  if what == "http" and url and asked.url:sub(1, #url) == url then return { real = true } end
+  if what == "http" and url and asked.url:sub(1, #url) == url then return { real = true, own = true } end
   local given = recording and answers.play(recording, what, number, asked)
   if given then return given end
   return test[what]:answer(asked)
