@@ -259,7 +259,7 @@ static int run_both(test *t, bq_error *err) {
   if (result < 0) return result;
   (void)fflush(NULL);
   pid_t runtime = fork();
-  if (runtime == 0) _exit(run_runtime(t));
+  if (runtime == 0) exit(run_runtime(t));
   pid_t busted = runtime > 0 ? fork() : -1;
   if (busted == 0) run_busted(t);
   int errnum = errno;
@@ -267,9 +267,12 @@ static int run_both(test *t, bq_error *err) {
   // Ctrl-C reaches the children as well: this process waits for them, and cleans up.
   (void)signal(SIGINT, SIG_IGN);
   int status = busted > 0 ? wait_for(busted) : 0;
-  if (runtime > 0) (void)wait_for(runtime);
+  int runtime_status = runtime > 0 ? wait_for(runtime) : 0;
   if (busted < 0) return bq_fail_errno(err, errnum, "can't start a process");
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
+  if (WIFSIGNALED(runtime_status)) {
+    (void)fprintf(stderr, "buildq: the runtime of the specs was ended by signal %d\n", WTERMSIG(runtime_status));
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && runtime_status == 0) return 0;
   return bq_fail(err, BQ_ESCRIPT, "tests failed");
 }
 

@@ -131,7 +131,9 @@ static void on_opened(void *arg, struct bq_server *server) {
 }
 
 static void on_closing(void *arg) {
-  detach(arg);
+  bq_trial *trial = arg;
+  detach(trial);
+  if (!bq_trial_builds_run(trial)) bq_trial_free_builds(trial);
 }
 
 static int run_whole(bq_trial *trial, bq_error *err) {

@@ -113,14 +113,14 @@ static json_t *make_row(const char *id, const char *pipeline, const json_t *fiel
   json_t *metadata = json_object_get(fields, "metadata");
   const json_t *attempt = json_object_get(fields, "attempt");
   const json_t *trusted = json_object_get(fields, "trusted");
-  return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:O, s:o, s:b}", "id", id, "attempt",
+  return json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:b}", "id", id, "attempt",
                    attempt != NULL ? (int)json_integer_value(attempt) : 1, "pipeline", pipeline, "customerId",
                    text_or(customer, "id", "acme"), "customerName", text_or(customer, "name", "Acme"), "customerEmail",
                    text_or(customer, "email", "ops@acme.example"), "configurationName",
                    text_or(fields, "configuration", "default"), "tier", text_or(fields, "tier", "pro"), "architecture",
                    text_or(fields, "architecture", "linux-x64"), "cloudProvider", text_or(fields, "cloud", "none"),
                    "manifestPath", text_or(fields, "manifest_path", "manifest.json"), "metadata",
-                   metadata != NULL ? metadata : json_object(), "manifest",
+                   metadata != NULL ? json_incref(metadata) : json_object(), "manifest",
                    manifest != NULL ? json_incref(manifest) : json_object(), "trusted",
                    trusted == NULL || json_is_true(trusted));
 }

@@ -74,8 +74,10 @@ static void answer_when_done(bq_trial *trial) {
   bq_error err;
   switch (trial->wait) {
   case BQ_TRIAL_BUILD:
-    if (trial->wanted == NULL) {
-      if (!bq_trial_builds_run(trial)) bq_trial_reply(trial, NULL);
+    if (trial->wanted == NULL) { // of a reset
+      if (bq_trial_builds_run(trial)) break;
+      bq_trial_free_builds(trial);
+      bq_trial_reply(trial, NULL);
     } else if (bq_trial_result(trial->wanted) != NULL) {
       bq_trial_reply(trial, json_incref(bq_trial_result(trial->wanted)));
     }
