@@ -16,7 +16,7 @@ typedef struct bq_runner_options {
   bq_store *store;           // borrowed
   bq_metrics *metrics;       // borrowed; see queue/server_metrics.h
   const bq_decider *decider; // borrowed; its policies change with the generation
-  // The generation for new attempts: borrowed, NULL while none may be used (not stored yet).
+  // The generation for new attempts: borrowed, NULL until one is stored, and never again afterwards.
   bq_generation *(*generation)(void *arg);
   int (*is_pinned)(void *arg, const char *pipeline); // its retries stay on their generation
   int (*may_claim)(void *arg);                       // 0: no disk space, draining

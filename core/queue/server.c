@@ -389,7 +389,7 @@ static void free_server(bq_server *server) {
   bq_free(server->share);
   bq_free(server->url);
   bq_free(server->predecessor);
-  bq_free(server->stored);
+  bq_generation_release(server->stored);
   json_decref(server->statistics);
   for (size_t i = 0; i < server->old_config_count; i++) bq_config_free(server->old_configs[i]);
   bq_free(server->old_configs);

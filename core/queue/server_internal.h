@@ -60,7 +60,7 @@ typedef struct bq_server {
   bq_attempt_env env;
   char *url;                    // owned; "http://" and the address as bound
   char *predecessor;            // owned; node id of the last server in this state directory, or NULL
-  char *stored;                 // owned; hash of the generation that is safely in SQL
+  bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
   char *share;                  // owned; where scripts/, templates/ and sql/ can be read
   int lock_fd;                  // of StateDirectory/lock
@@ -147,7 +147,7 @@ void bq_server_become_ready(bq_server *server);         // the first generation 
 int bq_server_set_notifications(bq_server *server, bq_error *err) BQ_MUSTCHECK; // tells SQL of EnableNotifications
 
 // server_scripts.c; the first six are callbacks of other parts, with the server as `arg`
-bq_generation *bq_server_generation(void *arg); // the running one once it is stored; borrowed, or NULL
+bq_generation *bq_server_generation(void *arg); // the newest that is stored; borrowed, NULL before the first is
 int bq_server_is_pinned(void *arg, const char *pipeline);
 const json_t *bq_server_needs(void *arg, const char *pipeline); // names of secrets; borrowed, or NULL
 bq_handlers *bq_server_handlers(void *arg);

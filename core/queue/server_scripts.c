@@ -15,16 +15,27 @@ enum {
   WATCH_LONGEST_MS = 150    // from the first change
 };
 
+// A generation on its way into the database.
+typedef struct storing {
+  bq_server *server;         // borrowed
+  bq_generation *generation; // retained
+} storing;
+
 static void on_generation_stored(void *arg, const bq_pg_result *result) {
-  bq_server *server = arg;
+  storing *s = arg;
+  bq_server *server = s->server;
+  const bq_generation *current = bq_script_host_current(server->host);
   if (result->error != NULL) {
-    bq_log_error("the scripts could not be stored: builds wait", result->error);
-    return;
+    bq_log_error("the scripts could not be stored: builds go on with the ones before", result->error);
   }
-  bq_generation *current = bq_script_host_current(server->host);
-  bq_free(server->stored);
-  server->stored = bq_strdup(bq_generation_hash(current));
-  bq_runner_wake(server->runner);
+  // An answer that came late, behind that of a newer generation, changes nothing.
+  if (result->error == NULL && (server->stored == NULL || server->stored != current)) {
+    bq_generation_release(server->stored);
+    server->stored = bq_generation_retain(s->generation);
+    bq_runner_wake(server->runner);
+  }
+  bq_generation_release(s->generation);
+  bq_free(s);
 }
 
 static void store_generation(bq_server *server) {
@@ -42,18 +53,19 @@ static void store_generation(bq_server *server) {
   json_decref(files);
   bq_error err;
   const char *params[] = {bq_generation_hash(current), text};
-  if (text == NULL ||
-      bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, server, &err) < 0) {
-    bq_log(BQ_ERROR, "the scripts could not be stored: builds wait", NULL);
+  storing *s = bq_alloc(sizeof *s);
+  if (s != NULL) *s = (storing){.server = server, .generation = bq_generation_retain(current)};
+  if (text == NULL || s == NULL ||
+      bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, s, &err) < 0) {
+    bq_log(BQ_ERROR, "the scripts could not be stored: builds go on with the ones before", NULL);
+    bq_generation_release(s != NULL ? s->generation : NULL);
+    bq_free(s);
   }
   bq_free(text);
 }
 
 bq_generation *bq_server_generation(void *arg) {
-  bq_server *server = arg;
-  bq_generation *current = bq_script_host_current(server->host);
-  int stored = current != NULL && server->stored != NULL && strcmp(server->stored, bq_generation_hash(current)) == 0;
-  return stored ? current : NULL;
+  return ((bq_server *)arg)->stored;
 }
 
 int bq_server_is_pinned(void *arg, const char *pipeline) {

@@ -84,6 +84,7 @@ static void answer_when_done(bq_trial *trial) {
     break;
   case BQ_TRIAL_RELOAD:
     if (bq_script_host_busy(server->host)) break;
+    if (trial->whole && bq_server_generation(server) != bq_script_host_current(server->host)) break; // not stored yet
     fault = bq_script_host_error(server->host);
     bq_trial_desk_free(trial);
     if (fault == NULL) {

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,7 +26,7 @@ void bq_trial_write(bq_trial *trial, json_t *line) {
   bq_buf out = {0};
   bq_buf_adds(&out, text != NULL ? text : "{\"error\":{\"kind\":\"out_of_memory\",\"message\":\"out of memory\"}}");
   bq_buf_addc(&out, '\n');
-  free(text);
+  bq_free(text);
   for (size_t sent = 0; sent < out.length;) {
     ssize_t put = write(trial->options->out, out.data + sent, out.length - sent);
     if (put < 0 && errno == EINTR) continue;

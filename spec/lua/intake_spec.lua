@@ -1,4 +1,4 @@
-local fake = require "spec.support.fake_buildq"
+local json = require "spec.support.json"
 local intake = require "intake"
 
 local files, world
@@ -18,7 +18,7 @@ before_each(function()
     end,
     pipelines = function() return { "honua-server", "own", "third" } end,
     allow_inline_commands = false,
-    encode = fake.encode, decode = fake.decode,
+    encode = json.encode, decode = json.decode,
     sha256 = function() return ("5"):rep(64) end,
   }
 end)
@@ -29,7 +29,7 @@ local function submit(changes)
   return intake.submission(body, world)
 end
 
-local function inline(text) return assert(fake.decode(text)) end
+local function inline(text) return assert(json.decode(text)) end
 
 describe("intake.submission", function()
   it("makes a row of a request and the manifest it names", function()

@@ -1,7 +1,7 @@
-local fake = require "spec.support.fake_buildq"
+local json = require "spec.support.json"
 local manifest = require "manifest"
 
-local function read(text) return assert(fake.decode(text)) end
+local function read(text) return assert(json.decode(text)) end
 
 local function messages(list)
   local by_path = {}
@@ -32,13 +32,13 @@ describe("manifest.check", function()
     assert.equal("debug", normal.environmentVariables.Log_Level)
     assert.equal("3", normal.environmentVariables.N)
     assert.equal("make", normal.build.system)
-    assert.equal("[]", fake.encode(normal.tags))
+    assert.equal("[]", json.encode(normal.tags))
   end)
 
   it("accepts what it gave, and changes nothing in it", function()
     local normal = manifest.check(read(ORDER))
-    local again = manifest.check(read(fake.encode(normal)))
-    assert.same(read(fake.encode(normal)), read(fake.encode(again)))
+    local again = manifest.check(read(json.encode(normal)))
+    assert.same(read(json.encode(normal)), read(json.encode(again)))
   end)
 
   it("warns of what nothing acts on yet", function()
@@ -99,7 +99,7 @@ describe("manifest.check", function()
     local _, faults = manifest.check(read [[{"environmentVariables": {"KEY": "hunter2\u0000"},
       "cloudTargets": [{"provider": "a", "configuration": {"k": "hunter2\u0000"}}]}]])
     assert.equal(2, #faults)
-    assert.is_nil(fake.encode(faults):find("hunter2", 1, true))
+    assert.is_nil(json.encode(faults):find("hunter2", 1, true))
   end)
 
   it("bounds lists and texts", function()

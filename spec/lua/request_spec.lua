@@ -1,4 +1,4 @@
-local fake = require "spec.support.fake_buildq"
+local json = require "spec.support.json"
 local request = require "request"
 
 local function body(changes)
@@ -7,14 +7,14 @@ local function body(changes)
     manifestPath = "order.json",
   }
   for name, value in pairs(changes or {}) do
-    if value == fake.null then value = nil end
+    if value == json.null then value = nil end
     result[name] = value
   end
   return result
 end
 
 local function fault_paths(changes)
-  local submission, faults = request.submission(body(changes), fake.encode)
+  local submission, faults = request.submission(body(changes), json.encode)
   assert.is_nil(submission)
   local paths = {}
   for index, fault in ipairs(faults) do paths[index] = fault.path end
@@ -23,8 +23,8 @@ end
 
 describe("request.submission", function()
   it("takes names in any case, ignores unknown ones, and fills in the defaults", function()
-    local given = body { CustomerName = "Other", customerName = fake.null, somethingElse = 5 }
-    local submission = assert(request.submission(given, fake.encode))
+    local given = body { CustomerName = "Other", customerName = json.null, somethingElse = 5 }
+    local submission = assert(request.submission(given, json.encode))
     assert.equal("Other", submission.customerName)
     assert.equal(1, submission.priority)
     assert.same({}, submission.metadata)
@@ -32,7 +32,7 @@ describe("request.submission", function()
 
   it("requires what the row can't be without", function()
     for _, name in ipairs { "customerId", "customerName", "customerEmail", "configurationName", "manifestPath" } do
-      assert.equal("$." .. name, fault_paths { [name] = fake.null })
+      assert.equal("$." .. name, fault_paths { [name] = json.null })
     end
   end)
 
@@ -43,30 +43,30 @@ describe("request.submission", function()
 
   it("wants either a manifest or its path", function()
     assert.equal("$.manifest", fault_paths { manifest = {} })
-    assert.equal("$.manifest", fault_paths { manifest = "text", manifestPath = fake.null })
-    assert.is_table((request.submission(body { manifest = {}, manifestPath = fake.null }, fake.encode)))
+    assert.equal("$.manifest", fault_paths { manifest = "text", manifestPath = json.null })
+    assert.is_table((request.submission(body { manifest = {}, manifestPath = json.null }, json.encode)))
   end)
 
   for given, number in pairs { low = 0, Normal = 1, HIGH = 2, critical = 3, ["2"] = 2, [0] = 0, [3] = 3 } do
     it("takes the priority " .. tostring(given), function()
-      assert.equal(number, request.submission(body { priority = given }, fake.encode).priority)
+      assert.equal(number, request.submission(body { priority = given }, json.encode).priority)
     end)
   end
 
   for _, given in ipairs { -1, 4, 1.5, "urgent", "", "01", true, {} } do
-    it("refuses the priority " .. fake.encode(given), function()
+    it("refuses the priority " .. json.encode(given), function()
       assert.equal("$.priority", fault_paths { priority = given })
     end)
   end
 
   it("takes metadata up to 8192 bytes as JSON", function()
     local function of(bytes) return { k = ("x"):rep(bytes - #'{"k":""}') } end
-    assert.is_table((request.submission(body { metadata = of(8192) }, fake.encode)))
+    assert.is_table((request.submission(body { metadata = of(8192) }, json.encode)))
     assert.equal("$.metadata", fault_paths { metadata = of(8193) })
   end)
 
   it("counts lengths as the columns do", function()
-    assert.is_table((request.submission(body { customerName = ("ü"):rep(255) }, fake.encode)))
+    assert.is_table((request.submission(body { customerName = ("ü"):rep(255) }, json.encode)))
     assert.equal("$.customerName", fault_paths { customerName = ("ü"):rep(256) })
   end)
 end)
@@ -79,7 +79,7 @@ describe("an e-mail address", function()
     "a", "@b", "a@", "a@b@c", "a b@c", "a@b\r\nBcc: x@y", "a@-b", "a@b..c", ".a@b", "<a@b>", "a,b@c", "a@b;c@d",
     ("x"):rep(65) .. "@b",
   } do
-    it("is never " .. fake.encode(address), function() assert.is_false(request.is_email(address)) end)
+    it("is never " .. json.encode(address), function() assert.is_false(request.is_email(address)) end)
   end
 end)
 
