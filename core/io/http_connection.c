@@ -1,4 +1,5 @@
 // One connection: its states, deadlines, reading and writing, and its end.
+#include <errno.h>
 #include <event2/event.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -18,8 +19,21 @@ void bq_http_connection_free(bq_http_connection *c) {
   server->stats.connections--;
   bq_http_exchange_abandon(c);
   bq_timer_free(c->timer);
+  event_free(c->readable);
+  evbuffer_free(c->input);
   bufferevent_free(c->bev);
   bq_free(c);
+}
+
+static void start_reading(bq_http_connection *c) {
+  if (c->reading || c->peer_closed) return;
+  c->reading = 1;
+  if (event_add(c->readable, NULL) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+}
+
+static void stop_reading(bq_http_connection *c) {
+  if (c->reading) (void)event_del(c->readable);
+  c->reading = 0;
 }
 
 // Deadlines cost nothing per request: the timer is left as it is when it runs early enough, and looks at due_us then.
@@ -85,15 +99,13 @@ static void linger(bq_http_connection *c) {
   bq_http_enter(c, BQ_HTTP_LINGERING);
   (void)shutdown(bufferevent_getfd(c->bev), SHUT_WR);
   (void)evbuffer_drain(c->input, evbuffer_get_length(c->input));
-  (void)bufferevent_enable(c->bev, EV_READ);
+  start_reading(c);
 }
 
-// Tries to take one head out of the input. Returns 1 when a request was handed to the handler.
-static int take_head(bq_http_connection *c) {
-  size_t length = evbuffer_get_length(c->input);
-  if (length == 0) return 0;
+// Looks for a whole head at the start of `bytes`. Returns its length once c->exchange is the request; 0 when more bytes
+// are needed, or when it was refused.
+static size_t begin_exchange(bq_http_connection *c, const char *bytes, size_t length) {
   if (length > c->server->window) length = c->server->window;
-  const char *bytes = (const char *)evbuffer_pullup(c->input, (ev_ssize_t)length);
   int64_t used = bytes != NULL ? bq_http_parse(&c->parser, bytes, length, &c->server->limits) : -503;
   if (used == 0) {
     if (c->state == BQ_HTTP_IDLE) bq_http_enter(c, BQ_HTTP_HEAD);
@@ -104,16 +116,30 @@ static int take_head(bq_http_connection *c) {
     bq_http_refuse(c, used > 0 ? 503 : (int)-used);
     return 0;
   }
-  (void)evbuffer_drain(c->input, (size_t)used);
   if (x->path[0] == '\0') { // it could not be decoded
     bq_http_exchange_free(x);
     bq_http_refuse(c, 400);
     return 0;
   }
   c->exchange = x;
+  return (size_t)used;
+}
+
+static void hand_over(bq_http_connection *c) {
   c->server->stats.requests++;
   bq_http_enter(c, BQ_HTTP_HANDLING);
-  c->server->handler.on_request(c->server->handler.arg, x);
+  c->server->handler.on_request(c->server->handler.arg, c->exchange);
+}
+
+// Tries to take one head out of the input. Returns 1 when a request was handed to the handler.
+static int take_head(bq_http_connection *c) {
+  size_t length = evbuffer_get_length(c->input);
+  if (length == 0) return 0;
+  if (length > c->server->window) length = c->server->window;
+  size_t used = begin_exchange(c, (const char *)evbuffer_pullup(c->input, (ev_ssize_t)length), length);
+  if (used == 0) return 0;
+  (void)evbuffer_drain(c->input, used);
+  hand_over(c);
   return 1;
 }
 
@@ -150,6 +176,7 @@ void bq_http_advance(bq_http_connection *c) {
   if (c->peer_closed && !held) end_half_closed(c);
   if (c->server->stopping && c->state == BQ_HTTP_IDLE && !held) bq_http_enter(c, BQ_HTTP_FLUSHING);
   if (c->state == BQ_HTTP_FLUSHING && queued(c) == 0) linger(c);
+  if (!c->reading && evbuffer_get_length(c->input) < c->server->read_ahead) start_reading(c);
   c->advancing = 0;
   if (c->state == BQ_HTTP_BROKEN) bq_http_connection_free(c);
 }
@@ -195,14 +222,41 @@ static void on_timer(void *arg) {
   bq_timer_set(c->timer, left_us / 1000 + 1);
 }
 
-static void on_readable(struct bufferevent *bev, void *arg) {
-  (void)bev;
+// Most requests come alone and whole: they are parsed where they were read to. What is left goes into the input.
+static void take_fresh(bq_http_connection *c, const char *bytes, size_t length) {
+  size_t used = 0;
+  if (evbuffer_get_length(c->input) == 0 && may_begin(c)) {
+    c->advancing = 1;
+    used = begin_exchange(c, bytes, length);
+  }
+  if (used < length && evbuffer_add(c->input, bytes + used, length - used) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  if (used > 0) hand_over(c);
+  c->advancing = 0;
+}
+
+// The peer has ended its side, or is gone.
+static void end_of_input(bq_http_connection *c, int half_closed) {
+  stop_reading(c);
+  // A client may end its side behind its requests and still read the answers. One that ends it in the middle of a
+  // stream, which may have no end, is gone.
+  if (half_closed) c->peer_closed = 1;
+  if (!half_closed || c->state == BQ_HTTP_STREAMING || c->state == BQ_HTTP_LINGERING) bq_http_enter(c, BQ_HTTP_BROKEN);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg) {
+  (void)what;
   bq_http_connection *c = arg;
-  if (c->state == BQ_HTTP_LINGERING) {
-    size_t length = evbuffer_get_length(c->input);
-    (void)evbuffer_drain(c->input, length);
-    c->dropped += length;
+  char bytes[BQ_HTTP_READ_BYTES];
+  ssize_t got = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got <= 0) {
+    end_of_input(c, got == 0);
+  } else if (c->state == BQ_HTTP_LINGERING) {
+    c->dropped += (size_t)got;
     if (c->dropped > BQ_HTTP_LINGER_BYTES) bq_http_enter(c, BQ_HTTP_BROKEN);
+  } else {
+    take_fresh(c, bytes, (size_t)got);
+    if (evbuffer_get_length(c->input) >= c->server->read_ahead) stop_reading(c);
   }
   bq_http_advance(c);
 }
@@ -224,15 +278,12 @@ static void on_written(struct bufferevent *bev, void *arg) {
   bq_http_advance(c);
 }
 
+// Only of writing: an error, a file shorter than it was, or the peer has taken nothing for the write timeout.
 static void on_event(struct bufferevent *bev, short what, void *arg) {
   (void)bev;
+  (void)what;
   bq_http_connection *c = arg;
-  int half_closed = (what & BEV_EVENT_EOF) != 0 && (what & BEV_EVENT_READING) != 0 && (what & BEV_EVENT_ERROR) == 0;
-  // A client may end its side behind its requests and still read the answers. One that ends it in the middle of a
-  // stream, which may have no end, is gone. Otherwise: an error, a file shorter than it was, or the peer has taken
-  // nothing for the write timeout.
-  if (half_closed) c->peer_closed = 1;
-  if (!half_closed || c->state == BQ_HTTP_STREAMING || c->state == BQ_HTTP_LINGERING) bq_http_enter(c, BQ_HTTP_BROKEN);
+  bq_http_enter(c, BQ_HTTP_BROKEN);
   bq_http_advance(c);
 }
 
@@ -244,10 +295,8 @@ static void set_up(bq_http_connection *c, int fd) {
                                         .tv_usec = options->write_timeout_ms % 1000 * 1000};
   (void)bufferevent_set_timeouts(c->bev, NULL, &write_timeout);
   (void)bufferevent_set_max_single_write(c->bev, BQ_HTTP_WRITE_BYTES); // 16 KiB else, a system call for each
-  size_t window = c->server->window;
-  bufferevent_setwatermark(c->bev, EV_READ, 0, window > BQ_HTTP_INPUT_BYTES ? window : BQ_HTTP_INPUT_BYTES);
   bufferevent_setwatermark(c->bev, EV_WRITE, options->stream_high_water / 2, 0);
-  bufferevent_setcb(c->bev, on_readable, on_written, on_event, c);
+  bufferevent_setcb(c->bev, NULL, on_written, on_event, c);
   (void)bufferevent_disable(c->bev, EV_WRITE); // see flush
 }
 
@@ -259,12 +308,15 @@ int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_
   (void)snprintf(c->peer, sizeof c->peer, "%s", peer);
   int result = bq_timer_new(&c->timer, server->loop, on_timer, c, err);
   if (result < 0) goto cleanup;
-  c->bev = bufferevent_socket_new(bq_loop_base(server->loop), fd, BEV_OPT_CLOSE_ON_FREE);
-  if (c->bev == NULL) {
+  c->input = evbuffer_new();
+  c->readable = event_new(bq_loop_base(server->loop), fd, EV_READ | EV_PERSIST, on_readable, c);
+  if (c->input != NULL && c->readable != NULL) {
+    c->bev = bufferevent_socket_new(bq_loop_base(server->loop), fd, BEV_OPT_CLOSE_ON_FREE);
+  }
+  if (c->bev == NULL) { // the descriptor stays the caller's
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a connection");
     goto cleanup;
   }
-  c->input = bufferevent_get_input(c->bev);
   c->output = bufferevent_get_output(c->bev);
   set_up(c, fd);
   c->next = server->first;
@@ -272,9 +324,11 @@ int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_
   server->first = c;
   server->stats.connections++;
   bq_http_enter(c, BQ_HTTP_IDLE);
-  if (bufferevent_enable(c->bev, EV_READ) < 0) bq_http_enter(c, BQ_HTTP_BROKEN); // it ends on the next turn
+  start_reading(c); // when that fails it ends on the next turn
   return 0;
 cleanup:
+  if (c->readable != NULL) event_free(c->readable);
+  if (c->input != NULL) evbuffer_free(c->input);
   bq_timer_free(c->timer);
   bq_free(c);
   return result;

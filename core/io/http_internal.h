@@ -35,7 +35,9 @@ typedef enum bq_http_state {
 enum {
   BQ_HTTP_LINGER_MS = 2000,
   BQ_HTTP_LINGER_BYTES = 1024 * 1024,    // dropped at most while lingering
-  BQ_HTTP_INPUT_BYTES = 64 * 1024,       // read ahead of the parser at most
+  BQ_HTTP_INPUT_BYTES = 64 * 1024,       // read ahead of the parser at most, if a head is not longer
+  BQ_HTTP_READ_BYTES = 16 * 1024,        // read at a time
+  BQ_HTTP_SEND_BYTES = 2 * 1024,         // a response up to here is sent straight from the stack
   BQ_HTTP_PIPELINE_BYTES = 256 * 1024,   // queued responses at which no further request is begun
   BQ_HTTP_WRITE_BYTES = 256 * 1024,      // written to one peer in one turn of the loop
   BQ_HTTP_RANDOM_BYTES = 128 * BQ_UUID_RANDOM
@@ -68,8 +70,10 @@ struct bq_http_exchange {
 
 struct bq_http_connection {
   bq_http_server *server;
-  struct bufferevent *bev;        // owned
-  struct evbuffer *input;         // bev's
+  struct bufferevent *bev;        // owned; it writes
+  struct event *readable;         // owned; bytes are read by ourselves, most requests straight from the stack
+  int reading;                    // that event is set
+  struct evbuffer *input;         // owned; what was read and is not dealt with
   struct evbuffer *output;        // bev's
   bq_http_state state;
   bq_http_exchange *exchange;     // owned; from HANDLING to the response's end
@@ -91,6 +95,7 @@ struct bq_http_server {
   bq_http_options options;
   bq_http_limits limits;           // the parser's part of options
   size_t window;                   // bytes after which a head is whole or too long
+  size_t read_ahead;               // bytes of input at which no more is read
   bq_http_handler handler;
   struct evconnlistener *listener; // owned; NULL once it stopped accepting
   bq_timer *resume;                // owned; accepts again after descriptors ran out

@@ -173,6 +173,13 @@ static int add_failure(bq_http_exchange *x) {
   return 0;
 }
 
+// Sends what the socket takes at once; the rest is queued. Nothing may be queued before.
+static void send_now(bq_http_connection *c, const char *bytes, size_t length) {
+  ssize_t sent = send(bufferevent_getfd(c->bev), bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  size_t done = sent > 0 ? (size_t)sent : 0; // an error shows again when the bufferevent tries
+  if (done < length) bq_http_add(c, bytes + done, length - done);
+}
+
 int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers headers, bq_http_headers own, int64_t length,
                          const void *body) {
   bq_http_connection *c = x->connection;
@@ -188,8 +195,18 @@ int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers header
   int small = has_body && body != NULL && length <= SMALL_BODY;
   if (bodiless) x->chunked_response = 0;
   if (c->state == BQ_HTTP_BROKEN) return 0;
+  size_t whole = size + (small ? (size_t)length : 0);
+  // Pipelined requests are answered together.
+  int alone = !c->writing && evbuffer_get_length(c->output) == 0 && evbuffer_get_length(c->input) == 0;
+  if (alone && length >= 0 && whole <= BQ_HTTP_SEND_BYTES && (small || !has_body)) {
+    char here[BQ_HTTP_SEND_BYTES];
+    char *behind = put_head(here, x, status, headers, own, bodiless ? BQ_HTTP_UNKNOWN_LENGTH : length);
+    if (small) behind = put(behind, body, (size_t)length);
+    send_now(c, here, (size_t)(behind - here));
+    return has_body;
+  }
   struct evbuffer_iovec space;
-  if (evbuffer_reserve_space(c->output, (ev_ssize_t)(size + (small ? (size_t)length : 0)), &space, 1) < 1) {
+  if (evbuffer_reserve_space(c->output, (ev_ssize_t)whole, &space, 1) < 1) {
     bq_http_enter(c, BQ_HTTP_BROKEN);
     return 0;
   }

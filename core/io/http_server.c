@@ -170,6 +170,7 @@ int bq_http_server_new(bq_http_server **out, bq_loop *loop, const bq_http_option
   server->limits = (bq_http_limits){options->max_line, options->max_header_bytes, options->max_headers,
                                     options->max_body};
   server->window = options->max_line + options->max_header_bytes + sizeof "\r\n\r\n"; // one byte over the longest head
+  server->read_ahead = server->window > BQ_HTTP_INPUT_BYTES ? server->window : BQ_HTTP_INPUT_BYTES;
   int result = bq_timer_new(&server->resume, loop, on_resume, server, err);
   if (result == 0) result = start_listening(server, err);
   if (result < 0) bq_http_server_free(server);
