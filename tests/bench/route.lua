@@ -27,7 +27,7 @@ local function start_nginx()
   process.write(directory .. "/nginx.conf", ([[
     load_module %sndk_http_module.so;
     load_module %sngx_http_lua_module.so;
-    daemon off; worker_processes 1; worker_cpu_affinity 1;
+    daemon off; master_process off;
     pid %s/pid; error_log %s/error.log;
     events { worker_connections 1024; }
     http {
@@ -38,7 +38,7 @@ local function start_nginx()
       }
     }
   ]]):format(MODULES, MODULES, directory, directory, port))
-  local child = process.spawn { "/usr/sbin/nginx", "-c", directory .. "/nginx.conf", "-p", directory }
+  local child = process.spawn { "taskset", "-c", "0", "/usr/sbin/nginx", "-c", directory .. "/nginx.conf", "-p", directory }
   process.wait_for(function()
     local connection = socket.connect("127.0.0.1", port)
     return connection and connection:close()
@@ -59,12 +59,9 @@ return function(report)
   }
   process.check { "taskset", "-a", "-p", "-c", "0", tostring(server.child.pid) }
   local nginx, address = start_nginx()
-  local worker = process.wait_for(function()
-    return tonumber(process.run({ "pgrep", "-P", tostring(nginx.pid) }).output:match "%d+")
-  end, 10, "nginx's worker")
   local sides = {
     { url = ("http://%s/constant"):format(server.address), pid = server.child.pid, rates = {}, requests = 0 },
-    { url = ("http://%s/constant"):format(address), pid = worker, rates = {}, requests = 0 },
+    { url = ("http://%s/constant"):format(address), pid = nginx.pid, rates = {}, requests = 0 },
   }
   for _, side in ipairs(sides) do
     support.wrk(side.url, 1) -- warm
