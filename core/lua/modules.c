@@ -47,6 +47,10 @@ void bq_script_push_env(lua_State *L) {
   (void)lua_rawgeti(L, LUA_REGISTRYINDEX, find(L)->env);
 }
 
+void bq_script_push_loaded(lua_State *L) {
+  (void)lua_rawgeti(L, LUA_REGISTRYINDEX, find(L)->loaded);
+}
+
 static int free_script_vm(lua_State *L) {
   script_vm *script = lua_touserdata(L, 1);
   bq_generation_release(script->generation);

@@ -47,6 +47,9 @@ int bq_script_is_own(lua_State *L, const char *path);
 // raises when it is missing or fails. To be used as an argument of a fiber's bootstrap.
 void bq_script_push_loader(lua_State *L);
 
+// Pushes the table of modules that were required so far, by name.
+void bq_script_push_loaded(lua_State *L);
+
 // Pushes the environment that the vm's scripts share.
 void bq_script_push_env(lua_State *L);
 

@@ -1,6 +1,7 @@
 #include "lua/policies.h"
 
 #include <lauxlib.h>
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +32,7 @@ struct bq_policies {
   bq_generation *generation;      // retained
   bq_vm *vm;                      // owned; NULL after a call that had to be ended, until the next
   policy_hook hooks[BQ_HOOK_COUNT];
+  char fingerprints[BQ_HOOK_COUNT][BQ_FINGERPRINT_SIZE];
 };
 
 const char *bq_hook_name(bq_hook hook) {
@@ -130,7 +132,8 @@ static void read_facts(lua_State *L, load_call *call, policy_hook *hook, const c
   bq_error err;
   if (lua_getfield(L, -1, "facts") == LUA_TTABLE && lua_getfield(L, -1, name) != LUA_TNIL) {
     int written = bq_lua_to_json(L, -1, &hook->facts, &err) == 0;
-    if (!written || !json_is_array(hook->facts) || json_array_size(hook->facts) > MAX_FACTS) {
+    int is_list = json_is_array(hook->facts) || (json_is_object(hook->facts) && json_object_size(hook->facts) == 0);
+    if (!written || !is_list || json_array_size(hook->facts) > MAX_FACTS) {
       bq_buf_addf(add_fault(call), "scripts/policies/%s.lua: facts.%s must be a list of names, %d at most", hook->file,
                   name, MAX_FACTS);
     }
@@ -216,6 +219,66 @@ static int load(lua_State *L) {
   return 0;
 }
 
+// Fingerprints ------------------------------------------------------------------------------------------------------
+
+// Whether scripts/lib/a/b.lua was required as "a.b". The table of loaded modules is on top of the stack.
+static int is_loaded(lua_State *L, const char *path) {
+  static const char room[] = "scripts/lib/";
+  char name[200];
+  size_t length = strlen(path);
+  if (strncmp(path, room, sizeof room - 1) != 0 || length >= sizeof name || length < sizeof room + 3) return 0;
+  (void)snprintf(name, sizeof name, "%.*s", (int)(length - (sizeof room - 1) - 4), path + sizeof room - 1);
+  for (char *c = name; *c != '\0'; c++) {
+    if (*c == '/') *c = '.';
+  }
+  int loaded = lua_getfield(L, -1, name) != LUA_TNIL;
+  lua_pop(L, 1);
+  return loaded;
+}
+
+typedef struct fingerprint_call {
+  const bq_policies *policies;
+  const char *path; // of the hook's file
+  bq_buf hashes;
+} fingerprint_call;
+
+// Runs inside bq_vm_call. Argument: the fingerprint_call.
+static int collect_hashes(lua_State *L) {
+  fingerprint_call *call = lua_touserdata(L, 1);
+  const bq_sources *sources = bq_generation_sources(call->policies->generation);
+  bq_script_push_loaded(L);
+  for (size_t i = 0; i < bq_sources_count(sources); i++) {
+    const bq_source *source = bq_sources_at(sources, i);
+    if (strcmp(source->path, call->path) == 0 || is_loaded(L, source->path)) bq_buf_adds(&call->hashes, source->hash);
+  }
+  return 0;
+}
+
+static void make_fingerprint(bq_policies *policies, bq_hook hook, char out[BQ_FINGERPRINT_SIZE]) {
+  const char *file = policies->hooks[hook].file;
+  char path[MAX_NAME + 40];
+  unsigned char digest[EVP_MAX_MD_SIZE] = {0};
+  bq_error err;
+  out[0] = '\0';
+  if (file == NULL || (hook == BQ_HOOK_PRIORITY && strcmp(file, "strict") == 0)) return;
+  (void)snprintf(path, sizeof path, "scripts/policies/%s.lua", file);
+  fingerprint_call call = {.policies = policies, .path = path};
+  lua_State *L = bq_vm_state(policies->vm);
+  lua_pushcfunction(L, collect_hashes);
+  lua_pushlightuserdata(L, &call);
+  // Without memory for the hashes the name stands for what could be read: another policy for the servers, no wrong one.
+  if (bq_vm_call(policies->vm, L, 1, 0, &err) < 0 || call.hashes.data == NULL) bq_buf_adds(&call.hashes, file);
+  (void)EVP_Digest(call.hashes.data, call.hashes.length, digest, NULL, EVP_sha256(), NULL);
+  for (int i = 0; i < 8; i++) (void)snprintf(out + 2 * i, 3, "%02x", digest[i]);
+  bq_buf_free(&call.hashes);
+}
+
+const char *bq_policies_fingerprint(const bq_policies *policies, bq_hook hook) {
+  return policies != NULL ? policies->fingerprints[hook] : "";
+}
+
+// The vm ---------------------------------------------------------------------------------------------------------------
+
 static void forget_hooks(bq_policies *policies) {
   for (int i = 0; i < BQ_HOOK_COUNT; i++) {
     bq_free(policies->hooks[i].file);
@@ -245,6 +308,7 @@ static int open_vm(bq_policies *policies, bq_error *err) {
   if (result == 0 && call.faults.length > 0) result = bq_fail(err, BQ_ESCRIPT, "%s", call.faults.data);
   bq_buf_free(&call.faults);
   if (result == 0) {
+    for (int i = 0; i < BQ_HOOK_COUNT; i++) make_fingerprint(policies, (bq_hook)i, policies->fingerprints[i]);
     bq_vm_lend(policies->vm);
     bq_vm_set_call_budget(policies->vm, policies->options.call_us);
   } else {

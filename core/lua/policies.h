@@ -44,6 +44,11 @@ const char *bq_policies_file(const bq_policies *policies, bq_hook hook); // "fai
 // Whether the hook's file asks for the fact ("customer", …) in its table `facts`. NULL policies: 0.
 int bq_policies_wants(const bq_policies *policies, bq_hook hook, const char *fact);
 
+// Names what decides for the hook: a hash of its file and of the modules that policies have loaded, "" for the built-in
+// rule, which "strict" is for priority. Equal on servers with the same scripts. NULL policies: "".
+enum { BQ_FINGERPRINT_SIZE = 17 };
+const char *bq_policies_fingerprint(const bq_policies *policies, bq_hook hook);
+
 // Calls the hook now, on this thread, for at most call_us of its time. *out is the caller's: what it returned, as JSON
 // (null for nil). Arguments are borrowed. BQ_ENOTFOUND when no script provides it, BQ_ESCRIPT when it failed or
 // overran: then the policies are loaded anew before the next call.

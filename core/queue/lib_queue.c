@@ -183,44 +183,22 @@ static void announce(bq_server *server, const char *channel) {
   }
 }
 
+void bq_queue_tell_enqueued(bq_server *server) {
+  bq_runner_wake(server->runner);
+  announce(server, "buildq_wake");
+  bq_streams_changed(server->streams, NULL);
+}
+
 static void tell_work(call_op *call) {
   tell_changed(call);
   bq_runner_wake(call->server->runner);
   announce(call->server, "buildq_wake");
 }
 
-// enqueue ---------------------------------------------------------------------------------------------------------
-
-static int push_enqueued(call_op *call, lua_State *L) {
-  if (json_is_true(json_object_get(call->answer, "conflict"))) {
-    return bq_queue_push_failure(L, "conflict", "This Idempotency-Key was used for another request.");
-  }
-  bq_lua_push_json(L, call->answer);
-  return 1;
-}
-
-static void after_enqueue(call_op *call) {
-  bq_runner_wake(call->server->runner);
-  announce(call->server, "buildq_wake");
-  bq_streams_changed(call->server->streams, NULL);
-}
-
-static int queue_enqueue(lua_State *L) {
-  luaL_checktype(L, 1, LUA_TTABLE);
-  json_t *fields = NULL;
-  bq_error err;
-  if (bq_lua_to_json(L, 1, &fields, &err) < 0) return bq_lua_raise(L, err.code, "queue.enqueue: %s", err.message);
-  char *text = json_dumps(fields, JSON_COMPACT);
-  json_decref(fields);
-  call_op *call = text != NULL ? new_call(L, "enqueue", push_enqueued) : NULL;
-  if (call == NULL) return luaL_error(L, "out of memory");
-  call->params[call->param_count++] = text;
-  call->after = after_enqueue;
-  return bq_op_yield(L, &call->op);
-}
+// replay ----------------------------------------------------------------------------------------------------------
 
 static int push_replay(call_op *call, lua_State *L) {
-  if (call->answer != NULL) return push_enqueued(call, L);
+  if (call->answer != NULL) return bq_queue_push_enqueued(L, call->answer);
   lua_pushnil(L);
   return 1;
 }
@@ -557,7 +535,7 @@ static int queue_metrics(lua_State *L) {
 }
 
 int bq_queue_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"enqueue", queue_enqueue},
+  static const luaL_Reg functions[] = {{"enqueue", bq_queue_enqueue},
                                        {"replay", queue_replay},
                                        {"get", queue_get},
                                        {"get_json", queue_get_json},

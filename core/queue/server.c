@@ -102,6 +102,7 @@ static void on_idle(void *arg) {
   bq_server *server = arg;
   bq_janitor_stop(server->janitor);
   bq_scheduler_stop(server->scheduler);
+  bq_placer_stop(server->placer);
   bq_estimator_stop(server->estimator);
   bq_node_leave(server->node, on_left, server);
 }
@@ -330,6 +331,8 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_server_open_scripts(server, err);
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
+  if (result == 0) result = bq_placer_new(&server->placer, server, err);
+  if (result == 0) result = bq_enqueue_lanes_new(&server->lanes, err);
   if (result == 0) result = bq_estimator_new(&server->estimator, server, err);
   return result;
 }
@@ -365,6 +368,8 @@ static void free_parts(bq_server *server) {
   bq_streams_free(server->streams);
   bq_janitor_free(server->janitor);
   bq_scheduler_free(server->scheduler);
+  bq_placer_free(server->placer);
+  bq_enqueue_lanes_free(server->lanes);
   bq_estimator_free(server->estimator);
   bq_api_free(server->api);
   bq_script_host_free(server->host);

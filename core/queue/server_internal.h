@@ -16,6 +16,7 @@
 #include "queue/cluster_keeper.h"
 #include "queue/database_watch.h"
 #include "queue/estimate.h"
+#include "queue/enqueue.h"
 #include "queue/node.h"
 #include "queue/runner.h"
 #include "queue/server.h"
@@ -23,6 +24,7 @@
 
 typedef struct bq_streams bq_streams;
 typedef struct bq_janitor bq_janitor;
+typedef struct bq_placer bq_placer;
 typedef struct bq_scheduler bq_scheduler;
 typedef struct bq_estimator bq_estimator;
 
@@ -54,6 +56,8 @@ typedef struct bq_server {
   bq_runner *runner;
   bq_streams *streams;
   bq_janitor *janitor;
+  bq_enqueue_lanes *lanes;
+  bq_placer *placer;
   bq_scheduler *scheduler;
   bq_estimator *estimator;
   bq_sandbox sandbox;
@@ -88,6 +92,19 @@ typedef struct bq_server {
 // lib_queue.c
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
+void bq_queue_tell_enqueued(bq_server *server); // something pending has come: claimers and streams look
+
+// placer.c: gives pending builds the places of the priority policy in force
+int bq_placer_new(bq_placer **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_placer_free(bq_placer *placer); // NULL is fine
+void bq_placer_wake(bq_placer *placer); // other policies are running
+void bq_placer_stop(bq_placer *placer); // what is under way ends by itself
+
+// lib_enqueue.c
+int bq_queue_enqueue(lua_State *L);                           // queue.enqueue
+int bq_queue_push_enqueued(lua_State *L, const json_t *answer); // of the statements enqueue and replay
+
+// lib_queue.c
 // Ends a binding: asks a named statement (6 parameters at most, copied) and returns its first row's JSON, or nil.
 int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params);
 typedef int (*bq_queue_fill)(const bq_server *server, json_t *answer, bq_error *err); // adds what SQL doesn't know

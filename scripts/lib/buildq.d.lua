@@ -22,7 +22,7 @@
 ---@alias Json nil|boolean|integer|number|string|table|lightuserdata
 
 ---@class Failure
----@field code "invalid"|"not_found"|"conflict"|"limit"|"unavailable"
+---@field code "invalid"|"not_found"|"conflict"|"limit"|"unavailable"|"refused"
 ---@field message string one sentence for a person
 
 ---@class ErrorValue has __tostring, which gives the message
@@ -709,10 +709,12 @@ function Build:secret(name) end
 -- and sha256 are all that `require "buildq"` gives them, os.time and os.date need a time, math.random is not there.
 
 ---@class Policy
+---@field priority? fun(build: buildq.PolicyBuild, facts: buildq.PolicyFacts): buildq.PriorityAnswer
+---@field admission? fun(build: buildq.PolicyBuild, facts: buildq.PolicyFacts): buildq.AdmissionAnswer
 ---@field retry? fun(failure: buildq.RetryFailure): buildq.RetryAnswer
 ---@field schedule? fun(): Schedule[] what is enqueued when
 ---@field estimate? fun(build: buildq.PolicyBuild, history: buildq.BuildHistory): buildq.EstimateAnswer? build: without enqueuedAt
----@field facts? table<string, string[]> by hook: what the server looks up for it. retry: "history"
+---@field facts? table<string, string[]> by hook: what is looked up; see PolicyFacts; retry: "history"
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
 ---@class buildq.PolicyBuild
@@ -726,6 +728,31 @@ function Build:secret(name) end
 ---@field pipeline string
 ---@field priority integer 0 to 3
 ---@field metadata table<string, Json>
+---@field enqueuedAt integer microseconds since 1970, by the database's clock; 0 unless it is asked about its place
+
+---@class buildq.PolicyFacts what `facts` of the hook's file asks for
+---@field customer? {pending: integer, running: integer} the customer's builds
+---@field customerUsage? {today: integer, month: integer} the customer's, enqueued since midnight and the 1st, UTC
+---@field tierUsage? {today: integer, month: integer} the tier's, of all customers
+---@field tags? {customer: integer[], queue: integer[]} for fair queueing, by priority + 1: last tag, virtual time
+---@field queue? {pending: integer[], running: integer} pending by priority + 1; a look at all that is pending
+---@field now? integer microseconds since 1970, when any fact was asked for
+---@field disk? {freeMegabytes: integer, reserveMegabytes: integer} of this server, when it is known
+
+---@class buildq.PriorityAnswer
+---@field priority? integer 0 to 3; as asked when absent
+---@field key? integer the smallest is claimed first, never 0; higher priority, then earlier, when absent
+---@field tag? integer the customer's tag at that priority from now on
+---@field reason? string shown as policyReason, 200 bytes at most
+
+---@class buildq.AdmissionAnswer
+---@field action "accept"|"lower"|"refuse"
+---@field priority? integer for lower: 0 (when absent) to 3
+---@field reason? string for lower: shown as policyReason
+---@field status? integer for refuse: 400 to 599, 429 when absent
+---@field title? string for refuse
+---@field detail? string for refuse: what is wrong and what to do
+---@field retryAfter? integer for refuse: seconds
 
 ---@class buildq.BuildHistory durations of successful builds, in seconds
 ---@field count integer how many; 0: nothing is known, and there is nothing else in here

@@ -29,6 +29,12 @@ end
 ---@param failure Failure
 ---@return Response
 function problem.from(failure)
+  if failure.code == "refused" then
+    local members = { title = failure.title, retryAfter = failure.retryAfter }
+    local response = problem.new(failure.status, failure.message, members)
+    if failure.retryAfter then response.headers["Retry-After"] = ("%d"):format(failure.retryAfter) end
+    return response
+  end
   return problem.new(STATUS[failure.code] or 500, failure.message)
 end
 

@@ -3,6 +3,7 @@
 return {
   priority = "strict",
   retry = "configured",
+  admission = "limits",
   schedule = "schedule",
   estimate = "history",
 }

@@ -206,6 +206,38 @@ static void an_answer_that_is_no_json_is_an_error(void **state) {
   close_all(&b, policies);
 }
 
+// The name changes with the file and with what it requires, and with nothing else.
+static void a_fingerprint_names_what_decides(void **state) {
+  (void)state;
+  static const char active[] = "return {priority = 'p', retry = 'strict'}";
+  static const char p[] = "local l = require 'a.lib' return {priority = function() return l end}";
+  static const char strict[] = "return {priority = print, retry = print}";
+  const char *const same[][2] = {{"scripts/policies/active.lua", active}, {"scripts/policies/p.lua", p},
+                                 {"scripts/policies/strict.lua", strict}, {"scripts/lib/a/lib.lua", "return {1}"},
+                                 {"scripts/lib/other.lua", "return 1"},   {NULL, NULL}};
+  const char *const other[][2] = {{"scripts/policies/active.lua", active}, {"scripts/policies/p.lua", p},
+                                  {"scripts/policies/strict.lua", strict}, {"scripts/lib/a/lib.lua", "return {1}"},
+                                  {"scripts/lib/other.lua", "return 2"},   {NULL, NULL}};
+  const char *const changed[][2] = {{"scripts/policies/active.lua", active}, {"scripts/policies/p.lua", p},
+                                    {"scripts/policies/strict.lua", strict}, {"scripts/lib/a/lib.lua", "return {2}"},
+                                    {NULL, NULL}};
+  const char *const builtin[][2] = {{"scripts/policies/active.lua", "return {priority = 'strict'}"},
+                                    {"scripts/policies/strict.lua", strict}, {NULL, NULL}};
+  char names[4][BQ_FINGERPRINT_SIZE];
+  const char *const(*const sets[4])[2] = {same, other, changed, builtin};
+  for (int i = 0; i < 4; i++) {
+    bench b;
+    bq_policies *policies = open_files(&b, sets[i]);
+    (void)snprintf(names[i], sizeof names[i], "%s", bq_policies_fingerprint(policies, BQ_HOOK_PRIORITY));
+    close_all(&b, policies);
+  }
+  assert_int_equal(strlen(names[0]), BQ_FINGERPRINT_SIZE - 1);
+  assert_string_equal(names[0], names[1]);
+  assert_string_not_equal(names[0], names[2]);
+  assert_string_equal(names[3], "");
+  assert_string_equal(bq_policies_fingerprint(NULL, BQ_HOOK_PRIORITY), "");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(asks_the_active_file),
@@ -214,6 +246,7 @@ int main(void) {
       cmocka_unit_test(names_what_is_wrong),
       cmocka_unit_test(a_hook_is_pure),
       cmocka_unit_test(a_hook_that_overruns_is_ended),
+      cmocka_unit_test(a_fingerprint_names_what_decides),
       cmocka_unit_test(an_answer_that_is_no_json_is_an_error),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
