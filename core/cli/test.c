@@ -223,6 +223,7 @@ static int add_places(const test *t, const char **argv, int count) {
 
 // In the child: descriptors 3 and 4 are its lines from and to the runtime.
 static _Noreturn void run_busted(const test *t) {
+  (void)setpgid(0, 0);
   const arguments *a = t->arguments;
   const char *argv[MAX_FILES + 16] = {"busted", "--lua=lua5.4"};
   int count = 2;
@@ -254,19 +255,44 @@ static int wait_for(pid_t pid) {
   return status;
 }
 
+// Waits for busted, which is several processes in a group of their own. Signals to stop are passed on to them, and the
+// runtime ends behind them: this process stays to clean up. `signals` are blocked.
+static int wait_for_busted(pid_t busted, const sigset_t *signals) {
+  int status = 0;
+  while (waitpid(busted, &status, WNOHANG) == 0) {
+    int number = sigwaitinfo(signals, NULL);
+    if (number == SIGTERM || number == SIGHUP || number == SIGINT) (void)kill(-busted, number);
+  }
+  return status;
+}
+
+static pid_t start(const sigset_t *before) {
+  pid_t pid = fork();
+  if (pid == 0) (void)sigprocmask(SIG_SETMASK, before, NULL);
+  return pid;
+}
+
 static int run_both(test *t, bq_error *err) {
+  sigset_t signals;
+  sigset_t before;
   int result = open_pipes(t, err);
   if (result < 0) return result;
   (void)fflush(NULL);
-  pid_t runtime = fork();
+  (void)sigemptyset(&signals);
+  (void)sigaddset(&signals, SIGCHLD);
+  (void)sigaddset(&signals, SIGINT);
+  (void)sigaddset(&signals, SIGTERM);
+  (void)sigaddset(&signals, SIGHUP);
+  (void)sigprocmask(SIG_BLOCK, &signals, &before);
+  pid_t runtime = start(&before);
   if (runtime == 0) exit(run_runtime(t));
-  pid_t busted = runtime > 0 ? fork() : -1;
+  pid_t busted = runtime > 0 ? start(&before) : -1;
   if (busted == 0) run_busted(t);
   int errnum = errno;
   close_pipes(t);
-  // Ctrl-C reaches the children as well: this process waits for them, and cleans up.
-  (void)signal(SIGINT, SIG_IGN);
-  int status = busted > 0 ? wait_for(busted) : 0;
+  if (busted > 0) (void)setpgid(busted, busted); // whoever is first
+  int status = busted > 0 ? wait_for_busted(busted, &signals) : 0;
+  if (busted > 0) (void)kill(-busted, SIGKILL); // what a spec has left running would keep the runtime waiting
   int runtime_status = runtime > 0 ? wait_for(runtime) : 0;
   if (busted < 0) return bq_fail_errno(err, errnum, "can't start a process");
   if (WIFSIGNALED(runtime_status)) {

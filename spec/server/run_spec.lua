@@ -120,6 +120,28 @@ describe("buildq test", function()
     assert.matches('no answer for "sh -c', done.output, 1, true)
   end)
 
+  it("ends with all it has started when it is stopped, and cleans up", function()
+    local env = server:environment()
+    env.TMPDIR = process.directory()
+    local log = server.directory .. "/test.log"
+    process.write(server.directory .. "/scripts/pipelines/steps_spec.lua", [[
+      local test = require "buildq.test"
+      it("goes on and on", function()
+        test.database()
+        print "it runs"
+        io.stdout:flush()
+        while true do test.clock.offset() end
+      end)]])
+    local config = server.directory .. "/appsettings.json"
+    local child = process.spawn({ Server.program(), "test", "--config", config, "--output", "TAP" },
+      { cwd = server.directory, env = env, to = log })
+    process.wait_for(function() return process.read(log):find("it runs", 1, true) end, 30, "the spec")
+    child:kill "sigterm"
+    child:wait(30)
+    assert.equal("", process.run({ "find", env.TMPDIR, "-mindepth", "1" }).output)
+    assert.equal("", process.run({ "pgrep", "-f", env.TMPDIR }).output)
+  end)
+
   it("never touches the configured database", function()
     server.config.BuildQueue.ConnectionString = "host=/nonexistent dbname=customers"
     server:write_config()

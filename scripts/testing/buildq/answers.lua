@@ -70,9 +70,13 @@ local function sendable(answer)
   return copy
 end
 
-function Answers:answer(call)
+---@param call table
+---@param recorded fun(call: table): table? what a recording answers to a call without a rule
+function Answers:answer(call, recorded)
   self.calls[#self.calls + 1] = call
   local rule = best(self.rules, call.line)
+  local played = not rule and recorded(call)
+  if played then return played end
   if not rule then
     return { error = "invalid", message = ("the spec has no answer for %q: give one with %s.on(%q, …), or %s.real()")
       :format(call.line, self.name, call.line:match "^%S+ ?%S*", self.name) }
