@@ -20,16 +20,20 @@ static void report_answer(const bq_decider *decider, bq_hook hook, const char *w
   report(decider, hook, &err);
 }
 
-// The policy's answer, an object; NULL when the built-in rule is to decide.
-static json_t *ask(const bq_decider *decider, bq_hook hook, const json_t *const *args, size_t count) {
+// What the policy returned, JSON null for nil; NULL: there is none, or it failed.
+static json_t *ask_any(const bq_decider *decider, bq_hook hook, const json_t *const *args, size_t count) {
   json_t *answer;
   bq_error err;
   if (bq_policies_file(decider->policies, hook) == NULL) return NULL;
-  if (bq_policies_call(decider->policies, hook, args, count, &answer, &err) < 0) {
-    report(decider, hook, &err);
-    return NULL;
-  }
-  if (json_is_object(answer)) return answer;
+  if (bq_policies_call(decider->policies, hook, args, count, &answer, &err) == 0) return answer;
+  report(decider, hook, &err);
+  return NULL;
+}
+
+// The policy's answer, an object; NULL when the built-in rule is to decide.
+static json_t *ask(const bq_decider *decider, bq_hook hook, const json_t *const *args, size_t count) {
+  json_t *answer = ask_any(decider, hook, args, count);
+  if (answer == NULL || json_is_object(answer)) return answer;
   if (!json_is_null(answer)) report_answer(decider, hook, "it must be a table");
   json_decref(answer);
   return NULL;
@@ -167,4 +171,36 @@ void bq_decide_admission(const bq_decider *decider, const json_t *build, const j
     report_answer(decider, BQ_HOOK_ADMISSION, "action must be \"accept\", \"lower\" or \"refuse\"");
   }
   json_decref(answer);
+}
+
+// Whether `order` is a list of ids of candidates, none twice.
+static int is_choice(const json_t *order, const json_t *candidates) {
+  size_t index;
+  json_t *value;
+  json_t *left = json_object(); // ids that may be named
+  int right = left != NULL;
+  json_array_foreach(candidates, index, value) {
+    right = right && json_object_set(left, json_string_value(json_object_get(value, "id")), json_true()) == 0;
+  }
+  json_array_foreach(order, index, value) {
+    right = right && json_is_string(value) && json_object_del(left, json_string_value(value)) == 0;
+  }
+  json_decref(left);
+  return right;
+}
+
+json_t *bq_decide_choose(const bq_decider *decider, const json_t *candidates, const json_t *facts) {
+  const json_t *const args[] = {candidates, facts};
+  json_t *answer = ask_any(decider, BQ_HOOK_CHOOSE, args, 2);
+  if (answer == NULL) return NULL;
+  if (json_is_object(answer) && json_object_size(answer) == 0) { // Lua's {}
+    json_decref(answer);
+    return json_array();
+  }
+  if (json_is_array(answer) && is_choice(answer, candidates)) return answer;
+  if (!json_is_null(answer)) {
+    report_answer(decider, BQ_HOOK_CHOOSE, "it must be a list of ids of candidates, none twice");
+  }
+  json_decref(answer);
+  return NULL;
 }

@@ -61,4 +61,8 @@ typedef struct bq_admission {
 // The built-in rule accepts everything.
 void bq_decide_admission(const bq_decider *decider, const json_t *build, const json_t *facts, bq_admission *out);
 
+// The order in which the policy wants `candidates` (a list of {id, …}) claimed: their ids, the first goes first; those that
+// are left out wait. The caller's reference. NULL: in the order of their keys (no policy, it failed, or it returned nil).
+json_t *bq_decide_choose(const bq_decider *decider, const json_t *candidates, const json_t *facts);
+
 #endif

@@ -14,8 +14,9 @@
 #include "queue/server_metrics.h"
 
 enum {
-  MAX_CLAIM = 50,   // rows of one claim
-  LOW_KEY_MS = 5000 // how old the lower bound of claim keys may grow
+  MAX_CLAIM = 50,    // rows of one claim
+  MAX_MISSES = 5,    // choices running that bring nothing, before the poll's turn comes
+  LOW_KEY_MS = 5000  // how old the lower bound of claim keys may grow
 };
 
 // A claimed row that waits for its own generation to be loaded.
@@ -256,6 +257,18 @@ static void take_row(bq_runner *runner, json_t *row) {
   give_back(runner, bq_row_text(row, "id"), number, runner->node_id, "the server is stopping");
 }
 
+void bq_runner_end_claim(bq_runner *runner) {
+  runner->claiming = 0;
+  if (runner->stopping) tell_when_idle(runner);
+  else if (runner->wake_again) claim_more(runner);
+}
+
+// Whether another claim may bring more: others may just have taken what was chosen.
+static int is_worth_another(bq_runner *runner, int count) {
+  if (count > 0 || !runner->chosen || ++runner->missed == MAX_MISSES) runner->missed = 0;
+  return count > 0 || runner->missed > 0 || runner->wake_again;
+}
+
 static void on_claimed(void *arg, const bq_pg_result *result) {
   bq_runner *runner = arg;
   runner->claiming = 0;
@@ -273,7 +286,7 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
     json_decref(row);
   }
   if (runner->stopping) tell_when_idle(runner);
-  else if (count > 0 || runner->wake_again) claim_more(runner);
+  else if (is_worth_another(runner, count)) claim_more(runner);
 }
 
 static void on_low_key(void *arg, const bq_pg_result *result) {
@@ -299,6 +312,19 @@ static void refresh_low_key(bq_runner *runner) {
   }
 }
 
+int bq_runner_send_claim(bq_runner *runner, const char *chosen, bq_error *err) {
+  size_t free_slots = (size_t)runner->options.env->config->max_concurrent_builds - runner->count;
+  char limit[16];
+  char low[24];
+  (void)snprintf(limit, sizeof limit, "%zu", free_slots < MAX_CLAIM ? free_slots : MAX_CLAIM);
+  (void)snprintf(low, sizeof low, "%lld", (long long)runner->low_key);
+  const char *hash = bq_generation_hash(runner->options.generation(runner->options.arg));
+  const char *params[] = {runner->node_id, limit, low, hash, chosen};
+  runner->chosen = chosen != NULL;
+  return bq_store_query(runner->options.store, chosen != NULL ? "claim_chosen" : "claim", chosen != NULL ? 5 : 4, params,
+                        on_claimed, runner, err);
+}
+
 static void claim_more(bq_runner *runner) {
   const bq_config *config = runner->options.env->config;
   if (runner->claiming) {
@@ -311,15 +337,9 @@ static void claim_more(bq_runner *runner) {
     return;
   }
   refresh_low_key(runner);
-  size_t free_slots = (size_t)config->max_concurrent_builds - runner->count;
-  char limit[16];
-  char low[24];
-  (void)snprintf(limit, sizeof limit, "%zu", free_slots < MAX_CLAIM ? free_slots : MAX_CLAIM);
-  (void)snprintf(low, sizeof low, "%lld", (long long)runner->low_key);
-  const char *hash = bq_generation_hash(runner->options.generation(runner->options.arg));
-  const char *params[] = {runner->node_id, limit, low, hash};
   bq_error err;
-  if (bq_store_query(runner->options.store, "claim", 4, params, on_claimed, runner, &err) == 0) runner->claiming = 1;
+  int result = bq_runner_chooses(runner) ? bq_runner_choose(runner, &err) : bq_runner_send_claim(runner, NULL, &err);
+  if (result == 0) runner->claiming = 1;
 }
 
 // What has come may have a smaller key than the bound: it is looked up before the next claim.

@@ -1,5 +1,6 @@
-// The inside of the runner, shared by runner.c (claims, starts, the end of the server), runner_record.c (progress, and
-// what becomes of attempts) and runner_retry.c (what follows a failure). Nobody else includes this.
+// The inside of the runner, shared by runner.c (claims, starts, the end of the server), runner_choose.c (claims by a
+// policy's choice), runner_record.c (progress, and what becomes of attempts) and runner_retry.c (what follows a failure).
+// Nobody else includes this.
 #ifndef BQ_QUEUE_RUNNER_INTERNAL_H
 #define BQ_QUEUE_RUNNER_INTERNAL_H
 
@@ -32,7 +33,7 @@ struct bq_runner {
   char node_id[BQ_UUID_SIZE]; // "" before the node has joined
   bq_running *first;
   size_t count;               // running, and loading
-  int claiming;               // a claim is under way
+  int claiming;               // a claim is under way, or a choice for one
   int wake_again;             // something came due meanwhile
   int adrift;                 // a claim's answer was lost: look for what we hold without knowing
   int stopping;               // bq_runner_stop was called
@@ -40,6 +41,9 @@ struct bq_runner {
   int64_t low_key;            // no pending build has a smaller claim key, as far as we know
   int64_t low_key_us;         // when that was looked up
   int looking;                // it is being looked up, and a claim follows
+  int chosen;                 // the claim under way is a policy's choice
+  int missed;                 // choices running that others were faster with
+  int64_t choose_after_us;    // until then claims go by key: the policy has failed
   bq_timer *progress_timer;   // owned
   bq_timer *grace_timer;      // owned
   bq_timer *poll_timer;       // owned
@@ -63,5 +67,13 @@ int bq_running_record_failure(bq_running *r, const char *message, const char *ki
 
 // runner.c
 void bq_runner_count_less(bq_runner *runner); // an attempt is gone: its slot is free
+void bq_runner_end_claim(bq_runner *runner);  // nothing is claimed this time
+// Sends the claim: of what has the smallest keys, or of the ids in `chosen` (a uuid[], in their order; NULL: none).
+int bq_runner_send_claim(bq_runner *runner, const char *chosen, bq_error *err) BQ_MUSTCHECK;
+
+// runner_choose.c: claims by a policy's choice among the first BQ_CANDIDATES that are due
+enum { BQ_CANDIDATES = 200 };
+int bq_runner_chooses(const bq_runner *runner);                        // whether there is such a policy
+int bq_runner_choose(bq_runner *runner, bq_error *err) BQ_MUSTCHECK;   // asks for candidates; the claim follows
 
 #endif

@@ -710,11 +710,12 @@ function Build:secret(name) end
 
 ---@class Policy
 ---@field priority? fun(build: buildq.PolicyBuild, facts: buildq.PolicyFacts): buildq.PriorityAnswer
+---@field choose? fun(candidates: buildq.Candidate[], facts: buildq.ChoiceFacts): string[]? ids of candidates, the first goes first; nil: by key
 ---@field admission? fun(build: buildq.PolicyBuild, facts: buildq.PolicyFacts): buildq.AdmissionAnswer
 ---@field retry? fun(failure: buildq.RetryFailure): buildq.RetryAnswer
 ---@field schedule? fun(): Schedule[] what is enqueued when
 ---@field estimate? fun(build: buildq.PolicyBuild, history: buildq.BuildHistory): buildq.EstimateAnswer? build: without enqueuedAt
----@field facts? table<string, string[]> by hook: what is looked up; see PolicyFacts; retry: "history"
+---@field facts? table<string, string[]> by hook: what is looked up; see PolicyFacts; retry: "history"; choose: "running"
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
 ---@class buildq.PolicyBuild
@@ -744,6 +745,15 @@ function Build:secret(name) end
 ---@field key? integer the smallest is claimed first, never 0; higher priority, then earlier, when absent
 ---@field tag? integer the customer's tag at that priority from now on
 ---@field reason? string shown as policyReason, 200 bytes at most
+
+---@class buildq.Candidate: buildq.PolicyBuild a build that is due
+---@field key integer the candidates' order, smallest first
+---@field attempt integer how many attempts there were
+---@field retryCount integer charged failures
+
+---@class buildq.ChoiceFacts
+---@field now integer microseconds since 1970
+---@field running? buildq.Candidate[] what all servers run, longest first, 1,000 at most; when `facts` asks for it
 
 ---@class buildq.AdmissionAnswer
 ---@field action "accept"|"lower"|"refuse"

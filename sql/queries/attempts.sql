@@ -37,6 +37,70 @@ select buildq_view(build) || jsonb_build_object(
 from started left join build_manifests m on m.hash = (build).manifest_hash
 order by (build).claim_key;
 
+-- name: candidates
+-- For a policy that chooses. $1 node, $2 how many, $3 lowest claim key to look at, $4 whether what runs is asked for too
+-- (1,000 builds at most, longest first). One row: JSON of the next builds that are due, in the order of their keys, and
+-- JSON of facts. No row when nothing may be claimed.
+with due as (
+  select * from build_queue
+  where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
+    and not (select paused from queue_control)
+    and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
+  order by claim_key
+  limit $2::integer
+), running as (
+  select * from build_queue where status = 'building' and $4::boolean and exists (select from due)
+  order by started_at
+  limit 1000
+), seen as (
+  select status = 'pending' as is_due, claim_key, started_at, jsonb_build_object('id', id, 'customerId', customer_id,
+      'customerName', customer_name, 'tier', tier, 'architecture', architecture, 'cloudProvider', cloud_provider,
+      'configurationName', configuration_name, 'pipeline', pipeline, 'priority', priority, 'metadata', metadata,
+      'enqueuedAt', (extract(epoch from enqueued_at) * 1000000)::bigint, 'key', claim_key, 'attempt', attempt,
+      'retryCount', retry_count) as build
+  from (select * from due union all select * from running) as b
+)
+select jsonb_agg(build order by claim_key) filter (where is_due),
+  jsonb_build_object('now', (extract(epoch from buildq_now()) * 1000000)::bigint) || case when $4::boolean then
+    jsonb_build_object('running', coalesce(jsonb_agg(build order by started_at) filter (where not is_due), '[]'))
+    else '{}' end
+from seen
+having count(*) > 0;
+
+-- name: claim_chosen
+-- As claim, of the builds that a policy chose among candidates: $5 their ids, the first goes first. Whatever has
+-- happened to one since counts: what another server has, or holds locked, is left out.
+with due as (
+  select id from build_queue
+  where id = any($5::uuid[]) and status = 'pending' and claim_key >= $3::bigint
+    and (run_after is null or run_after <= buildq_now())
+    and not (select paused from queue_control)
+    and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
+  order by array_position($5::uuid[], id)
+  limit $2::integer
+  for update skip locked
+), started as (
+  update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
+    generation = coalesce(b.generation, $4),
+    started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
+    current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
+    download_url = null, updated_at = buildq_now()
+  from due where b.id = due.id
+  returning b as build
+), noted as (
+  insert into build_attempts (build_id, attempt, node_id, generation, started_at)
+  select (build).id, (build).attempt, (build).node_id, (build).generation, (build).started_at from started
+), used as (
+  -- Whatever a server runs is not purged, however long nothing was changed.
+  update script_generations set used_at = buildq_now() where hash = $4 and used_at < buildq_now() - interval '1 day'
+)
+select buildq_view(build) || jsonb_build_object(
+    'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,
+    'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
+    'claimKey', (build).claim_key, 'waitSeconds', buildq_seconds_since((build).enqueued_at))
+from started left join build_manifests m on m.hash = (build).manifest_hash
+order by array_position($5::uuid[], (build).id);
+
 -- name: lowest_key
 -- The smallest claim key among the builds that are due, null when none is: where the next claims begin to look. What
 -- lies below it are dead entries of the index and retries that wait.

@@ -195,11 +195,51 @@ static void decides_about_admission(void **state) {
   json_decref(nothing);
 }
 
+static void chooses_among_candidates(void **state) {
+  (void)state;
+  static const struct {
+    const char *body;
+    const char *order; // NULL: by key
+    int failures;
+  } rows[] = {
+      {"return {a[2].id, a[1].id}", "[\"y\", \"x\"]", 0},
+      {"return {'x'}", "[\"x\"]", 0},
+      {"if b.now == 7 then return {} end", "[]", 0},
+      {"return nil", NULL, 0},
+      {"return {'x', 'x'}", NULL, 1},
+      {"return {'z'}", NULL, 1},
+      {"return {1}", NULL, 1},
+      {"return {a[1]}", NULL, 1},
+      {"return {x = true}", NULL, 1},
+      {"return 'x'", NULL, 1},
+      {"return a[3].id", NULL, 1},
+      {"while true do end", NULL, 1},
+  };
+  json_t *candidates = json_pack("[{s:s}, {s:s}]", "id", "x", "id", "y");
+  json_t *facts = json_pack("{s:i}", "now", 7);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    asked a;
+    open_asked(&a, "choose", rows[i].body);
+    json_t *order = bq_decide_choose(&a.decider, candidates, facts);
+    char *text = order != NULL ? json_dumps(order, 0) : NULL;
+    if ((text == NULL) != (rows[i].order == NULL) || (text != NULL && strcmp(text, rows[i].order) != 0) ||
+        a.failures != rows[i].failures) {
+      fail_msg("%s: %s, failures %d %s", rows[i].body, text != NULL ? text : "by key", a.failures, a.last.message);
+    }
+    bq_free(text);
+    json_decref(order);
+    close_asked(&a);
+  }
+  assert_null(bq_decide_choose(&(bq_decider){0}, candidates, facts));
+  json_decref(candidates);
+  json_decref(facts);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(keys_are_ordered_by_priority_then_time), cmocka_unit_test(delays_double_and_are_bounded),
       cmocka_unit_test(places_a_build),                         cmocka_unit_test(decides_about_a_retry),
-      cmocka_unit_test(decides_about_admission),
+      cmocka_unit_test(decides_about_admission),                cmocka_unit_test(chooses_among_candidates),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

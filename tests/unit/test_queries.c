@@ -186,6 +186,88 @@ static void some_builds_are_not_claimed(void **state) {
   claim(NODE, BUILD(1));
 }
 
+// Only the ids, in the order of the answer, one digit each.
+static void expect_chosen(const char *ids, const char *limit, const char *expected) {
+  char *list = bq_format("{%s}", ids);
+  PGresult *rows = CALL("claim_chosen", NODE, limit, "0", "gen-1", list);
+  bq_buf text = {0};
+  bq_buf_adds(&text, "");
+  for (int i = 0; i < PQntuples(rows); i++) {
+    const char *id = strstr(PQgetvalue(rows, i, 0), "\"id\": \"00000000");
+    if (id == NULL) fail_msg("no id in %s", PQgetvalue(rows, i, 0));
+    bq_buf_addc(&text, id[strlen("\"id\": \"") + strlen(BUILD(1)) - 1]);
+  }
+  assert_string_equal(text.data, expected);
+  PQclear(rows);
+  bq_buf_free(&text);
+  bq_free(list);
+}
+
+static void what_was_chosen_is_claimed_if_it_is_still_due(void **state) {
+  (void)state;
+  set_clock("2026-01-01T12:00:00Z");
+  insert(BUILD(1), "", "");
+  insert(BUILD(2), ", priority", ", 3");
+  insert(BUILD(3), ", priority", ", 2");
+  insert(BUILD(4), ", run_after", ", '2026-01-02'");
+  expect_chosen(BUILD(4), "5", "");
+  RUN("pause", "maintenance");
+  expect_chosen(BUILD(1), "5", "");
+  RUN("resume", NULL);
+  expect_chosen(BUILD(1) "," BUILD(4) "," BUILD(3) "," BUILD(2), "2", "13");
+  expect_chosen(BUILD(1) "," BUILD(3), "2", "");
+  PGconn *other = PQconnectdb(conninfo);
+  sql_do(other, "begin; select from build_queue where id = '" BUILD(2) "' for update");
+  expect_chosen(BUILD(2), "5", ""); // does not wait
+  PQfinish(other);
+  EXPECT_SQL("select string_agg(right(build_id::text, 1) || attempt, ' ' order by build_id) from build_attempts", "11 31");
+}
+
+// Both statements start an attempt in the same words.
+static void a_chosen_build_is_started_as_any_other(void **state) {
+  (void)state;
+  const char *usual = strstr(bq_statements_find(fixture.statements, "claim")->text, "), started as (");
+  const char *chosen = strstr(bq_statements_find(fixture.statements, "claim_chosen")->text, "), started as (");
+  assert_non_null(usual);
+  assert_non_null(chosen);
+  const char *end = strstr(usual, "order by (build).claim_key");
+  assert_non_null(end);
+  assert_int_equal(strncmp(usual, chosen, (size_t)(end - usual)), 0);
+}
+
+static void candidates_are_what_is_due_in_order(void **state) {
+  (void)state;
+  set_clock("2026-01-01T12:00:00Z");
+  EXPECT("", "candidates", NODE, "200", "0", "true");
+  insert(BUILD(1), ", metadata", ", '{\"a\": [1]}'");
+  claim(NODE, BUILD(1));
+  EXPECT("", "candidates", NODE, "200", "0", "true"); // nothing is due: what runs isn't asked for either
+  insert(BUILD(2), ", priority", ", 0");
+  insert(BUILD(3), ", priority, enqueued_at", ", 3, '2026-01-01T12:00:00.000001Z'");
+  insert(BUILD(4), ", run_after", ", '2026-01-02'");
+  PGresult *rows = CALL("candidates", NODE, "200", "0", "true");
+  assert_int_equal(PQntuples(rows), 1);
+  char *sql = bq_format("create table seen as select $a$%s$a$::jsonb as due, $a$%s$a$::jsonb as facts",
+                        PQgetvalue(rows, 0, 0), PQgetvalue(rows, 0, 1));
+  PQclear(rows);
+  sql_do(pg, sql);
+  bq_free(sql);
+  EXPECT_SQL("select string_agg(right(b ->> 'id', 1), '') from seen, jsonb_array_elements(due) as b", "32");
+  EXPECT_SQL("select string_agg(right(b ->> 'id', 1) || (b ->> 'attempt') || (b -> 'metadata'), '')"
+             " from seen, jsonb_array_elements(facts -> 'running') as b", "11{\"a\": [1]}");
+  EXPECT_SQL("select facts ->> 'now' from seen", "1767268800000000");
+  EXPECT_SQL("select due -> 0 ->> 'enqueuedAt' from seen", "1767268800000001");
+  EXPECT_SQL("select count(*) from seen, jsonb_array_elements(due) as b"
+             " where (b ->> 'key')::bigint = (select claim_key from build_queue where id = (b ->> 'id')::uuid)", "2");
+  EXPECT_SQL("select due::text like '%acme.example%' from seen", "f"); // no mail addresses
+  rows = CALL("candidates", NODE, "1", "0", "false");
+  assert_null(strstr(PQgetvalue(rows, 0, 0), BUILD(2)));
+  assert_null(strstr(PQgetvalue(rows, 0, 1), "running"));
+  PQclear(rows);
+  RUN("pause", "maintenance");
+  EXPECT("", "candidates", NODE, "200", "0", "true");
+}
+
 static void a_claim_has_all_that_an_attempt_needs(void **state) {
   (void)state;
   EXPECT("{\"id\": \"" BUILD(1) "\", \"answer\": null, \"replayed\": false}", "enqueue",
@@ -903,6 +985,9 @@ int main(void) {
       TEST(two_hundred_builds_start_once_each),
       TEST(claims_go_by_priority_then_time),
       TEST(some_builds_are_not_claimed),
+      TEST(what_was_chosen_is_claimed_if_it_is_still_due),
+      TEST(a_chosen_build_is_started_as_any_other),
+      TEST(candidates_are_what_is_due_in_order),
       TEST(a_claim_has_all_that_an_attempt_needs),
       TEST(a_failure_waits_longer_each_time_and_then_ends),
       TEST(a_retry_keeps_its_generation_only_when_told_to),
