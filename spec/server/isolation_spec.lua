@@ -168,14 +168,21 @@ local VERSION <const> = "build:log 'another build'"
 
 setup(function()
   local files = { ["pipelines/other.lua"] = pipeline(VERSION) }
-  local routes = {}
+  local routes, cases = {}, {}
   for i, row in ipairs(HOSTILE) do
     files[("pipelines/hostile-%d.lua"):format(i)] = pipeline(row[2])
     if row.route ~= false then
       routes[#routes + 1] = ("{ method = 'GET', path = '/hostile/%d', handle = function()\n%s\nend },")
         :format(i, row[2])
+      cases[#cases + 1] = ("['%d'] = function()\n%s\nend,"):format(i, row[2])
     end
   end
+  -- A policy that does to the decision about build number n what row n says.
+  files["policies/active.lua"] = "return { retry = 'hostile' }"
+  files["policies/hostile.lua"] = ("local cases = {\n%s\n}\nreturn { retry = function(failure)\n"
+    .. "local case = failure.message:match 'case (%%d+)'\nif case then return cases[case]() end\n"
+    .. "return { retry = false }\nend }\n"):format(table.concat(cases, "\n"))
+  files["pipelines/case.lua"] = pipeline "error(('case %d'):format(build.metadata.case), 0)"
   files["routes/hostile.lua"] = "return {\n" .. table.concat(routes, "\n") .. "}\n"
   server = Server.start {
     config = { BuildQueue = { MaxConcurrentBuilds = 4, MaxRetryAttempts = 0, LuaCpuSeconds = CPU_SECONDS,
@@ -277,6 +284,36 @@ describe("a route that", function()
       assert.truthy((connection:receive "*a"):find "slept")
       connection:close()
     end
+  end)
+end)
+
+describe("a policy that", function()
+  local function failures()
+    return tonumber(server:get("/metrics").body:match "\nbuildq_policy_failures_total{hook=\"retry\"} (%d+)" or 0)
+  end
+
+  for i, row in ipairs(HOSTILE) do
+    if row.route ~= false then
+      it(row[1] .. " is counted, the built-in rule decides, and requests are answered meanwhile", function()
+        local before = failures()
+        local id = builds.submit(server, { pipeline = "case", metadata = { case = i } })
+        local slowest = 0
+        server:wait_for(function()
+          local began = socket.gettime()
+          assert.equal(200, server:get("/healthz").status)
+          slowest = math.max(slowest, socket.gettime() - began)
+          return server:get("/builds/" .. id).json.status == "failed"
+        end, 10, "its end")
+        assert.equal(before + 1, failures())
+        assert.truthy(slowest < 1, ("/healthz took %.2f s"):format(slowest))
+      end)
+    end
+  end
+
+  it("decides as it should is asked again afterwards", function()
+    local before = failures()
+    builds.run(server, { pipeline = "hostile-1" }, "failed")
+    assert.equal(before, failures())
   end)
 end)
 

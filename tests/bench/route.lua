@@ -38,7 +38,8 @@ local function start_nginx()
       }
     }
   ]]):format(MODULES, MODULES, directory, directory, port))
-  local child = process.spawn { "taskset", "-c", "0", "/usr/sbin/nginx", "-c", directory .. "/nginx.conf", "-p", directory }
+  local child = process.spawn { "taskset", "-c", "0", "/usr/sbin/nginx", "-p", directory, "-c",
+    directory .. "/nginx.conf" }
   process.wait_for(function()
     local connection = socket.connect("127.0.0.1", port)
     return connection and connection:close()
