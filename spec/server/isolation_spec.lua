@@ -14,13 +14,6 @@ local server
 -- A pipeline that runs these lines.
 local function pipeline(lines) return ("return { run = function(build)\n%s\nend }\n"):format(lines) end
 
--- Saves files and waits until a generation with them is active.
-local function save(files)
-  local before = server:get("/readyz").json.generation
-  server:write("scripts", files)
-  server:wait_for(function() return server:get("/readyz").json.generation ~= before end, 10, "another generation")
-end
-
 -- A table that lies: about its length, its elements, its text, its order.
 local LIAR <const> = [[
   local liar = setmetatable({}, { __len = function() return 1 << 40 end, __index = function(_, k) return k end,
@@ -164,10 +157,69 @@ local HOSTILE <const> = {
     route = false },
 }
 
-local VERSION <const> = "build:log 'another build'"
+-- What the other tests use.
+local SCRIPTS <const> = {
+  ["pipelines/other.lua"] = pipeline "build:log 'another build'",
+  ["pipelines/timers.lua"] = pipeline [[
+    local sleep, outer = require("buildq").sleep, {}
+    for i = 1, 10 do
+      outer[i] = function()
+        local inner = {}
+        for j = 1, 1000 do inner[j] = function() sleep(3600) end end
+        build:all(inner, { limit = 1000 })
+      end
+    end
+    build:log "begun"
+    build:all(outer, { limit = 10 })
+  ]],
+  ["routes/timers.lua"] = [[return { method = "GET", path = "/timers", handle = function(request)
+    local buildq = require "buildq"
+    for i = 1, 100 do buildq.sleep(0.001) end
+    return { body = "slept" }
+  end }]],
+  ["lib/shared.lua"] = [[
+    local count = 0
+    return { text = "first", count = function() count = count + 1 return count end }
+  ]],
+  ["pipelines/leaver.lua"] = pipeline [[
+    leaked, _G.leaked_too = 1, 2
+    string, print, require("shared").text = { format = "mine" }, nil, "changed"
+    _ENV.pairs = nil
+    require("shared").count()
+    local buildq = require "buildq"
+    for _, value in ipairs { "", string, table, math, buildq, buildq.fs, _G } do
+      pcall(function() getmetatable(value).__index = { leaked = true } end)
+      pcall(setmetatable, value, { __index = { leaked = true } })
+      pcall(rawset, value, "leaked", true)
+      pcall(function() value.leaked = true end)
+    end
+    math.randomseed(42)
+    build:log("seeded " .. math.random(1 << 40))
+    coroutine.wrap(function() kept = coroutine.running() coroutine.yield() end)()
+  ]],
+  ["pipelines/finder.lua"] = pipeline [[
+    local buildq = require "buildq"
+    local found = {}
+    for name in pairs { leaked = 1, leaked_too = 1, kept = 1 } do
+      if _ENV[name] ~= nil then found[#found + 1] = name end
+    end
+    for name, value in pairs { text = "", string = string, table = table, math = math, buildq = buildq,
+      fs = buildq.fs, _G = _G } do
+      if value.leaked ~= nil then found[#found + 1] = name end
+    end
+    if type(print) ~= "function" or type(pairs) ~= "function" then found[#found + 1] = "a function" end
+    if ("%d"):format(7) ~= "7" or string.format("%d", 7) ~= "7" then found[#found + 1] = "format" end
+    if require("shared").text ~= "first" or require("shared").count() ~= 1 then found[#found + 1] = "upvalue" end
+    build:log("found <" .. table.concat(found, " ") .. "> random " .. math.random(1 << 40))
+  ]],
+  ["routes/sees.lua"] = [[return { method = "GET", path = "/sees", handle = function()
+    return { json = { leaked = leaked == nil, format = ("%d"):format(7), text = require("shared").text } }
+  end }]],
+}
 
 setup(function()
-  local files = { ["pipelines/other.lua"] = pipeline(VERSION) }
+  local files = {}
+  for path, text in pairs(SCRIPTS) do files[path] = text end
   local routes, cases = {}, {}
   for i, row in ipairs(HOSTILE) do
     files[("pipelines/hostile-%d.lua"):format(i)] = pipeline(row[2])
@@ -187,7 +239,7 @@ setup(function()
   server = Server.start {
     config = { BuildQueue = { MaxConcurrentBuilds = 4, MaxRetryAttempts = 0, LuaCpuSeconds = CPU_SECONDS,
       LuaMemoryMegabytes = 16, GracefulShutdownTimeoutSeconds = 1 } },
-    scripts = builds.scripts(files),
+    scripts = files,
   }
 end)
 
@@ -225,18 +277,6 @@ describe("a pipeline that", function()
   end
 
   it("holds 10,000 timers harms nobody, and a cancel ends it at once", function()
-    save { ["pipelines/timers.lua"] = pipeline [[
-      local sleep, outer = require("buildq").sleep, {}
-      for i = 1, 10 do
-        outer[i] = function()
-          local inner = {}
-          for j = 1, 1000 do inner[j] = function() sleep(3600) end end
-          build:all(inner, { limit = 1000 })
-        end
-      end
-      build:log "begun"
-      build:all(outer, { limit = 10 })
-    ]] }
     local id = builds.submit(server, { pipeline = "timers" })
     server:wait_for(function() return builds.log(server, id):find "begun" end, 10)
     for _ = 1, 3 do builds.run(server, { pipeline = "other" }) end
@@ -269,11 +309,6 @@ describe("a route that", function()
   end
 
   it("holds 10,000 timers harms no other request", function()
-    save { ["routes/timers.lua"] = [[return { method = "GET", path = "/timers", handle = function(request)
-      local buildq = require "buildq"
-      for i = 1, 100 do buildq.sleep(0.001) end
-      return { body = "slept" }
-    end }]] }
     local open = {}
     for i = 1, 100 do
       open[i] = server:connect()
@@ -319,43 +354,6 @@ end)
 
 describe("what a build leaves behind", function()
   it("is not there in the next one: globals, metatables, upvalues of libraries, random state", function()
-    save {
-      ["lib/shared.lua"] = [[
-        local count = 0
-        return { text = "first", count = function() count = count + 1 return count end }
-      ]],
-      ["pipelines/leaver.lua"] = pipeline [[
-        leaked, _G.leaked_too = 1, 2
-        string, print, require("shared").text = { format = "mine" }, nil, "changed"
-        _ENV.pairs = nil
-        require("shared").count()
-        local buildq = require "buildq"
-        for _, value in ipairs { "", string, table, math, buildq, buildq.fs, _G } do
-          pcall(function() getmetatable(value).__index = { leaked = true } end)
-          pcall(setmetatable, value, { __index = { leaked = true } })
-          pcall(rawset, value, "leaked", true)
-          pcall(function() value.leaked = true end)
-        end
-        math.randomseed(42)
-        build:log("seeded " .. math.random(1 << 40))
-        coroutine.wrap(function() kept = coroutine.running() coroutine.yield() end)()
-      ]],
-      ["pipelines/finder.lua"] = pipeline [[
-        local buildq = require "buildq"
-        local found = {}
-        for name in pairs { leaked = 1, leaked_too = 1, kept = 1 } do
-          if _ENV[name] ~= nil then found[#found + 1] = name end
-        end
-        for name, value in pairs { text = "", string = string, table = table, math = math, buildq = buildq,
-          fs = buildq.fs, _G = _G } do
-          if value.leaked ~= nil then found[#found + 1] = name end
-        end
-        if type(print) ~= "function" or type(pairs) ~= "function" then found[#found + 1] = "a function" end
-        if ("%d"):format(7) ~= "7" or string.format("%d", 7) ~= "7" then found[#found + 1] = "format" end
-        if require("shared").text ~= "first" or require("shared").count() ~= 1 then found[#found + 1] = "upvalue" end
-        build:log("found <" .. table.concat(found, " ") .. "> random " .. math.random(1 << 40))
-      ]],
-    }
     local seeded = builds.log(server, builds.run(server, { pipeline = "leaver" }).id):match "seeded (%d+)"
     assert.truthy(seeded)
     local seen = { [seeded] = true }
@@ -370,9 +368,6 @@ describe("what a build leaves behind", function()
   end)
 
   it("is not there in a route either", function()
-    save { ["routes/sees.lua"] = [[return { method = "GET", path = "/sees", handle = function()
-      return { json = { leaked = leaked == nil, format = ("%d"):format(7), text = require("shared").text } }
-    end }]] }
     builds.run(server, { pipeline = "leaver" })
     assert.same({ leaked = true, format = "7", text = "first" }, server:get("/sees").json)
   end)
