@@ -30,6 +30,7 @@ static const bq_command commands[] = {
     {"resume", "let builds start again", bq_command_resume},
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
+    {"rehearse", "play recorded builds through another policy", bq_command_rehearse},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
     {"new", "write a starting pipeline, policy, route or notification, with its spec", bq_command_new},
     {"test", "run specs of your scripts inside the real runtime", bq_command_test},

@@ -39,6 +39,7 @@ int bq_command_check(int argc, char **argv);
 int bq_command_config(int argc, char **argv);
 int bq_command_migrate(int argc, char **argv);
 int bq_command_retention(int argc, char **argv);
+int bq_command_rehearse(int argc, char **argv);
 int bq_command_run(int argc, char **argv);
 int bq_command_test(int argc, char **argv);
 int bq_command_new(int argc, char **argv);

@@ -29,6 +29,7 @@ typedef struct policy_hook {
 struct bq_policies {
   bq_policies_options options;
   char *overrides[BQ_HOOK_COUNT]; // owned; options.files points here
+  char *first;                    // owned; options.first
   bq_generation *generation;      // retained
   bq_vm *vm;                      // owned; NULL after a call that had to be ended, until the next
   policy_hook hooks[BQ_HOOK_COUNT];
@@ -166,6 +167,30 @@ static void take_hook(lua_State *L, load_call *call, bq_hook which) {
   lua_pop(L, 1);
 }
 
+// Gives the file `first` to each hook of which it has a function.
+static void take_first(lua_State *L, load_call *call) {
+  bq_policies *policies = call->policies;
+  char path[MAX_NAME + 40];
+  int found = 0;
+  (void)snprintf(path, sizeof path, "scripts/policies/%.*s.lua", MAX_NAME, policies->first);
+  push_module(L, path);
+  if (!lua_istable(L, -1)) {
+    bq_buf_addf(add_fault(call), "%s: must return a table of hooks, it returns %s", path, luaL_typename(L, -1));
+    lua_pop(L, 1);
+    return;
+  }
+  for (int i = 0; i < BQ_HOOK_COUNT; i++) {
+    if (lua_getfield(L, -1, hook_names[i]) == LUA_TFUNCTION) {
+      bq_free(policies->overrides[i]);
+      policies->overrides[i] = bq_strdup(policies->first);
+      found = 1;
+    }
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  if (!found) bq_buf_addf(add_fault(call), "%s: has no function of a hook's name (priority, retry, admission, …)", path);
+}
+
 // The file's name for a hook from the table of active.lua on top of the stack; NULL for none.
 static const char *named_file(lua_State *L, load_call *call, const char *hook) {
   const char *name = NULL;
@@ -208,6 +233,7 @@ static int load(lua_State *L) {
     return 0;
   }
   look_for_strangers(L, call);
+  if (policies->first != NULL) take_first(L, call);
   for (int i = 0; i < BQ_HOOK_COUNT; i++) {
     policy_hook *hook = &policies->hooks[i];
     const char *file = policies->overrides[i] != NULL ? policies->overrides[i] : named_file(L, call, hook_names[i]);
@@ -330,6 +356,10 @@ int bq_policies_new(bq_policies **out, const bq_policies_options *options, bq_ge
     policies->overrides[i] = bq_strdup(options->files[i]);
     if (policies->overrides[i] == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for the policies");
   }
+  if (result == 0 && options->first != NULL) {
+    policies->first = bq_strdup(options->first);
+    if (policies->first == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for the policies");
+  }
   if (result == 0) result = open_vm(policies, err);
   if (result < 0) bq_policies_free(policies);
   else *out = policies;
@@ -341,6 +371,7 @@ void bq_policies_free(bq_policies *policies) {
   if (policies->vm != NULL) bq_vm_free(policies->vm);
   forget_hooks(policies);
   for (int i = 0; i < BQ_HOOK_COUNT; i++) bq_free(policies->overrides[i]);
+  bq_free(policies->first);
   bq_generation_release(policies->generation);
   bq_free(policies);
 }

@@ -31,6 +31,7 @@ typedef struct bq_policies_options {
   size_t memory_bytes;               // of the whole vm; BQ_POLICY_MEMORY_BYTES
   int64_t call_us;                   // CPU time of one call; BQ_POLICY_CALL_US
   const char *files[BQ_HOOK_COUNT];  // instead of what active.lua names; NULL: as it says. Copied
+  const char *first;                 // the file whose hooks, all of them, go before all else; NULL: none. Copied
 } bq_policies_options;
 
 // Loads what is active in `generation` (retained). All faults are in `err`, one a line (BQ_ESCRIPT).
