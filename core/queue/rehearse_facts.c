@@ -1,19 +1,22 @@
 #include "queue/rehearse_facts.h"
 
 #include "base/memory.h"
+#include "queue/facts.h"
 
 enum { BAND_BITS = 58 }; // of a strict key: bq_strict_key
 
 static const int64_t DAY_US = 86400 * INT64_C(1000000);
 
-static int wants(const bq_census *census, const char *fact) {
-  return bq_policies_wants(census->policies, BQ_HOOK_PRIORITY, fact) ||
-         bq_policies_wants(census->policies, BQ_HOOK_ADMISSION, fact);
+static int is_wanted(const bq_policies *policies, const char *fact) {
+  return bq_policies_wants(policies, BQ_HOOK_PRIORITY, fact) || bq_policies_wants(policies, BQ_HOOK_ADMISSION, fact);
 }
 
 int bq_census_init(bq_census *census, const bq_policies *policies, size_t customers, size_t tiers, bq_error *err) {
-  *census = (bq_census){.policies = policies};
-  census->wants_tags = wants(census, "tags");
+  *census = (bq_census){.wants = {.customer = is_wanted(policies, "customer"),
+                                  .customer_usage = is_wanted(policies, "customerUsage"),
+                                  .tier_usage = is_wanted(policies, "tierUsage"),
+                                  .tags = is_wanted(policies, "tags"),
+                                  .queue = is_wanted(policies, "queue")}};
   census->customers = bq_alloc_array(customers + 1, sizeof *census->customers);
   census->tiers = bq_alloc_array(tiers + 1, sizeof *census->tiers);
   if (census->customers != NULL && census->tiers != NULL) return 0;
@@ -78,7 +81,7 @@ void bq_census_run(bq_census *census, size_t customer, int by) {
 
 int bq_census_note_key(bq_census *census, int64_t key, uint64_t item, bq_error *err) {
   int64_t band = key >> BAND_BITS;
-  if (!census->wants_tags || band < 0 || band >= BQ_PRIORITIES) return 0;
+  if (!census->wants.tags || band < 0 || band >= BQ_PRIORITIES) return 0;
   return bq_heap_add(&census->by_band[BQ_PRIORITIES - 1 - band], key, 0, item, err);
 }
 
@@ -96,57 +99,52 @@ static json_t *list_of(const int64_t numbers[BQ_PRIORITIES]) {
                    (json_int_t)numbers[3]);
 }
 
-static int add_customer(bq_census *census, json_t *facts, size_t customer, int64_t now_us) {
-  int counts = wants(census, "customer");
-  int usage = wants(census, "customerUsage");
-  bq_tally *tally = &census->customers[customer];
-  json_t *object = json_object();
-  int failed = object == NULL;
+static json_t *usage_of(bq_tally *tally, int64_t now_us) {
   turn(tally, now_us);
-  if (counts) {
-    failed |= json_object_set_new(object, "pending", json_integer(tally->pending));
-    failed |= json_object_set_new(object, "queued", json_integer(tally->pending));
-    failed |= json_object_set_new(object, "running", json_integer(tally->running));
-  }
-  if (counts || usage) {
-    failed |= json_object_set_new(object, "today", json_integer(tally->today));
-    failed |= json_object_set_new(object, "month", json_integer(tally->in_month));
-  }
-  if (counts || census->wants_tags) failed |= json_object_set_new(object, "tags", list_of(tally->tags));
-  if (counts || usage || census->wants_tags) return failed | json_object_set_new(facts, "customer", object);
-  json_decref(object);
-  return failed;
+  return json_pack("{s:I, s:I}", "today", (json_int_t)tally->today, "month", (json_int_t)tally->in_month);
 }
 
-static int add_queue(bq_census *census, json_t *facts, bq_is_pending is_pending, void *arg) {
-  int counts = wants(census, "queue");
-  if (!counts && !census->wants_tags) return 0;
-  json_t *object = json_object();
-  int failed = object == NULL;
-  if (counts) {
-    failed |= json_object_set_new(object, "pending", list_of(census->pending));
-    failed |= json_object_set_new(object, "running", json_integer(census->running));
+static json_t *count(bq_census *census, size_t customer, size_t tier, int64_t now_us) {
+  bq_tally *own = &census->customers[customer];
+  json_t *counts = json_object();
+  int failed = counts == NULL;
+  if (census->wants.customer) {
+    failed |= json_object_set_new(counts, "customer", json_pack("{s:I, s:I}", "pending", (json_int_t)own->pending,
+                                                                "running", (json_int_t)own->running));
   }
-  if (census->wants_tags) {
+  if (census->wants.customer_usage) failed |= json_object_set_new(counts, "customerUsage", usage_of(own, now_us));
+  if (census->wants.tier_usage) {
+    failed |= json_object_set_new(counts, "tierUsage", usage_of(&census->tiers[tier], now_us));
+  }
+  if (census->wants.tags) failed |= json_object_set_new(counts, "customerTags", list_of(own->tags));
+  if (!failed) return counts;
+  json_decref(counts);
+  return NULL;
+}
+
+static json_t *look_around(bq_census *census, int64_t now_us, bq_is_pending is_pending, void *arg) {
+  json_t *surroundings = json_pack("{s:I}", "now", (json_int_t)now_us);
+  int failed = surroundings == NULL;
+  if (census->wants.queue) {
+    failed |= json_object_set_new(surroundings, "queue", json_pack("{s:o, s:I}", "pending", list_of(census->pending),
+                                                                   "running", (json_int_t)census->running));
+  }
+  if (census->wants.tags) {
     int64_t tags[BQ_PRIORITIES];
     for (int p = 0; p < BQ_PRIORITIES; p++) tags[p] = virtual_time(census, p, is_pending, arg);
-    failed |= json_object_set_new(object, "tags", list_of(tags));
+    failed |= json_object_set_new(surroundings, "queueTags", list_of(tags));
   }
-  return failed | json_object_set_new(facts, "queue", object);
+  if (!failed) return surroundings;
+  json_decref(surroundings);
+  return NULL;
 }
 
 json_t *bq_census_facts(bq_census *census, size_t customer, size_t tier, int64_t now_us, bq_is_pending is_pending,
                         void *arg) {
-  json_t *facts = json_object();
-  int failed = facts == NULL || json_object_set_new(facts, "now", json_integer(now_us)) < 0;
-  if (!failed) failed = add_customer(census, facts, customer, now_us) | add_queue(census, facts, is_pending, arg);
-  if (!failed && (wants(census, "tier") || wants(census, "tierUsage"))) {
-    bq_tally *tally = &census->tiers[tier];
-    turn(tally, now_us);
-    failed = json_object_set_new(facts, "tier", json_pack("{s:I, s:I}", "today", (json_int_t)tally->today, "month",
-                                                          (json_int_t)tally->in_month));
-  }
-  if (!failed) return facts;
-  json_decref(facts);
-  return NULL;
+  json_t *counts = count(census, customer, tier, now_us);
+  json_t *surroundings = look_around(census, now_us, is_pending, arg);
+  json_t *facts = counts != NULL && surroundings != NULL ? bq_facts_join(counts, surroundings, NULL, NULL) : NULL;
+  json_decref(counts);
+  json_decref(surroundings);
+  return facts;
 }

@@ -1,5 +1,5 @@
-// What policies may look at, kept by the rehearsal itself as SQL counts it for the server: who waits, who runs, how much
-// was accepted today and this month (UTC), fair queueing's tags. Pure.
+// What policies may look at, kept by the rehearsal itself as SQL counts it for the server (buildq_counts and
+// buildq_surroundings): who waits, who runs, how much was accepted today and this month (UTC), fair queueing's tags. Pure.
 #ifndef BQ_QUEUE_REHEARSE_FACTS_H
 #define BQ_QUEUE_REHEARSE_FACTS_H
 
@@ -18,20 +18,25 @@ typedef struct bq_tally {
   int64_t tags[BQ_PRIORITIES]; // the last at each priority
 } bq_tally;
 
+// What the policies ask for, by the names of queue/facts.h.
+typedef struct bq_wanted {
+  int customer, customer_usage, tier_usage, tags, queue;
+} bq_wanted;
+
 typedef struct bq_census {
-  const bq_policies *policies; // borrowed; whose hooks say what is looked up; may be NULL
+  bq_wanted wants;
   bq_tally *customers;         // owned
   bq_tally *tiers;             // owned
   int64_t pending[BQ_PRIORITIES];
   int64_t running;
   int64_t highest[BQ_PRIORITIES];  // the largest tag given out at each priority
-  bq_heap by_band[BQ_PRIORITIES];  // keys of what is pending, by the priority that the key says; with what has left
-  int wants_tags;                  // 1: by_band is kept
+  bq_heap by_band[BQ_PRIORITIES];  // keys of what is pending, by the priority that the key says; with what has left; only for tags
 } bq_census;
 
 // Says whether the entry of by_band is pending still.
 typedef int (*bq_is_pending)(void *arg, uint64_t item);
 
+// `policies` (NULL: none) say what is wanted.
 int bq_census_init(bq_census *census, const bq_policies *policies, size_t customers, size_t tiers,
                    bq_error *err) BQ_MUSTCHECK;
 void bq_census_clear(bq_census *census);
@@ -44,7 +49,8 @@ void bq_census_run(bq_census *census, size_t customer, int by);
 // A pending build has this key.
 int bq_census_note_key(bq_census *census, int64_t key, uint64_t item, bq_error *err) BQ_MUSTCHECK;
 
-// What admission and priority are given, the caller's; only what one of them asks for, and `now`. NULL: out of memory.
+// What admission and priority are given, the caller's: what one of them asks for, and `now`. There is no "disk": history
+// knows nothing of it. NULL: out of memory.
 json_t *bq_census_facts(bq_census *census, size_t customer, size_t tier, int64_t now_us, bq_is_pending is_pending,
                         void *arg);
 

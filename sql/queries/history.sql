@@ -19,7 +19,7 @@ select jsonb_strip_nulls(jsonb_build_object(
     'id', b.id, 'enqueuedAt', (extract(epoch from b.enqueued_at) * 1000000)::bigint, 'customerId', b.customer_id,
     'customerName', b.customer_name, 'tier', b.tier, 'architecture', b.architecture,
     'cloudProvider', b.cloud_provider, 'pipeline', b.pipeline, 'configurationName', b.configuration_name,
-    'priority', coalesce((to_jsonb(b) ->> 'asked_priority')::integer, b.priority), 'status', b.status,
+    'priority', coalesce(b.asked_priority, b.priority), 'status', b.status,
     'seconds', b.build_duration_seconds, 'message', left(b.error_message, 4000), 'rounds', r.rounds))
   || jsonb_build_object('metadata', b.metadata)
 from build_queue b
