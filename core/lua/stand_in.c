@@ -3,9 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+#include "base/memory.h"
 #include "io/tree.h"
+
+enum {
+  MAX_ENTRIES = 20000, // looked at
+  MAX_FILES = 200,     // kept of one command
+  MAX_BYTES = 4 * 1024 * 1024,
+  CLOCK_STEP_US = 10 * 1000 // file systems take the time from a clock that ticks
+};
 
 int bq_answer_is(const json_t *answer, const char *word) {
   return json_is_true(json_object_get(answer, word));
@@ -74,5 +84,46 @@ int bq_answer_write_files(const json_t *answer, const char *root, bq_error *err)
   json_object_foreach(json_object_get(answer, "files"), path, text) {
     if (result == 0) result = write_file(root, path, text, err);
   }
+  return result;
+}
+
+// The file's bytes when it was written since then; NULL when it wasn't, or is too large for what is `left`.
+static char *read_if_new(const char *path, int64_t since_us, size_t left, size_t *length, int *is_new) {
+  struct stat info;
+  *is_new = 0;
+  if (lstat(path, &info) < 0 || !S_ISREG(info.st_mode)) return NULL;
+  // ctime: an archive's or a copy's mtime says when its original was written.
+  if ((int64_t)info.st_ctim.tv_sec * 1000000 + info.st_ctim.tv_nsec / 1000 < since_us - CLOCK_STEP_US) return NULL;
+  *is_new = 1;
+  char *text = NULL;
+  bq_error err;
+  return bq_file_read(path, left, &text, length, &err) == 0 ? text : NULL;
+}
+
+int bq_answer_add_files(json_t *answer, const char *root, int64_t since_us, bq_error *err) {
+  bq_tree_listing listing = {0};
+  int result = bq_tree_list(&listing, root, ".", MAX_ENTRIES, err);
+  json_t *files = json_object();
+  size_t left = MAX_BYTES;
+  json_int_t left_out = 0;
+  for (size_t i = 0; result == 0 && i < listing.count; i++) {
+    const char *name = listing.entries[i].path;
+    char *path = strncmp(name, ".tmp/", 5) != 0 ? bq_format("%s/%s", root, name) : NULL;
+    size_t length = 0;
+    int is_new = 0;
+    char *text = path != NULL ? read_if_new(path, since_us, left, &length, &is_new) : NULL;
+    if (text != NULL && json_object_size(files) < MAX_FILES) {
+      (void)json_object_set_new(files, name, bq_answer_from_bytes(text, length));
+      left -= length;
+    } else {
+      left_out += is_new;
+    }
+    bq_free(text);
+    bq_free(path);
+  }
+  if (json_object_size(files) > 0) (void)json_object_set(answer, "files", files);
+  if (left_out > 0) (void)json_object_set_new(answer, "filesLeftOut", json_integer(left_out));
+  json_decref(files);
+  bq_tree_listing_free(&listing);
   return result;
 }

@@ -5,6 +5,7 @@
 #define BQ_LUA_STAND_IN_H
 
 #include <jansson.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 #include "base/error.h"
@@ -29,7 +30,7 @@ struct bq_stand_in {
 };
 
 // What an answer may say beside its results:
-//   {"real": true}                           do it
+//   {"real": true}                           do it; with "record": true, and tell what files a command has written
 //   {"hang": true}                           never ends by itself
 //   {"error": "timeout", "message": "…"}     it fails so, with a word of the vocabulary of errors
 int bq_answer_is(const json_t *answer, const char *word); // "real", "hang", or a stand-in's own
@@ -38,6 +39,10 @@ int bq_answer_error(const json_t *answer, bq_error *err); // 0 when it is no fai
 // Bytes cross as a string, or as {"hex": "00ff"} when JSON can't hold them.
 void bq_answer_bytes(const json_t *value, bq_buf *out); // appends; nothing for what is neither
 json_t *bq_answer_from_bytes(const char *bytes, size_t length); // the caller's
+
+// Adds to an answer, as `files`, what below the directory `root` was written since `since_us` (real time, us since 1970):
+// at most 200 files, 4 MiB of bytes together. `filesLeftOut` counts the rest. Blocks for the disk.
+int bq_answer_add_files(json_t *answer, const char *root, int64_t since_us, bq_error *err) BQ_MUSTCHECK;
 
 // Writes the `files` of an answer, {path: bytes}, below the directory `root`; blocks for the disk.
 int bq_answer_write_files(const json_t *answer, const char *root, bq_error *err) BQ_MUSTCHECK;

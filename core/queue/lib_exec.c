@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "io/tree.h"
 #include "lua/arguments.h"
@@ -47,6 +49,7 @@ typedef struct exec_op {
   bq_ask ask;                 // to the stand-in of `buildq test` …
   int asked;                  // … which has not answered yet
   int hangs;                  // it stands for a command that does not end
+  int64_t recorded_since_us;  // real time; what it writes is told as well; 0: it is not
   bq_process_exit end;
   bq_buf last;                // the last lines, masked, each with a line end
   bq_error error;             // why it could not be started; code 0: it was
@@ -110,6 +113,11 @@ static void tell_stand_in(const exec_op *exec) {
   json_t *result = json_pack("{s:i, s:i, s:f, s:o}", "code", exec->end.code, "signal", exec->end.signal, "duration",
                              (double)exec->end.duration_us / 1e6, "output",
                              bq_answer_from_bytes(text->data != NULL ? text->data : "", text->length));
+  bq_error err;
+  if (exec->recorded_since_us > 0 &&
+      bq_answer_add_files(result, exec->attempt->workspace, exec->recorded_since_us, &err) < 0) {
+    bq_log_error("the files of a command could not be recorded", &err);
+  }
   stand_in_of(exec)->tell(stand_in_of(exec), &exec->ask, result);
   json_decref(result);
 }
@@ -203,6 +211,7 @@ static void on_answer(bq_ask *ask, const json_t *answer) {
   exec_op *exec = (exec_op *)((char *)ask - offsetof(exec_op, ask));
   exec->asked = 0;
   int real = bq_answer_is(answer, "real");
+  if (bq_answer_is(answer, "record")) exec->recorded_since_us = bq_clock_wall_us() - bq_clock_shifted();
   if ((real ? start_process(exec, &exec->error) : pretend(exec, answer, &exec->error)) == 0) return;
   if (real) stand_in_of(exec)->tell(stand_in_of(exec), &exec->ask, NULL); // it is over before it began
   bq_op_complete(&exec->op);

@@ -3,12 +3,14 @@
 #include <event2/event.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/nearest.h"
 #include "base/uuid.h"
 #include "queue/run_set.h"
 #include "queue/server_modules.h"
@@ -100,6 +102,24 @@ static void on_closed(void *arg, bq_attempt *attempt) {
   stop(r);
 }
 
+// 0 when there is such a pipeline.
+static int check_pipeline(const run *r, bq_error *err) {
+  enum { MOST = 200 };
+  const char *wanted = r->options->pipeline;
+  const char *names[MOST + 1] = {NULL};
+  const char *name;
+  json_t *info;
+  size_t count = 0;
+  json_t *pipelines = (json_t *)(uintptr_t)bq_script_host_pipelines(r->server.host);
+  if (json_object_get(pipelines, wanted) != NULL) return 0;
+  json_object_foreach(pipelines, name, info) {
+    if (count < MOST) names[count++] = name;
+  }
+  const char *near = bq_nearest(wanted, names);
+  return bq_fail(err, BQ_ENOTFOUND, "there is no pipeline %s, neither shipped nor in ScriptDirectory%s%s%s", wanted,
+                 near != NULL ? "; did you mean " : "", near != NULL ? near : "", near != NULL ? "?" : "");
+}
+
 static void on_scripts(void *arg, int swapped, const bq_error *error) {
   run *r = arg;
   bq_error err;
@@ -108,6 +128,10 @@ static void on_scripts(void *arg, int swapped, const bq_error *error) {
     return;
   }
   if (!swapped) return;
+  if (check_pipeline(r, &err) < 0) {
+    give_up(r, &err);
+    return;
+  }
   const bq_attempt_events events = {.progressed = on_progressed,
                                     .adopted = on_progressed,
                                     .ended = on_ended,

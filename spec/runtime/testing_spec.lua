@@ -212,13 +212,21 @@ describe("a recording", function()
     test.write("pipelines/dated.lua", [[
       return { run = function(build)
         build:log("at " .. build:exec({ argv = { "date", "+%N" }, capture = true }).output)
+        build:exec { shell = "mkdir -p out; printf 'a\\0b' > out/bytes; date +%N > out/text" }
+        build:artifact "out/text"
+        build:artifact "out/bytes"
       end }]])
     test.record(path)
-    local first = test.run("dated").log:match "at (%d+)"
+    local recorded = test.run "dated"
+    assert.build_succeeded(recorded)
+    local first = recorded.log:match "at (%d+)"
     test.finish()
     test.record(path)
-    assert.equal(first, test.run("dated").log:match "at (%d+)")
-    assert.equal(2, #test.exec.calls)
+    local played = test.run "dated"
+    assert.equal(first, played.log:match "at (%d+)")
+    assert.equal(recorded:read "text", played:read "text")
+    assert.equal("a\0b", played:read "bytes")
+    assert.equal(4, #test.exec.calls)
     test.exec:on("date", "42\n") -- what the spec says goes first
     assert.equal("42", test.run("dated").log:match "at (%d+)")
     os.remove(path)

@@ -67,6 +67,13 @@ describe("buildq run", function()
     assert.matches("without a step Third", missed.errors, 1, true)
   end)
 
+  it("knows a name that is nearly right", function()
+    local result = server:command { "run", "stpes", "--manifest", manifest, "--directory", directory }
+    assert.equal(1, result.code)
+    assert.matches("there is no pipeline stpes, neither shipped nor in ScriptDirectory; did you mean steps?",
+      result.errors, 1, true)
+  end)
+
   it("keeps the workspace when told so", function()
     local workspace = run("--keep").output:match "workspace: (%S+)"
     assert.equal("basic order\n", process.read(workspace .. "/first.txt"))

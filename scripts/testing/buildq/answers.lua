@@ -140,7 +140,7 @@ function answers.play(recording, what, number, call)
   local key = key_of(what, call)
   if not recording.playing then
     recording.open[number] = key
-    return { real = true }
+    return { real = true, record = true }
   end
   local list = recording.entries[key]
   if not list then return nil end

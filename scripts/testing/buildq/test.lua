@@ -61,8 +61,8 @@ wire.on_tell = function(number, result)
 end
 
 ---Commands and requests that have no other answer are done really the first time (also with `buildq test --record`),
----and what they printed or answered is written to the file; from then on the file answers. A recorded command makes no
----files: give those with exec:on(words, {files = …}).
+---and what they printed, answered and wrote (200 files, 4 MiB a command) is put into the file; from then on the file
+---answers.
 ---@param path string
 function test.record(path) recording = answers.recording(path) end
 

@@ -20,6 +20,8 @@ local function retry(failure)
 end
 
 ---Where a build stands among those that wait: 0 (low) to 3 (critical).
+---@param build buildq.PolicyBuild
+---@return buildq.PriorityAnswer
 local function priority(build)
   if build.tier == "enterprise" and build.priority < 2 then return { priority = 2, reason = "tier enterprise" } end
   return {} -- as asked
