@@ -109,7 +109,10 @@ static void open_os(lua_State *L) {
 }
 
 static void open_math(lua_State *L) {
+  // Of Lua 5.2: there or not, as Lua was compiled.
+  static const char *const dropped[] = {"atan2", "cosh", "frexp", "ldexp", "log10", "pow", "sinh", "tanh", NULL};
   open_stock(L, "math", luaopen_math);
+  drop(L, dropped);
   lua_Integer seed[2] = {0, 0};
   // Without the kernel's bits there still are those that luaopen_math took from the clock and an address.
   if (getrandom(seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed) {

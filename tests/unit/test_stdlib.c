@@ -1,6 +1,11 @@
 // The standard library of scripts: what is there, what isn't, what is locked, what is bounded.
 #include "lua_test.h"
 
+#include <lualib.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
 static void has_no_way_out(void **state) {
   (void)state;
   assert_script_returns("return tostring(io) .. tostring(debug) .. tostring(package) .. tostring(dofile) .. "
@@ -9,6 +14,54 @@ static void has_no_way_out(void **state) {
                         "nilnilnilnilnilnilnilnilnilnilnil");
   assert_script_returns("return type(os.time()) .. type(os.date()) .. type(os.clock()) .. os.difftime(2, 1)",
                         "numberstringnumber1.0");
+}
+
+// Adds the backticked words of the rows between the two marks of the README: " table.name name …", sorted.
+static const char readme_reader[] =
+  "local text, words = ..., {} "
+  "local list = assert(text:match('<!%-%- library.-%-%->(.-)<!%-%- end of library')) "
+  "for name, row in list:gmatch('%c| (%g*) ?| (`[^%c]*)') do "
+  "  local prefix = name:match('`(.-)`') if prefix then words[#words + 1] = prefix end "
+  "  for word in row:gmatch('`(.-)`') do words[#words + 1] = prefix and prefix .. '.' .. word or word end "
+  "end table.sort(words) return table.concat(words, ' ')";
+
+// The names in the table that environments inherit, and in its tables behind their locks.
+static const char library_reader[] =
+  "local base, words = ..., {} "
+  "for name, value in pairs(base) do words[#words + 1] = name "
+  "  local real = type(value) == 'table' and assert(debug.getmetatable(value).__index, name) "
+  "  for inner in pairs(real or {}) do words[#words + 1] = name .. '.' .. inner end "
+  "end table.sort(words) return table.concat(words, ' ')";
+
+static const char *run_reader(lua_State *L, const char *reader, int argument) {
+  argument = lua_absindex(L, argument);
+  int status = luaL_loadstring(L, reader);
+  lua_pushvalue(L, argument);
+  if (status != LUA_OK || lua_pcall(L, 1, 1, 0) != LUA_OK) fail_msg("%s", lua_tostring(L, status != LUA_OK ? -2 : -1));
+  return lua_tostring(L, -1);
+}
+
+static void is_exactly_what_the_readme_lists(void **state) {
+  (void)state;
+  world w;
+  char *text;
+  size_t length;
+  bq_error err;
+  world_open(&w);
+  bq_vm_options options = world_options(&w);
+  bq_vm *vm = vm_with(&options);
+  lua_State *L = bq_vm_state(vm);
+  luaL_openlibs(L); // for the readers: what scripts inherit is another table
+  if (bq_file_read("scripts/README.md", 1 << 20, &text, &length, &err) < 0) fail_msg("%s", err.message);
+  lua_pushlstring(L, text, length);
+  bq_free(text);
+  const char *listed = run_reader(L, readme_reader, -1);
+  bq_vm_new_env(L);
+  assert_true(lua_getmetatable(L, -1));
+  lua_getfield(L, -1, "__index");
+  assert_string_equal(run_reader(L, library_reader, -1), listed);
+  bq_vm_free(vm);
+  world_close(&w);
 }
 
 static void loads_text_only(void **state) {
@@ -174,6 +227,7 @@ static void pcall_does_what_the_manual_says(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(has_no_way_out),
+    cmocka_unit_test(is_exactly_what_the_readme_lists),
     cmocka_unit_test(loads_text_only),
     cmocka_unit_test(has_no_gc),
     cmocka_unit_test(is_locked),
