@@ -31,6 +31,8 @@ static const bq_command commands[] = {
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"rehearse", "play recorded builds through another policy", bq_command_rehearse},
+    {"reload", "read the scripts again, and say what has changed", bq_command_reload},
+    {"generations", "list, compare, activate and release generations of scripts", bq_command_generations},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
     {"new", "write a starting pipeline, policy, route or notification, with its spec", bq_command_new},
     {"test", "run specs of your scripts inside the real runtime", bq_command_test},
@@ -40,7 +42,7 @@ enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
 static void print_help(FILE *out) {
   (void)fputs("Usage: buildq COMMAND [OPTION...]\n\n", out);
-  for (int i = 0; i < COMMAND_COUNT; i++) (void)fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+  for (int i = 0; i < COMMAND_COUNT; i++) (void)fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].summary);
   (void)fputs("\nbuildq help COMMAND, or buildq COMMAND --help, says more.\n", out);
 }
 

@@ -1,6 +1,7 @@
 #include "lua/script_host.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -17,6 +18,10 @@ struct bq_script_host {
   bq_script_host_options options;
   host_state state;
   int again;                  // a reload was asked for during a round
+  int held;                   // what runs was activated: the disk's is not swapped in
+  int from_disk;              // the round under way reads the disk
+  bq_sources *activated;      // owned; to be activated by the next round, or NULL
+  char disk[BQ_HASH_SIZE];    // hash of the last of the disk's that could run
   bq_task task;               // of READING and COMPILING
   bq_error error;             // of the round under way; code 0: none
   bq_sources *sources;        // owned; from READING to COMPILING
@@ -46,6 +51,7 @@ void bq_script_host_free(bq_script_host *host) {
   if (host == NULL) return;
   bq_handlers_release(host->handlers);
   bq_policies_free(host->policies);
+  bq_sources_free(host->activated);
   bq_generation_release(host->current);
   json_decref(host->pipelines);
   bq_free(host->failure);
@@ -101,7 +107,7 @@ void bq_script_host_spoiled(bq_script_host *host, bq_handlers *handlers) {
   host->handlers = fresh;
 }
 
-// Takes the checked generation as the running one.
+// Makes what the checked generation needs to run, and takes it as the running one unless another one is held.
 static int swap(bq_script_host *host) {
   const bq_policies_options options = {.loop = host->options.loop,
                                        .services = host->options.services,
@@ -116,6 +122,13 @@ static int swap(bq_script_host *host) {
     bq_handlers_release(fresh);
     return result;
   }
+  if (host->from_disk) (void)snprintf(host->disk, sizeof host->disk, "%s", bq_generation_hash(host->next));
+  if (host->from_disk && host->held) {
+    bq_handlers_release(fresh);
+    bq_policies_free(policies);
+    return 1;
+  }
+  host->held = !host->from_disk;
   bq_handlers_release(host->handlers);
   bq_policies_free(host->policies);
   host->policies = policies;
@@ -130,20 +143,23 @@ static int swap(bq_script_host *host) {
 static void end_round(bq_post *post) {
   bq_script_host *host = (bq_script_host *)((char *)post - offsetof(bq_script_host, post));
   int swapped = 0;
+  // 1: the disk's, built and checked beside what is held
   if (host->error.code == 0 && host->next != NULL) swapped = swap(host) == 0;
   if (host->check_vm != NULL) bq_vm_free(host->check_vm);
   host->check_vm = NULL;
   bq_check_free(&host->check);
   bq_generation_release(host->next);
   host->next = NULL;
-  bq_free(host->failure);
-  host->failure = host->error.code != 0 ? bq_strdup(host->error.message) : NULL;
+  if (host->from_disk || host->error.code != 0) { // an activation says nothing of the disk
+    bq_free(host->failure);
+    host->failure = host->error.code != 0 ? bq_strdup(host->error.message) : NULL;
+  }
   host->stats.last_us = bq_clock_mono_us() - host->round_us;
   if (swapped) host->stats.reloads++;
   if (host->error.code != 0) host->stats.failures++;
   host->state = HOST_IDLE;
   host->options.loaded(host->options.arg, swapped, host->error.code != 0 ? &host->error : NULL);
-  if (host->again && host->state == HOST_IDLE) start_round(host);
+  if ((host->again || host->activated != NULL) && host->state == HOST_IDLE) start_round(host);
 }
 
 static void finish_round(bq_script_host *host) {
@@ -204,21 +220,13 @@ static void read_work(bq_task *task) {
   if (bq_sources_read(&host->sources, &host->options.directories, &host->error) < 0) host->sources = NULL;
 }
 
+// What is held may be what the disk has: then only who decides changes.
 static int is_unchanged(const bq_script_host *host) {
-  return host->current != NULL &&
-         strcmp(bq_sources_hash(host->sources), bq_generation_hash(host->current)) == 0;
+  const char *known = host->held ? host->disk : host->current != NULL ? bq_generation_hash(host->current) : "";
+  return strcmp(bq_sources_hash(host->sources), known) == 0;
 }
 
-static void read_done(bq_task *task) {
-  bq_script_host *host = (bq_script_host *)((char *)task - offsetof(bq_script_host, task));
-  if (host->error.code == 0 && is_unchanged(host)) {
-    bq_sources_free(host->sources);
-    host->sources = NULL;
-  }
-  if (host->sources == NULL) { // failed, or back to what runs already
-    finish_round(host);
-    return;
-  }
+static void compile(bq_script_host *host) {
   host->state = HOST_COMPILING;
   host->task = (bq_task){.work = compile_work, .done = compile_done};
   if (bq_pool_submit(host->options.compute, &host->task, &host->error) == 0) return;
@@ -227,13 +235,56 @@ static void read_done(bq_task *task) {
   finish_round(host);
 }
 
+static void read_done(bq_task *task) {
+  bq_script_host *host = (bq_script_host *)((char *)task - offsetof(bq_script_host, task));
+  if (host->error.code == 0 && is_unchanged(host)) {
+    (void)snprintf(host->disk, sizeof host->disk, "%s", bq_sources_hash(host->sources));
+    bq_sources_free(host->sources);
+    host->sources = NULL;
+  }
+  if (host->sources == NULL) { // failed, or back to what runs already
+    finish_round(host);
+    return;
+  }
+  compile(host);
+}
+
 static void start_round(bq_script_host *host) {
-  host->again = 0;
-  host->state = HOST_READING;
   host->error = (bq_error){0};
   host->round_us = bq_clock_mono_us();
+  host->from_disk = host->activated == NULL;
+  if (!host->from_disk) {
+    host->sources = host->activated;
+    host->activated = NULL;
+    compile(host);
+    return;
+  }
+  host->again = 0;
+  host->state = HOST_READING;
   host->task = (bq_task){.work = read_work, .done = read_done};
   if (bq_pool_submit(host->options.blocking, &host->task, &host->error) < 0) finish_round(host);
+}
+
+void bq_script_host_activate(bq_script_host *host, bq_sources *sources) {
+  bq_sources_free(host->activated);
+  host->activated = sources;
+  if (host->state == HOST_IDLE) start_round(host);
+}
+
+void bq_script_host_release(bq_script_host *host) {
+  bq_sources_free(host->activated);
+  host->activated = NULL;
+  if (!host->held) return;
+  host->held = 0;
+  bq_script_host_reload(host);
+}
+
+int bq_script_host_is_held(const bq_script_host *host) {
+  return host->held;
+}
+
+const char *bq_script_host_disk(const bq_script_host *host) {
+  return host->disk;
 }
 
 void bq_script_host_reload(bq_script_host *host) {

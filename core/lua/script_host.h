@@ -1,6 +1,7 @@
 // The script host: which generation is running, and how the next one comes to be.
 //
 //   IDLE → READING (blocking pool) → COMPILING (compute pool) → CHECKING (a fiber on the compute pool) → swap → IDLE
+//          (not for what is activated)
 //
 // Nothing is swapped unless everything went well. A change that comes meanwhile starts the next round.
 // Thread rule: loop thread only.
@@ -36,6 +37,16 @@ void bq_script_host_free(bq_script_host *host); // when no round is under way (s
 // Starts a round; `loaded` tells its end. While one is under way, another follows it.
 void bq_script_host_reload(bq_script_host *host);
 int bq_script_host_busy(const bq_script_host *host);
+
+// Starts a round with these sources (taken over in every case) instead of the disk's. When it ends well they run, and go
+// on running until bq_script_host_release: what changes on disk meanwhile is built and checked, not swapped. A round
+// under way is finished first.
+void bq_script_host_activate(bq_script_host *host, bq_sources *sources);
+void bq_script_host_release(bq_script_host *host); // back to the disk; nothing to do when nothing was activated
+int bq_script_host_is_held(const bq_script_host *host); // what runs was activated
+
+// The hash of what the disk last had that could run; "" before the first round has ended well.
+const char *bq_script_host_disk(const bq_script_host *host);
 
 bq_generation *bq_script_host_current(bq_script_host *host); // borrowed; NULL before the first round has ended well
 bq_handlers *bq_script_host_handlers(bq_script_host *host);  // borrowed; NULL likewise

@@ -44,6 +44,10 @@ static void check_scripts(bq_server *server, json_t *health) {
   const char *error = bq_script_host_error(server->host);
   (void)json_object_set_new(health, "generation",
                             current != NULL ? json_string(bq_generation_hash(current)) : json_null());
+  const json_t *activation = bq_activation_get(server->activation);
+  if (activation != NULL) (void)json_object_set_new(health, "activation", json_copy((json_t *)(uintptr_t)activation));
+  const char *fault = json_string_value(json_object_get(activation, "fault"));
+  if (error == NULL) error = fault;
   // A broken change leaves the old scripts running: work goes on, somebody should look.
   add_check(health, "scripts", current == NULL ? "failing" : error != NULL ? "degraded" : "ok", error);
 }

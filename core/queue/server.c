@@ -77,7 +77,10 @@ static void on_notify(void *arg, const char *channel, const char *payload) {
   // Also after a reconnect, when anything may have been missed: channel is empty then.
   server->statistics_us = 0;
   if (server->runner == NULL || server->node == NULL) return;
-  if (channel == NULL || strcmp(channel, "buildq_wake") != 0) bq_node_beat(server->node);
+  if (channel == NULL || strcmp(channel, "buildq_wake") != 0) {
+    bq_node_beat(server->node);
+    bq_activation_look(server->activation);
+  }
   bq_runner_wake(server->runner);
   bq_streams_changed(server->streams, NULL);
 }
@@ -103,6 +106,7 @@ static void on_idle(void *arg) {
   bq_janitor_stop(server->janitor);
   bq_scheduler_stop(server->scheduler);
   bq_placer_stop(server->placer);
+  bq_activation_stop(server->activation);
   bq_estimator_stop(server->estimator);
   bq_node_leave(server->node, on_left, server);
 }
@@ -332,6 +336,7 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
   if (result == 0) result = bq_placer_new(&server->placer, server, err);
+  if (result == 0) result = bq_activation_new(&server->activation, server, err);
   if (result == 0) result = bq_enqueue_lanes_new(&server->lanes, err);
   if (result == 0) result = bq_estimator_new(&server->estimator, server, err);
   return result;
@@ -368,6 +373,7 @@ static void free_parts(bq_server *server) {
   bq_streams_free(server->streams);
   bq_janitor_free(server->janitor);
   bq_scheduler_free(server->scheduler);
+  bq_activation_free(server->activation);
   bq_placer_free(server->placer);
   bq_enqueue_lanes_free(server->lanes);
   bq_estimator_free(server->estimator);

@@ -24,6 +24,7 @@
 
 typedef struct bq_streams bq_streams;
 typedef struct bq_janitor bq_janitor;
+typedef struct bq_activation bq_activation;
 typedef struct bq_placer bq_placer;
 typedef struct bq_scheduler bq_scheduler;
 typedef struct bq_estimator bq_estimator;
@@ -57,6 +58,8 @@ typedef struct bq_server {
   bq_streams *streams;
   bq_janitor *janitor;
   bq_enqueue_lanes *lanes;
+  bq_activation *activation;
+  struct reload_op *reloads;    // routes that wait for the end of a round; lib_generations.c's
   bq_placer *placer;
   bq_scheduler *scheduler;
   bq_estimator *estimator;
@@ -93,6 +96,20 @@ typedef struct bq_server {
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
 void bq_queue_tell_enqueued(bq_server *server); // something pending has come: claimers and streams look
+
+// activation.c: which generation the cluster was told to use
+int bq_activation_new(bq_activation **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_activation_free(bq_activation *activation); // NULL is fine
+void bq_activation_look(bq_activation *activation); // it may be another one
+void bq_activation_stop(bq_activation *activation);
+// {generation, share, since, who, reason, fault?} as last seen; borrowed, NULL when nothing is active. `fault` says why this
+// server does not run it.
+const json_t *bq_activation_get(const bq_activation *activation);
+void bq_activation_loaded(bq_activation *activation, const bq_error *error); // a round of the script host has ended
+
+// lib_generations.c
+int bq_generations_open(lua_State *L);                                        // the module `generations` of routes
+void bq_generations_loaded(bq_server *server, const bq_error *error);         // a round has ended: answers who waits
 
 // placer.c: gives pending builds the places of the priority policy in force
 int bq_placer_new(bq_placer **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;

@@ -31,13 +31,15 @@ const bq_lua_module bq_build_modules[] = {
     COMMON_MODULES, {"fs", bq_lua_open_fs}, {"archive", bq_lua_open_archive}, {"queue", bq_intake_open}, {NULL, NULL}};
 
 const bq_lua_module bq_route_modules[] = {
-    COMMON_MODULES, {"queue", bq_queue_open}, {"schedule", bq_schedule_open}, {"response", bq_api_open_response}, {NULL, NULL}};
+    COMMON_MODULES, {"queue", bq_queue_open}, {"schedule", bq_schedule_open},
+    {"generations", bq_generations_open}, {"response", bq_api_open_response}, {NULL, NULL}};
 
 const bq_lua_module bq_check_modules[] = {COMMON_MODULES,
                                           {"fs", bq_lua_open_fs},
                                           {"archive", bq_lua_open_archive},
                                           {"queue", bq_queue_open},
                                           {"schedule", bq_schedule_open},
+                                          {"generations", bq_generations_open},
                                           {"response", bq_api_open_response},
                                           {NULL, NULL}};
 

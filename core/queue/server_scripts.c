@@ -81,6 +81,9 @@ const json_t *bq_server_needs(void *arg, const char *pipeline) {
 
 static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   bq_server *server = arg;
+  if (swapped) server->decider.policies = bq_script_host_policies(server->host);
+  if (server->activation != NULL) bq_activation_loaded(server->activation, error);
+  bq_generations_loaded(server, error);
   if (error != NULL) {
     bq_log(BQ_ERROR, server->ready ? "the changed scripts are not used" : "the scripts can't be used", "error",
            error->message, NULL);
@@ -91,7 +94,6 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
     return;
   }
   if (!swapped) return;
-  server->decider.policies = bq_script_host_policies(server->host);
   bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);

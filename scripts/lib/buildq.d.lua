@@ -40,6 +40,7 @@
 ---@field log buildq.log
 ---@field clock buildq.clock
 ---@field schedule buildq.schedule
+---@field generations buildq.generations
 ---@field response buildq.response
 ---@field config buildq.config
 local buildq = {}
@@ -458,6 +459,44 @@ function queue.health() end
 ---The Prometheus text. Never raises `unavailable`.
 ---@return string
 function queue.metrics() end
+
+---What routes/generations.lua asks. All but `here` wait. What a generation is: scripts/README.md.
+---@class buildq.generations [route]
+local generations = {}
+
+---Reads the disk's scripts and templates again and waits for the end of that round.
+---@return {generation: string, previous: string, disk: string, held: boolean, added: string[], changed: string[], removed: string[]}?
+---@return Failure? failure invalid: file, line and reason
+function generations.reload() end
+
+---@param limit? integer 1 to 200, 20 when absent
+---@return table[] # last used first: {hash, createdAt, usedAt, files, builds, running, succeeded, failed, p50Seconds, p90Seconds}
+function generations.list(limit) end
+
+---@param limit? integer
+---@return {at: string, generation: string?, share: integer?, who: string, reason: string?}[] # newest first
+function generations.history(limit) end
+
+---@param prefix string the beginning of a hash
+---@return string[] # two at most
+function generations.find(prefix) end
+
+---@param hash string
+---@return {path: string, hash: string, content: string}[] # empty when there is no such generation
+function generations.files(hash) end
+
+---@return {generation: string?, share: integer?, since: string?, who: string?, reason: string?}
+function generations.activation() end
+
+---@param hash? string nil releases
+---@param share? integer percent, 100 when absent
+---@param who string
+---@param reason? string
+---@return table? activation nil: there is no such generation
+function generations.activate(hash, share, who, reason) end
+
+---@return {current: string, disk: string, held: boolean} # of this server
+function generations.here() end
 
 ---What scripts/lib/schedule.lua and routes/schedule.lua ask. All but `wanted` wait. What a schedule is: scripts/README.md.
 ---@class buildq.schedule [route]

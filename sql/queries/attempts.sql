@@ -4,7 +4,8 @@
 
 -- name: claim
 -- $1 node, $2 how many, $3 lowest claim key to look at, $4 the running generation: of those that keep none from an
--- attempt that was cut short. One JSON object a row: all that an attempt needs.
+-- attempt that was cut short, and are not of the part that an activation takes. One JSON object a row: all that an
+-- attempt needs.
 -- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once. A
 -- node that was declared dead, or is about to leave, gets nothing.
 with due as (
@@ -17,7 +18,8 @@ with due as (
   for update skip locked
 ), started as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
-    generation = coalesce(b.generation, $4),
+    generation = coalesce(b.generation, (select active_generation from queue_control
+      where active_generation is not null and buildq_part(b.id) < active_share), $4),
     started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
     current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
     download_url = null, updated_at = buildq_now()

@@ -139,6 +139,7 @@ with gone as (
   delete from script_generations where hash in (
     select hash from script_generations g where used_at < buildq_now() - make_interval(days => $1::integer)
       and not exists (select from build_queue b where b.status in ('pending', 'building') and b.generation = g.hash)
+      and not exists (select from queue_control where active_generation = g.hash)
     limit $2::integer)
     and used_at < buildq_now() - make_interval(days => $1::integer)
   returning hash
