@@ -18,11 +18,13 @@ end
 -- The one generation whose hash begins so; nil and a response otherwise.
 local function find(prefix)
   if not prefix:find "^%x+$" or #prefix > 64 then
-    return nil, problem.new(404, ("There is no generation %s: its name is a hash, or the beginning of one."):format(prefix))
+    return nil, problem.new(404, ("There is no generation %s: a name is a hash, or its beginning."):format(prefix))
   end
   local found = generations.find(prefix:lower())
   if #found == 0 then return nil, problem.new(404, ("There is no generation %s."):format(prefix)) end
-  if #found > 1 then return nil, problem.new(409, ("Several generations begin with %s: give more of it."):format(prefix)) end
+  if #found > 1 then
+    return nil, problem.new(409, ("Several generations begin with %s: give more of it."):format(prefix))
+  end
   return found[1]
 end
 

@@ -176,13 +176,15 @@ describe("a second server with other scripts", function()
     }
     other:launch()
     finally(function() other:stop() end)
-    says("elsewhere", other)
     local old = save "ours"
     server:wait_for(function()
       return server:sql(("select count(*) from script_generations where hash = '%s'"):format(old)) == "1"
     end, 10, "its sources in the database")
     assert.equal(200, server:post("/generations/activate", { generation = old }).status)
     other:wait_for(function() return ready(other).generation == old end, 10, "the other server to follow")
+    server:stop()
+    says("ours", other)
+    server:launch()
     assert.equal(200, server:post("/generations/release").status)
     other:wait_for(function() return ready(other).generation ~= old end, 10, "the other server's own")
   end)

@@ -83,7 +83,8 @@ with due as (
   for update skip locked
 ), started as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
-    generation = coalesce(b.generation, $4),
+    generation = coalesce(b.generation, (select active_generation from queue_control
+      where active_generation is not null and buildq_part(b.id) < active_share), $4),
     started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
     current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
     download_url = null, updated_at = buildq_now()
