@@ -98,7 +98,7 @@ static void answer_when_done(bq_trial *trial) {
     if (server->ready && bq_server_generation(server) != NULL) bq_trial_reply(trial, json_string(server->url));
     break;
   case BQ_TRIAL_TURN:
-    if (trial->quiet >= QUIET_LOOKS) bq_trial_reply(trial, json_integer(bq_clock_shifted() / 1000));
+    if (trial->quiet >= QUIET_LOOKS && !trial->jump) bq_trial_reply(trial, json_integer(bq_clock_shifted() / 1000));
     break;
   case BQ_TRIAL_ADVANCE:
   case BQ_TRIAL_DESK:
@@ -117,7 +117,8 @@ void bq_trial_look(void *arg) {
   if (trial->wait == BQ_TRIAL_NOTHING) return;
   if (trial->quiet >= QUIET_LOOKS) {
     int64_t next_ms = bq_loop_next_ms(trial->server->loop);
-    int jumps = trial->wait == BQ_TRIAL_BUILD || trial->wait == BQ_TRIAL_DESK;
+    int jumps = trial->wait == BQ_TRIAL_BUILD || trial->wait == BQ_TRIAL_DESK || trial->jump;
+    trial->jump = 0;
     if (trial->wait == BQ_TRIAL_ADVANCE) advance(trial);
     else if (jumps && next_ms >= 0) set_forward(trial, next_ms);
   }
@@ -201,8 +202,8 @@ static int call_advance(bq_trial *trial, const json_t *call, bq_error *err) {
 }
 
 static int call_turn(bq_trial *trial, const json_t *call, bq_error *err) {
-  (void)call;
   (void)err;
+  trial->jump = json_is_true(json_object_get(call, "jump"));
   bq_trial_wait_for(trial, BQ_TRIAL_TURN);
   return 0;
 }
@@ -242,7 +243,7 @@ static const struct {
     {"reset", call_reset},       // ends all builds
     {"reload", call_reload},     // → the generation's hash
     {"advance", call_advance},   // ms → the offset
-    {"turn", call_turn},         // → the offset, once nothing is under way
+    {"turn", call_turn},         // jump → the offset, once nothing is under way; with jump, after one jump of the clock
     {"desk", bq_trial_desk_call}, // desk: {operation, object, source, args} → results
     {"policy", call_policy},     // file, hook, args → what the hook returns
     {"database", call_database}, // → the server's URL

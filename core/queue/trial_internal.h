@@ -40,6 +40,7 @@ struct bq_trial {
   bq_trial_wait wait;       // what it waits for
   bq_trial_build *wanted;   // of BQ_TRIAL_BUILD
   int64_t left_ms;          // of BQ_TRIAL_ADVANCE
+  int jump;                 // of BQ_TRIAL_TURN: the clock still has to jump once, if anything waits for it
   bq_trial_build *builds;   // owned; those started here
   bq_vm *desk;              // owned; where modules of scripts/lib run; NULL until one is wanted
   int desk_glue;            // registry reference of its function

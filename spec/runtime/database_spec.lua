@@ -48,6 +48,21 @@ describe("with a database", function()
     assert.equal("building", test.get("/builds/" .. id).json.status)
   end)
 
+  it("sleeps pass at once, and the clock may be set far", function()
+    test.exec:on("fetch", 0)
+    test.write("pipelines/nap.lua", [[
+      return { run = function(build)
+        require("buildq").sleep(1000)
+        build:exec { argv = { "fetch" } }
+      end }]])
+    for _, duration in ipairs { "1h", "3d", "300d" } do
+      test.clock.advance(duration)
+      local build = test.settle(test.enqueue { pipeline = "nap" })
+      assert.equal("success", build.status, duration)
+      assert.is_true(build.buildDurationSeconds >= 1000)
+    end
+  end)
+
   it("begins each test without builds", function()
     assert.equal(0, test.sql("select count(*) as n from build_queue")[1].n)
     local answer = test.get "/builds"
