@@ -59,6 +59,7 @@ typedef struct bq_config {
   int lease_seconds;                     // a node silent for so long is dead
   int worker_threads;                    // compute pool; 0: as many as cores
   int lua_memory_megabytes;              // of one build's Lua
+  int max_generations;                   // of scripts, alive at a time
   int lua_cpu_seconds;                   // CPU time that one build's Lua may use
   int max_log_megabytes;                 // of one attempt's log
   int log_level;                         // bq_log_level

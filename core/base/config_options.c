@@ -140,6 +140,8 @@ const bq_config_option bq_config_options[] = {
           "Threads that compute; 0: one for each processor core."),
   INTEGER(Q, "LuaMemoryMegabytes", NULL, lua_memory_megabytes, "64", 1, 65536, "MB", NOW,
           "Memory that the Lua of one build may use."),
+  INTEGER(Q, "MaxGenerations", NULL, max_generations, "32", 2, 1000, "generations", RESTART,
+          "Generations of scripts alive at a time; at it a change is refused until builds on old ones have ended."),
   INTEGER(Q, "LuaCpuSeconds", NULL, lua_cpu_seconds, "60", 1, 86400, "seconds", NOW,
           "CPU time that the Lua of one build may use; its compilers are not counted."),
   INTEGER(Q, "MaxLogMegabytes", NULL, max_log_megabytes, "64", 1, 1048576, "MB", NOW,

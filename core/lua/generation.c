@@ -1,6 +1,7 @@
 #include "lua/generation.h"
 
 #include <lauxlib.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -11,14 +12,11 @@ struct bq_generation {
   atomic_uint references;
   bq_sources *sources; // owned
   bq_buf *chunks;      // owned; bytecode of the source of the same index, empty for templates
+  size_t bytes;        // of sources and chunks
+  bq_generation_set *set;   // borrowed, or NULL; guards the links
+  bq_generation *next;
+  bq_generation *previous;
 };
-
-// A count for metrics only: it guards nothing, so it may be one word for the process.
-static atomic_uint live;
-
-unsigned bq_generation_live(void) {
-  return atomic_load(&live);
-}
 
 static int write_chunk(lua_State *L, const void *bytes, size_t length, void *out) {
   (void)L;
@@ -65,7 +63,6 @@ int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *er
     return bq_fail(err, BQ_ENOMEM, "out of memory for a generation");
   }
   atomic_init(&generation->references, 1);
-  atomic_fetch_add(&live, 1);
   generation->sources = sources;
   generation->chunks = bq_alloc_array(count, sizeof generation->chunks[0]);
   L = luaL_newstate();
@@ -80,6 +77,9 @@ int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *er
   result = bq_buf_check(&faults, err);
   if (result == 0 && faults.length > 0) result = bq_fail(err, BQ_ESCRIPT, "%s", faults.data);
   if (result == 0) {
+    for (size_t i = 0; i < count; i++) {
+      generation->bytes += bq_sources_at(generation->sources, i)->length + generation->chunks[i].length;
+    }
     *out = generation;
     generation = NULL;
   }
@@ -90,6 +90,76 @@ cleanup:
   return result;
 }
 
+struct bq_generation_set {
+  pthread_mutex_t lock;
+  bq_generation *first;
+  unsigned count;
+};
+
+int bq_generation_set_new(bq_generation_set **out, bq_error *err) {
+  *out = bq_alloc(sizeof **out);
+  if (*out == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for generations");
+  (void)pthread_mutex_init(&(*out)->lock, NULL);
+  return 0;
+}
+
+void bq_generation_set_free(bq_generation_set *set) {
+  if (set == NULL) return;
+  (void)pthread_mutex_destroy(&set->lock);
+  bq_free(set);
+}
+
+void bq_generation_set_add(bq_generation_set *set, bq_generation *generation) {
+  (void)pthread_mutex_lock(&set->lock);
+  generation->set = set;
+  generation->next = set->first;
+  if (set->first != NULL) set->first->previous = generation;
+  set->first = generation;
+  set->count++;
+  (void)pthread_mutex_unlock(&set->lock);
+}
+
+static void leave(bq_generation_set *set, bq_generation *generation) {
+  (void)pthread_mutex_lock(&set->lock);
+  if (generation->previous != NULL) generation->previous->next = generation->next;
+  else set->first = generation->next;
+  if (generation->next != NULL) generation->next->previous = generation->previous;
+  set->count--;
+  (void)pthread_mutex_unlock(&set->lock);
+}
+
+unsigned bq_generation_set_count(bq_generation_set *set) {
+  (void)pthread_mutex_lock(&set->lock);
+  unsigned count = set->count;
+  (void)pthread_mutex_unlock(&set->lock);
+  return count;
+}
+
+void bq_generation_set_each(bq_generation_set *set, void (*each)(void *arg, const bq_generation *generation), void *arg) {
+  (void)pthread_mutex_lock(&set->lock);
+  for (const bq_generation *g = set->first; g != NULL; g = g->next) each(arg, g);
+  (void)pthread_mutex_unlock(&set->lock);
+}
+
+// One whose last reference is gone, and that only waits for the lock to leave, is not brought back.
+static int retain_living(bq_generation *generation) {
+  unsigned references = atomic_load(&generation->references);
+  while (references > 0) {
+    if (atomic_compare_exchange_weak(&generation->references, &references, references + 1)) return 1;
+  }
+  return 0;
+}
+
+bq_generation *bq_generation_set_find(bq_generation_set *set, const char *hash) {
+  bq_generation *found = NULL;
+  (void)pthread_mutex_lock(&set->lock);
+  for (bq_generation *g = set->first; g != NULL && found == NULL; g = g->next) {
+    if (strcmp(bq_generation_hash(g), hash) == 0 && retain_living(g)) found = g;
+  }
+  (void)pthread_mutex_unlock(&set->lock);
+  return found;
+}
+
 bq_generation *bq_generation_retain(bq_generation *generation) {
   atomic_fetch_add(&generation->references, 1);
   return generation;
@@ -97,17 +167,21 @@ bq_generation *bq_generation_retain(bq_generation *generation) {
 
 void bq_generation_release(bq_generation *generation) {
   if (generation == NULL || atomic_fetch_sub(&generation->references, 1) > 1) return;
+  if (generation->set != NULL) leave(generation->set, generation);
   if (generation->chunks != NULL) {
     for (size_t i = 0; i < bq_sources_count(generation->sources); i++) bq_buf_free(&generation->chunks[i]);
   }
   bq_free(generation->chunks);
   bq_sources_free(generation->sources);
   bq_free(generation);
-  atomic_fetch_sub(&live, 1);
 }
 
 const char *bq_generation_hash(const bq_generation *generation) {
   return bq_sources_hash(generation->sources);
+}
+
+size_t bq_generation_bytes(const bq_generation *generation) {
+  return generation->bytes;
 }
 
 const bq_sources *bq_generation_sources(const bq_generation *generation) {

@@ -27,7 +27,18 @@ const bq_sources *bq_generation_sources(const bq_generation *generation);
 int bq_generation_push_chunk(const bq_generation *generation, lua_State *L, const char *path, int env_index,
                              bq_error *err) BQ_MUSTCHECK;
 
-// Generations alive in this process (current, and those that running builds or requests hold).
-unsigned bq_generation_live(void);
+size_t bq_generation_bytes(const bq_generation *generation); // of its sources and chunks
+
+// The generations that are alive in a server: the running one, and those that builds or requests hold. A set outlives all
+// that were added to it. Thread-safe.
+typedef struct bq_generation_set bq_generation_set;
+int bq_generation_set_new(bq_generation_set **out, bq_error *err) BQ_MUSTCHECK;
+void bq_generation_set_free(bq_generation_set *set); // NULL is fine
+void bq_generation_set_add(bq_generation_set *set, bq_generation *generation); // once; it leaves when it is freed
+unsigned bq_generation_set_count(bq_generation_set *set);
+bq_generation *bq_generation_set_find(bq_generation_set *set, const char *hash); // retained; NULL when none is alive
+
+// Calls `each` for every one, under the set's lock: it must not retain, release, or come back here.
+void bq_generation_set_each(bq_generation_set *set, void (*each)(void *arg, const bq_generation *generation), void *arg);
 
 #endif

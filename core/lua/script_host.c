@@ -206,6 +206,7 @@ static int start_check(bq_script_host *host) {
 static void compile_work(bq_task *task) {
   bq_script_host *host = (bq_script_host *)((char *)task - offsetof(bq_script_host, task));
   if (bq_generation_compile(&host->next, host->sources, &host->error) < 0) host->next = NULL; // the error tells
+  if (host->next != NULL && host->options.generations != NULL) bq_generation_set_add(host->options.generations, host->next);
   host->sources = NULL;
 }
 
@@ -226,10 +227,20 @@ static int is_unchanged(const bq_script_host *host) {
   return strcmp(bq_sources_hash(host->sources), known) == 0;
 }
 
+// Old generations live as long as builds on them: a team that saves all day beside long builds could gather any number.
+static int may_compile(bq_script_host *host) {
+  unsigned count = host->options.generations != NULL ? bq_generation_set_count(host->options.generations) : 0;
+  if (host->options.generations == NULL || count < host->options.max_generations) return 1;
+  (void)bq_fail(&host->error, BQ_ELIMIT,
+                "%u generations of scripts are in use, MaxGenerations allows no more: the change is taken when builds on "
+                "old ones have ended and something is saved again, or at buildq reload", count);
+  return 0;
+}
+
 static void compile(bq_script_host *host) {
   host->state = HOST_COMPILING;
   host->task = (bq_task){.work = compile_work, .done = compile_done};
-  if (bq_pool_submit(host->options.compute, &host->task, &host->error) == 0) return;
+  if (may_compile(host) && bq_pool_submit(host->options.compute, &host->task, &host->error) == 0) return;
   bq_sources_free(host->sources);
   host->sources = NULL;
   finish_round(host);

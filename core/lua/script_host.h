@@ -24,6 +24,8 @@ typedef struct bq_script_host_options {
   const bq_lua_module *check_modules;   // what any script may use: for the self-check
   const bq_lua_module *handler_modules; // what routes may use
   bq_services *services;
+  bq_generation_set *generations;    // borrowed; what is made here is added. NULL: nobody counts
+  unsigned max_generations;          // alive at a time: at it a round is refused
   size_t memory_bytes;               // of the check, and of the handlers
   int64_t handler_slice_us;          // see bq_handlers_options
   // After each round: `swapped` 1 when a new generation runs, 0 when nothing changed or it failed (error not NULL).

@@ -137,6 +137,11 @@ static void fill_http(bq_server *server) {
   bq_metrics_set(metrics, BQ_M_ROUTE_FAILURES, NULL, (double)api.failed);
 }
 
+static void add_generation_bytes(void *arg, const bq_generation *generation) {
+  const char *label = bq_generation_hash(generation);
+  bq_metrics_set(arg, BQ_M_GENERATION_BYTES, &label, (double)bq_generation_bytes(generation));
+}
+
 static void fill_scripts(bq_server *server) {
   bq_metrics *metrics = server->metrics;
   bq_script_host_stats stats;
@@ -145,7 +150,9 @@ static void fill_scripts(bq_server *server) {
   const char *hash = current != NULL ? bq_generation_hash(current) : "";
   bq_metrics_clear(metrics, BQ_M_GENERATION);
   bq_metrics_set(metrics, BQ_M_GENERATION, &hash, 1);
-  bq_metrics_set(metrics, BQ_M_GENERATIONS_LIVE, NULL, bq_generation_live());
+  bq_metrics_set(metrics, BQ_M_GENERATIONS_LIVE, NULL, bq_generation_set_count(server->generations));
+  bq_metrics_clear(metrics, BQ_M_GENERATION_BYTES);
+  bq_generation_set_each(server->generations, add_generation_bytes, metrics);
   bq_metrics_set(metrics, BQ_M_RELOADS, NULL, (double)stats.reloads);
   bq_metrics_set(metrics, BQ_M_RELOAD_ERRORS, NULL, (double)stats.failures);
   const char *fault = bq_script_host_error(server->host);

@@ -163,6 +163,7 @@ static void finish_loading(loading *l) {
 static void compile_work(bq_task *task) {
   loading *l = (loading *)task;
   if (bq_generation_compile(&l->generation, l->sources, &l->error) < 0) l->generation = NULL;
+  else bq_generation_set_add(l->runner->options.generations, l->generation);
   l->sources = NULL;
 }
 
@@ -204,6 +205,12 @@ static void start_row(bq_runner *runner, json_t *row, const char *node_id) {
   const char *wanted = bq_row_text(row, "generation");
   if (wanted[0] == '\0' || strcmp(wanted, bq_generation_hash(current)) == 0) {
     start_or_give_back(runner, row, node_id, current);
+    return;
+  }
+  bq_generation *living = bq_generation_set_find(runner->options.generations, wanted);
+  if (living != NULL) {
+    start_or_give_back(runner, row, node_id, living);
+    bq_generation_release(living);
     return;
   }
   loading *l = bq_alloc(sizeof *l);

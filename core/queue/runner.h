@@ -16,6 +16,7 @@ typedef struct bq_runner_options {
   bq_store *store;           // borrowed
   bq_metrics *metrics;       // borrowed; see queue/server_metrics.h
   const bq_decider *decider; // borrowed; its policies change with the generation
+  bq_generation_set *generations; // borrowed; where one that a row asks for may be found, and what is loaded is added
   // The generation for new attempts: borrowed, NULL until one is stored, and never again afterwards.
   bq_generation *(*generation)(void *arg);
   int (*is_pinned)(void *arg, const char *pipeline); // its retries stay on their generation

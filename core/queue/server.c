@@ -269,11 +269,14 @@ static void set_sandbox(bq_server *server) {
 }
 
 static int open_queue(bq_server *server, bq_error *err) {
+  int made = bq_generation_set_new(&server->generations, err);
+  if (made < 0) return made;
   server->decider = (bq_decider){.failed = bq_server_policy_failed, .arg = server};
   const bq_runner_options runner = {.env = &server->env,
                                     .store = server->store,
                                     .metrics = server->metrics,
                                     .decider = &server->decider,
+                                    .generations = server->generations,
                                     .generation = bq_server_generation,
                                     .is_pinned = bq_server_is_pinned,
                                     .may_claim = may_claim,
@@ -388,6 +391,7 @@ static void free_parts(bq_server *server) {
   }
   bq_timer_free(server->wind_timer);
   bq_timer_free(server->patience_timer);
+  bq_generation_set_free(server->generations);
   bq_loop_free(server->loop);
 }
 

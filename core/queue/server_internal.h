@@ -47,6 +47,7 @@ typedef struct bq_server {
   bq_curl *curl;
   bq_metrics *metrics;
   bq_services services;
+  bq_generation_set *generations; // those alive
   bq_script_host *host;
   bq_decider decider;           // with the policies of the running generation
   int64_t policy_said_us;       // bq_clock_mono_us of the last log line about a failing policy

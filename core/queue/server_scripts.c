@@ -11,8 +11,8 @@
 
 enum {
   HANDLER_SLICE_US = 50000, // of one route between two waits
-  WATCH_QUIET_MS = 40,      // without a further change before files are read
-  WATCH_LONGEST_MS = 150    // from the first change
+  WATCH_QUIET_MS = 60,      // without a further change before files are read
+  WATCH_LONGEST_MS = 2000   // from the first change: a checkout of many files is one change, not several mixtures
 };
 
 // A generation on its way into the database.
@@ -136,6 +136,8 @@ int bq_server_open_scripts(bq_server *server, bq_error *err) {
       .check_modules = bq_check_modules,
       .handler_modules = bq_route_modules,
       .services = &server->services,
+      .generations = server->generations,
+      .max_generations = (unsigned)config->max_generations,
       .memory_bytes = (size_t)config->lua_memory_megabytes * 1024 * 1024,
       .handler_slice_us = HANDLER_SLICE_US,
       .loaded = on_scripts_loaded,

@@ -46,6 +46,7 @@ static const expected table[] = {
   {"BuildQueue", "LeaseSeconds", I, AT(lease_seconds), "30", 3, 3600, "9", false},
   {"BuildQueue", "WorkerThreads", I, AT(worker_threads), "0", 0, 1024, "3", false},
   {"BuildQueue", "LuaMemoryMegabytes", I, AT(lua_memory_megabytes), "64", 1, 65536, "3", true},
+  {"BuildQueue", "MaxGenerations", I, AT(max_generations), "32", 2, 1000, "4", false},
   {"BuildQueue", "LuaCpuSeconds", I, AT(lua_cpu_seconds), "60", 1, 86400, "3", true},
   {"BuildQueue", "MaxLogMegabytes", I, AT(max_log_megabytes), "64", 1, 1048576, "3", true},
   {"BuildQueue", "LogLevel", W, AT(log_level), "info", 0, 0, "debug", true},

@@ -146,7 +146,6 @@ static void lists_all_faults(void **state) {
   (void)state;
   bq_error err;
   bq_generation *generation;
-  unsigned before = bq_generation_live();
   static const char *const files[][2] = {{"scripts/a.lua", "return {\n  1 2\n}"},
                                          {"scripts/b.lua", "return {}"},
                                          {"scripts/c.lua", "\x1bLua bytecode"},
@@ -159,19 +158,22 @@ static void lists_all_faults(void **state) {
   assert_contains(err.message, "\nscripts/d.lua:3: <name> expected");
   assert_null(strstr(err.message, "b.lua"));
   assert_null(strstr(err.message, "t.html"));
-  assert_int_equal(bq_generation_live(), before);
 }
 
 static void lives_as_long_as_it_is_held(void **state) {
   (void)state;
   bq_error err;
   bq_generation *generation;
-  unsigned before = bq_generation_live();
+  bq_generation_set *set;
   static const char *const files[][2] = {{"scripts/a.lua", "x = 7 return x"}, {"templates/t", ""}};
   assert_int_equal(compile(files, 2, &generation, &err), 0);
-  assert_ptr_equal(bq_generation_retain(generation), generation);
+  assert_int_equal(bq_generation_set_new(&set, &err), 0);
+  bq_generation_set_add(set, generation);
+  assert_true(bq_generation_bytes(generation) > strlen(files[0][1]));
+  assert_ptr_equal(bq_generation_set_find(set, bq_generation_hash(generation)), generation); // a reference
+  assert_null(bq_generation_set_find(set, "another"));
   bq_generation_release(generation);
-  assert_int_equal(bq_generation_live(), before + 1);
+  assert_int_equal(bq_generation_set_count(set), 1);
   lua_State *L = luaL_newstate();
   lua_newtable(L);
   assert_int_equal(bq_generation_push_chunk(generation, L, "scripts/a.lua", -1, &err), 0);
@@ -185,8 +187,9 @@ static void lives_as_long_as_it_is_held(void **state) {
   assert_int_equal(lua_gettop(L), 1);
   lua_close(L);
   bq_generation_release(generation);
-  assert_int_equal(bq_generation_live(), before);
+  assert_int_equal(bq_generation_set_count(set), 0);
   bq_generation_release(NULL);
+  bq_generation_set_free(set);
 }
 
 int main(void) {
