@@ -153,7 +153,7 @@ static int print_totals(const json_t *figures, bq_error *err) {
     const char *title;
     const char *name;
     int always; // 0: only when it is something
-  } rows[] = {{"succeeded", "success", 1},       {"failed", "failed", 1},          {"timed out", "timedout", 0},
+  } rows[] = {{"succeeded", "success", 1},       {"failed", "failed", 1},          {"timed out", "timedout", 0}, {"never started", "pending", 0},
               {"cancelled", "cancelled", 0},     {"refused", "refused", 0},        {"other priority", "otherPriority", 0},
               {"attempts", "attempts", 1},       {"retries", "retries", 1},        {"given up after many", "cutOff", 0},
               {"builds an hour", "buildsPerHour", 1}, {"slots used", "slotsUsed", 1}, {"until the last end", "spanSeconds", 1},

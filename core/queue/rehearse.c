@@ -5,43 +5,9 @@
 
 #include "base/memory.h"
 #include "queue/estimate.h"
-#include "queue/rehearse_facts.h"
-#include "queue/rehearse_heap.h"
-
-// COMING → PENDING ⇄ RUNNING → ENDED; COMING → ENDED when it is refused; ENDED → PENDING by a manual retry.
-typedef enum build_state { BUILD_COMING, BUILD_PENDING, BUILD_RUNNING, BUILD_ENDED } build_state;
-
-// A build on its way.
-typedef struct build {
-  build_state state;
-  int priority;       // as the policies decided
-  uint32_t ticket;    // rises with each change of state: older entries of heaps don't mean it any more
-  uint32_t attempt;   // so far, in all
-  uint32_t round;     // of its rounds, from 0
-  uint32_t used;      // attempts in this round
-  uint32_t retry_count;
-  int64_t key;
-  int64_t came_us;    // in this round
-  int64_t started_us; // the attempt that runs
-  int64_t ran_us;     // all attempts together
-} build;
+#include "queue/rehearse_internal.h"
 
 typedef enum event_kind { EVENT_COME, EVENT_END, EVENT_CANCEL } event_kind;
-
-typedef struct simulation {
-  const bq_past *past;               // borrowed
-  const bq_rehearse_options *options; // borrowed
-  bq_decider decider;
-  bq_replay *replay;   // borrowed; filled
-  build *builds;       // owned; one for each of the past's
-  bq_heap events;      // value: event_kind; item: build and ticket (or round)
-  bq_due due;
-  bq_census census;
-  int64_t now_us;
-  int64_t free_slots;
-  json_t *args;        // owned; what priority and admission see of a build, filled anew each time
-  json_t *priceless;   // owned; kinds of builds that have no price
-} simulation;
 
 static uint64_t item_of(size_t index, uint32_t number) {
   return (uint64_t)index << 32 | number;
@@ -56,7 +22,7 @@ static void on_failed(void *arg, bq_hook hook, const bq_error *why) {
   if (replay->failures[hook]++ == 0) replay->first_failure[hook] = *why;
 }
 
-static int is_pending(void *arg, uint64_t item) {
+int bq_sim_is_pending(void *arg, uint64_t item) {
   const simulation *s = arg;
   const build *b = &s->builds[item >> 32];
   return b->state == BUILD_PENDING && b->ticket == (uint32_t)item;
@@ -64,8 +30,7 @@ static int is_pending(void *arg, uint64_t item) {
 
 // What policies see of a build ---------------------------------------------------------------------------------------
 
-// Sets what history knows of it. 0, or -1 for want of memory.
-static int describe(const simulation *s, const bq_past_build *from, int priority, json_t *out) {
+int bq_sim_describe(const simulation *s, const bq_past_build *from, int priority, json_t *out) {
   const bq_past_group *customer = &s->past->customers[from->customer];
   int failed = json_object_set_new(out, "id", json_string(from->id));
   failed |= json_object_set(out, "customerId", customer->id);
@@ -105,13 +70,35 @@ static json_t *history_of(const simulation *s, const build *b, const bq_past_bui
 
 // Moves --------------------------------------------------------------------------------------------------------------
 
+// Those that run, in the order of their starts.
+static void link_running(simulation *s, uint32_t index) {
+  build *b = &s->builds[index];
+  b->previous = s->newest;
+  b->next = NO_BUILD;
+  if (s->newest != NO_BUILD) s->builds[s->newest].next = index;
+  else s->oldest = index;
+  s->newest = index;
+}
+
+static void unlink_running(simulation *s, uint32_t index) {
+  const build *b = &s->builds[index];
+  if (b->previous != NO_BUILD) s->builds[b->previous].next = b->next;
+  else s->oldest = b->next;
+  if (b->next != NO_BUILD) s->builds[b->next].previous = b->previous;
+  else s->newest = b->previous;
+}
+
 static void change_state(simulation *s, size_t index, build_state state) {
   build *b = &s->builds[index];
   size_t customer = s->past->builds[index].customer;
   if (b->state == BUILD_PENDING) bq_census_wait(&s->census, customer, b->priority, -1);
   if (b->state == BUILD_RUNNING) bq_census_run(&s->census, customer, -1);
+  if (b->state == BUILD_RUNNING) unlink_running(s, (uint32_t)index);
   if (state == BUILD_PENDING) bq_census_wait(&s->census, customer, b->priority, 1);
   if (state == BUILD_RUNNING) bq_census_run(&s->census, customer, 1);
+  if (state == BUILD_RUNNING) link_running(s, (uint32_t)index);
+  json_decref(b->candidate);
+  b->candidate = NULL;
   b->state = state;
   b->ticket++;
 }
@@ -149,7 +136,7 @@ static int charge(simulation *s, size_t index, bq_error *err) {
   double seconds = (double)b->ran_us / 1e6;
   json_t *history = json_pack("{s:i, s:f, s:f, s:f, s:s}", "count", 1, "p50", seconds, "p90", seconds, "mean", seconds,
                               "of", "rehearsal");
-  if (history == NULL || describe(s, from, b->priority, s->args) < 0) {
+  if (history == NULL || bq_sim_describe(s, from, b->priority, s->args) < 0) {
     json_decref(history);
     return out_of_memory(err);
   }
@@ -187,8 +174,8 @@ static int place(simulation *s, size_t index, bq_error *err) {
   build *b = &s->builds[index];
   bq_admission admission;
   bq_placement placement;
-  json_t *facts = bq_census_facts(&s->census, from->customer, from->tier, s->now_us, is_pending, s);
-  int failed = facts == NULL || describe(s, from, from->priority, s->args) < 0 ||
+  json_t *facts = bq_census_facts(&s->census, from->customer, from->tier, s->now_us, bq_sim_is_pending, s);
+  int failed = facts == NULL || bq_sim_describe(s, from, from->priority, s->args) < 0 ||
                json_object_set_new(s->args, "enqueuedAt", json_integer(from->enqueued_us)) < 0;
   if (failed) {
     json_decref(facts);
@@ -241,7 +228,7 @@ static const bq_past_attempt *attempt_of(const simulation *s, size_t index) {
   return last->outcome == BQ_PAST_GIVEN_BACK ? NULL : last;
 }
 
-static int start(simulation *s, size_t index, bq_error *err) {
+int bq_sim_start(simulation *s, size_t index, bq_error *err) {
   const bq_past_build *from = &s->past->builds[index];
   build *b = &s->builds[index];
   const bq_past_attempt *attempt = attempt_of(s, index);
@@ -271,7 +258,7 @@ static int fail(simulation *s, size_t index, const bq_past_attempt *attempt, bq_
   double random = chance(from->id, b->attempt);
   double delay_s = bq_retry_delay(o->retry_minutes, o->exponential, (int)b->retry_count, random);
   int wants_history = bq_policies_wants(o->policies, BQ_HOOK_RETRY, "history");
-  if (describe(s, from, b->priority, s->args) < 0) return out_of_memory(err);
+  if (bq_sim_describe(s, from, b->priority, s->args) < 0) return out_of_memory(err);
   json_t *failure = json_pack("{s:O, s:O, s:O, s:O, s:b, s:i, s:i, s:i, s:f, s:f, s:o}", "build", s->args, "message",
                               attempt->message, "kind", attempt->kind, "step", attempt->step, "retryable",
                               attempt->retryable, "attempt", (int)b->attempt, "retryCount", (int)b->retry_count,
@@ -329,13 +316,15 @@ static int happen(simulation *s, const bq_heap_entry *event, bq_error *err) {
 }
 
 static int claim(simulation *s, bq_error *err) {
+  int chosen = bq_sim_choose(s, err);
+  if (chosen != 0) return chosen < 0 ? chosen : 0;
   int64_t key;
   uint64_t item;
   while (s->free_slots > 0) {
     int taken = bq_due_take(&s->due, s->now_us, &key, &item, err);
     if (taken <= 0) return taken;
-    if (!is_pending(s, item)) continue; // it was cancelled meanwhile
-    int result = start(s, item >> 32, err);
+    if (!bq_sim_is_pending(s, item)) continue; // it was cancelled meanwhile
+    int result = bq_sim_start(s, item >> 32, err);
     if (result < 0) return result;
   }
   return 0;
@@ -344,7 +333,8 @@ static int claim(simulation *s, bq_error *err) {
 // The next moment at which something happens; INT64_MAX: never more.
 static int64_t next_us(const simulation *s) {
   const bq_heap_entry *top = bq_heap_top(&s->events);
-  int64_t due_us = s->free_slots > 0 ? bq_due_next(&s->due) : INT64_MAX;
+  int64_t due_us = s->held_back ? bq_due_next_later(&s->due) : bq_due_next(&s->due);
+  if (s->free_slots <= 0) due_us = INT64_MAX;
   int64_t event_us = top != NULL ? top->rank : INT64_MAX;
   return due_us < event_us ? due_us : event_us;
 }
@@ -391,9 +381,12 @@ int bq_rehearse(bq_replay *out, const bq_past *past, const bq_rehearse_options *
                   .options = options,
                   .decider = {.policies = options->policies, .failed = on_failed, .arg = out},
                   .replay = out,
-                  .free_slots = options->slots};
+                  .free_slots = options->slots,
+                  .oldest = NO_BUILD,
+                  .newest = NO_BUILD};
   int result = prepare(&s, err);
   if (result == 0) result = play(&s, err);
+  for (size_t i = 0; s.builds != NULL && i < past->count; i++) json_decref(s.builds[i].candidate);
   bq_free(s.builds);
   bq_heap_free(&s.events);
   bq_due_free(&s.due);

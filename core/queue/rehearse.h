@@ -29,7 +29,7 @@ typedef struct bq_rehearse_options {
 } bq_rehearse_options;
 
 typedef enum bq_replay_outcome {
-  BQ_REPLAY_PENDING, // not at the end of a rehearsal
+  BQ_REPLAY_PENDING, // still, because a choose policy never wants it
   BQ_REPLAY_REFUSED, // by the admission policy
   BQ_REPLAY_SUCCESS,
   BQ_REPLAY_FAILED,

@@ -52,7 +52,8 @@ static json_t *seconds(double us) {
 
 // The smallest that `percent` of all don't exceed.
 static json_t *percentile(const wait *waits, size_t count, size_t percent) {
-  return seconds((double)waits[(count * percent + 99) / 100 - 1].us);
+  size_t rank = (count * percent + 99) / 100;
+  return seconds((double)waits[rank - 1].us);
 }
 
 static json_t *describe_waits(const wait *waits, size_t count) {
@@ -161,8 +162,8 @@ static json_t *totals_of(const bq_past *past, const bq_replay *replay, int64_t s
   double hourly = span_us > 0 ? (double)ended / span_us * 3.6e9 : 0;
   double used = span_us > 0 ? (double)replay->busy_us / span_us / (double)slots : 0;
   return json_pack(
-      "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:o, s:o}", "wait", waits_of_all(past, replay),
-      "success", (json_int_t)counts[BQ_REPLAY_SUCCESS], "failed", (json_int_t)counts[BQ_REPLAY_FAILED], "timedout",
+      "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:o, s:o}", "wait", waits_of_all(past, replay),
+      "pending", (json_int_t)counts[BQ_REPLAY_PENDING], "success", (json_int_t)counts[BQ_REPLAY_SUCCESS], "failed", (json_int_t)counts[BQ_REPLAY_FAILED], "timedout",
       (json_int_t)counts[BQ_REPLAY_TIMEDOUT], "cancelled", (json_int_t)counts[BQ_REPLAY_CANCELLED], "refused",
       (json_int_t)counts[BQ_REPLAY_REFUSED], "otherPriority", (json_int_t)replay->lowered, "attempts",
       (json_int_t)replay->attempts, "retries", (json_int_t)replay->retries, "cutOff", (json_int_t)replay->cut_off,

@@ -72,10 +72,17 @@ int bq_due_take(bq_due *due, int64_t now_us, int64_t *key, uint64_t *item, bq_er
   return 1;
 }
 
-int64_t bq_due_next(const bq_due *due) {
+int bq_due_put_back(bq_due *due, int64_t key, uint64_t item, bq_error *err) {
+  return bq_heap_add(&due->ready, key, 0, item, err);
+}
+
+int64_t bq_due_next_later(const bq_due *due) {
   const bq_heap_entry *top = bq_heap_top(&due->waiting);
-  if (due->ready.count > 0) return INT64_MIN;
   return top != NULL ? top->rank : INT64_MAX;
+}
+
+int64_t bq_due_next(const bq_due *due) {
+  return due->ready.count > 0 ? INT64_MIN : bq_due_next_later(due);
 }
 
 void bq_due_free(bq_due *due) {

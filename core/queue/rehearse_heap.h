@@ -40,8 +40,13 @@ int bq_due_add(bq_due *due, int64_t key, int64_t not_before_us, uint64_t item, b
 // Takes the smallest key that is due at `now_us`, a time that never goes back. 1, or 0 when nothing is; or BQ_ENOMEM.
 int bq_due_take(bq_due *due, int64_t now_us, int64_t *key, uint64_t *item, bq_error *err) BQ_MUSTCHECK;
 
-// When something is due: INT64_MIN when something is ready, INT64_MAX when nothing is pending.
+// Gives back what was taken and did not start. BQ_ENOMEM.
+int bq_due_put_back(bq_due *due, int64_t key, uint64_t item, bq_error *err) BQ_MUSTCHECK;
+
+// When something is due: INT64_MIN when something is ready, INT64_MAX when nothing is pending. `later`: of what bq_due_take
+// has not seen yet.
 int64_t bq_due_next(const bq_due *due);
+int64_t bq_due_next_later(const bq_due *due);
 void bq_due_free(bq_due *due);
 
 #endif

@@ -28,6 +28,22 @@ local TRIED <const> = [[return {
   end,
 }]]
 
+-- One build of a customer at a time.
+local QUIET <const> = [[return {
+  facts = { choose = { "running" } },
+  choose = function(candidates, facts)
+    local busy, ids = {}, {}
+    for _, build in ipairs(facts.running) do busy[build.customerId] = true end
+    for _, build in ipairs(candidates) do
+      if not busy[build.customerId] then
+        busy[build.customerId] = true
+        ids[#ids + 1] = build.id
+      end
+    end
+    return ids
+  end,
+}]]
+
 local function strict_key(build) return (3 - build.priority << 58) + build.at end
 local function flat_retry(_, count) return count < 1 and 40 end
 local function tried_key(build) return build.at - build.priority * 120000000 end
@@ -94,8 +110,8 @@ local function insert_history(server, all)
   server:sql(process.read(path))
 end
 
--- The plain simulation: waits by build (nil when refused), and counts.
-local function simulate(all, key_of, retry_of, accepts)
+-- The plain simulation: waits by build (nil when refused), and counts. `may_start(build, running)` nil: all may.
+local function simulate(all, key_of, retry_of, accepts, may_start)
   local coming, pending, running, next_build = all, {}, {}, 1
   local result = { waits = {}, retries = 0, attempts = 0, success = 0, failed = 0, refused = 0, busy = 0 }
   local function leave(run)
@@ -130,18 +146,23 @@ local function simulate(all, key_of, retry_of, accepts)
     end
     return best
   end
+  local last = 0
   while next_build <= #coming or #pending > 0 or #running > 0 do
     local ending = smallest(running, function(r) return r.ends end)
-    local due = #running < SLOTS and smallest(pending, function(p) return p.due end)
+    local due = #running < SLOTS and smallest(pending, function(p) return p.due > last and p.due or nil end)
     local now = math.min(coming[next_build] and coming[next_build].at or math.maxinteger,
       ending and running[ending].ends or math.maxinteger, due and pending[due].due or math.maxinteger)
+    -- What is due and may not start yet waits for something to happen.
+    last = now
     if ending and running[ending].ends == now then leave(table.remove(running, ending)) end
     if coming[next_build] and coming[next_build].at == now then
       come(coming[next_build])
       next_build = next_build + 1
     end
     while #running < SLOTS do
-      local first = smallest(pending, function(p) return p.due <= now and p.key or nil end)
+      local first = smallest(pending, function(p)
+        return p.due <= now and (not may_start or may_start(p.build, running)) and p.key or nil
+      end)
       if not first then break end
       start(table.remove(pending, first), now)
     end
@@ -235,6 +256,25 @@ describe("buildq rehearse", function()
     assert.same({ earlier, later }, { figures.earlier, figures.later })
     assert_close({ p50 = 1, longest = 1, started = BUILDS }, figures.recorded, "recorded")
     assert.same({}, figures.new.fallbacks)
+  end)
+
+  it("lets a policy choose", function()
+    local path = file("quiet.lua", QUIET)
+    local answer = rehearse { path, "--since", SINCE, "--json" }
+    assert.equal(0, answer.code, answer.errors)
+    local figures = json.decode(answer.output)
+    assert.same({}, figures.new.fallbacks)
+    assert_side(all, simulate(all, strict_key, flat_retry, nil, function(build, running)
+      for _, r in ipairs(running) do if r.build.customer == build.customer then return false end end
+      return true
+    end), figures, "new")
+    local never = file("never.lua", [[return { choose = function(candidates)
+      local ids = {}
+      for _, build in ipairs(candidates) do if build.customerId ~= "c7" then ids[#ids + 1] = build.id end end
+      return ids
+    end }]])
+    figures = json.decode(rehearse({ never, "--since", SINCE, "--json" }).output)
+    assert.equal(server:sql "select count(*) from build_queue where customer_id = 'c7'", tostring(figures.new.pending))
   end)
 
   it("says the same each time, from the database and from its export", function()
