@@ -85,7 +85,7 @@ static int read_database(const places *p, const char *since, bq_history_line lin
   return result;
 }
 
-// Export ---------------------------------------------------------------------------------------------------------------
+// Export -------------------------------------------------------------------------------------------------------------
 
 typedef struct export {
   FILE *file;
@@ -119,7 +119,8 @@ static int export_history(const places *p, const arguments *a, const char *since
   int to_output = strcmp(a->export, "-") == 0;
   int result = make_salt(salt, err);
   if (result < 0) return result;
-  export e = {.file = to_output ? stdout : fopen(a->export, "wxe"), .name = a->export, .salt = a->anonymous ? salt : NULL};
+  FILE *file = to_output ? stdout : fopen(a->export, "wxe");
+  export e = {.file = file, .name = a->export, .salt = a->anonymous ? salt : NULL};
   if (e.file == NULL) return bq_fail_errno(err, errno, "can't make %s", a->export);
   result = read_database(p, since, write_line, &e, err);
   if ((to_output ? fflush(e.file) : fclose(e.file)) != 0 && result == 0) {
@@ -130,7 +131,7 @@ static int export_history(const places *p, const arguments *a, const char *since
   return result;
 }
 
-// Rehearsal ------------------------------------------------------------------------------------------------------------
+// Rehearsal ----------------------------------------------------------------------------------------------------------
 
 static int add_line(void *arg, json_t *line, bq_error *err) {
   return bq_past_add(arg, line, err);
@@ -148,7 +149,8 @@ static int read_past(const places *p, const arguments *a, const char *since, bq_
   }
   if (result == 0) result = bq_past_finish(past, err);
   if (result == 0 && past->count == 0) {
-    result = bq_fail(err, BQ_ENOTFOUND, "there is nothing to rehearse: no build since %s", a->from == NULL ? since : a->from);
+    if (a->from != NULL) result = bq_fail(err, BQ_ENOTFOUND, "there is nothing to rehearse in %s", a->from);
+    else result = bq_fail(err, BQ_ENOTFOUND, "there is nothing to rehearse: no build since %s", since);
   }
   return result;
 }
@@ -266,15 +268,15 @@ int bq_command_rehearse(int argc, char **argv) {
       {"from", OPTION_FROM, "FILE", 0, "What was exported, instead of the database; - is standard input", 1},
       {"json", OPTION_JSON, NULL, 0, "All figures as JSON, of every customer", 1},
       {"export", OPTION_EXPORT, "FILE", 0, "Write the history as JSON lines to a new file; - is standard output", 2},
-      {"anonymous", OPTION_ANONYMOUS, NULL, 0, "Export with hashes for customers and configurations, without metadata", 2},
+      {"anonymous", OPTION_ANONYMOUS, NULL, 0, "Export hashes of customers and configurations, no metadata", 2},
       {0}};
   static const struct argp_child children[] = {{&bq_config_argp, 0, NULL, 0}, {0}};
   static const struct argp argp = {
       .options = options,
       .parser = parse,
       .args_doc = "FILE.lua\n--export FILE",
-      .doc = "Plays the recorded builds of the queue through again, in simulated time, under the policies that are active "
-             "and under those in FILE.lua, and shows the figures side by side. Nothing is changed." BQ_EXIT_TEXT,
+      .doc = "Plays the recorded builds of the queue through again, in simulated time, under the policies that are "
+             "active and under those in FILE.lua, and shows the figures side by side. Nothing is changed." BQ_EXIT_TEXT,
       .children = children};
   arguments a = {0};
   bq_error err;

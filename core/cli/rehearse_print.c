@@ -43,7 +43,7 @@ static int print_table(const bq_table *table, bq_error *err) {
   return 0;
 }
 
-// Waiting times --------------------------------------------------------------------------------------------------------
+// Waiting times ------------------------------------------------------------------------------------------------------
 
 static int add_wait(bq_table *table, const char *who, json_int_t builds, const json_t *old, const json_t *new,
                     bq_error *err) {
@@ -110,8 +110,8 @@ static int print_waits(const json_t *figures, bq_error *err) {
   bq_table *table;
   int result = bq_table_new(&table, columns, 10, err);
   if (result < 0) return result;
-  result = add_wait(table, "all", json_integer_value(json_object_get(figures, "builds")), member(figures, "old", "wait"),
-                    member(figures, "new", "wait"), err);
+  result = add_wait(table, "all", json_integer_value(json_object_get(figures, "builds")),
+                    member(figures, "old", "wait"), member(figures, "new", "wait"), err);
   if (result == 0) result = add_groups(table, json_object_get(figures, "tiers"), "tier", "tier", err);
   if (result == 0) result = add_groups(table, json_object_get(figures, "customers"), "customer", "customerId", err);
   if (result == 0) result = print_table(table, err);
@@ -123,7 +123,7 @@ static int print_waits(const json_t *figures, bq_error *err) {
   return result;
 }
 
-// Totals ---------------------------------------------------------------------------------------------------------------
+// Totals -------------------------------------------------------------------------------------------------------------
 
 static void write_costs(const json_t *costs, char *out, size_t size) {
   const char *currency;
@@ -153,11 +153,21 @@ static int print_totals(const json_t *figures, bq_error *err) {
     const char *title;
     const char *name;
     int always; // 0: only when it is something
-  } rows[] = {{"succeeded", "success", 1},       {"failed", "failed", 1},          {"timed out", "timedout", 0}, {"never started", "pending", 0},
-              {"cancelled", "cancelled", 0},     {"refused", "refused", 0},        {"other priority", "otherPriority", 0},
-              {"attempts", "attempts", 1},       {"retries", "retries", 1},        {"given up after many", "cutOff", 0},
-              {"builds an hour", "buildsPerHour", 1}, {"slots used", "slotsUsed", 1}, {"until the last end", "spanSeconds", 1},
-              {"computing", "busySeconds", 1},   {"cost", "cost", 1}};
+  } rows[] = {{"succeeded", "success", 1},
+              {"failed", "failed", 1},
+              {"timed out", "timedout", 0},
+              {"cancelled", "cancelled", 0},
+              {"refused", "refused", 0},
+              {"never started", "pending", 0},
+              {"other priority", "otherPriority", 0},
+              {"attempts", "attempts", 1},
+              {"retries", "retries", 1},
+              {"given up after many", "cutOff", 0},
+              {"builds an hour", "buildsPerHour", 1},
+              {"slots used", "slotsUsed", 1},
+              {"until the last end", "spanSeconds", 1},
+              {"computing", "busySeconds", 1},
+              {"cost", "cost", 1}};
   bq_table *table;
   int result = bq_table_new(&table, columns, 3, err);
   if (result < 0) return result;
@@ -175,7 +185,7 @@ static int print_totals(const json_t *figures, bq_error *err) {
   return result;
 }
 
-// Who gained, who lost -------------------------------------------------------------------------------------------------
+// Who gained, who lost -----------------------------------------------------------------------------------------------
 
 static void print_changed(const char *word, json_t *customer) {
   char change[CELL];
@@ -224,8 +234,9 @@ static void print_head(const json_t *figures) {
   bq_clock_format(json_integer_value(json_object_get(figures, "firstAt")), from);
   bq_clock_format(json_integer_value(json_object_get(figures, "lastAt")), to);
   write_duration(json_object_get(json_object_get(figures, "recorded"), "p50"), waited);
-  (void)printf("%lld builds from %s to %s, %lld at a time\n", (long long)json_integer_value(json_object_get(figures, "builds")),
-               from, to, (long long)json_integer_value(json_object_get(figures, "slots")));
+  (void)printf("%lld builds from %s to %s, %lld at a time\n",
+               (long long)json_integer_value(json_object_get(figures, "builds")), from, to,
+               (long long)json_integer_value(json_object_get(figures, "slots")));
   (void)printf("really waited: %s (p50)", waited);
   write_duration(json_object_get(json_object_get(figures, "recorded"), "p95"), waited);
   (void)printf(", %s (p95)\n", waited);
@@ -233,7 +244,8 @@ static void print_head(const json_t *figures) {
   for (int i = 0; i < BQ_HOOK_COUNT; i++) {
     const char *old = json_string_value(member(policies, "old", bq_hook_name((bq_hook)i)));
     const char *new = json_string_value(member(policies, "new", bq_hook_name((bq_hook)i)));
-    if (old != NULL && new != NULL && strcmp(old, new) != 0) (void)printf("%s: %s → %s\n", bq_hook_name((bq_hook)i), old, new);
+    if (old == NULL || new == NULL || strcmp(old, new) == 0) continue;
+    (void)printf("%s: %s → %s\n", bq_hook_name((bq_hook)i), old, new);
   }
   (void)putchar('\n');
 }

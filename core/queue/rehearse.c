@@ -61,9 +61,10 @@ static json_t *history_of(const simulation *s, const build *b, const bq_past_bui
   const bq_past_round *round = &s->past->rounds[from->first + b->round];
   for (uint32_t i = 0; i < b->used && round->count > 0; i++) {
     const bq_past_attempt *a = &s->past->attempts[round->first + (i < round->count ? i : round->count - 1)];
-    (void)json_array_append_new(list, json_pack("{s:i, s:s, s:O, s:O, s:O}", "attempt", (int)(b->attempt - b->used + i + 1),
-                                                "outcome", words[a->outcome], "errorMessage", a->message, "errorKind",
-                                                a->kind, "currentStep", a->step));
+    int number = (int)(b->attempt - b->used + i + 1);
+    (void)json_array_append_new(list, json_pack("{s:i, s:s, s:O, s:O, s:O}", "attempt", number, "outcome",
+                                                words[a->outcome], "errorMessage", a->message, "errorKind", a->kind,
+                                                "currentStep", a->step));
   }
   return list;
 }

@@ -3,10 +3,10 @@
 // Keys, retries and admission are decided by the server's own code (queue/decide.h); only "the smallest due key" is a
 // heap instead of SQL. The same input gives the same output, byte for byte. Nothing is written anywhere.
 //
-// What is simulated: a build comes when it came, waits, runs as long as its attempt ran and ends as that did. An attempt
-// that history doesn't have takes duration and outcome of the build's last one. A manual retry comes when it came, or
-// when the build has ended, if that is later. What is not: pauses, claims that take time, lost nodes beyond those of
-// history, clients that react to a refusal. The queue is empty at the beginning.
+// What is simulated: a build comes when it came, waits, runs as long as its attempt ran and ends as that did. An
+// attempt that history doesn't have takes duration and outcome of the build's last one. A manual retry comes when it
+// came, or when the build has ended, if that is later. What is not: pauses, claims that take time, lost nodes beyond
+// those of history, clients that react to a refusal. The queue is empty at the beginning.
 // Thread rule: one thread, that of the policies.
 #ifndef BQ_QUEUE_REHEARSE_H
 #define BQ_QUEUE_REHEARSE_H

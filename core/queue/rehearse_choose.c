@@ -1,6 +1,6 @@
 // Claims by a policy's choice, as queue/runner_choose.c does them: the first builds that are due, in the order of their
-// keys, and the policy says which go first. It is asked when something has happened, and again while it lets builds start
-// and slots are free.
+// keys, and the policy says which go first. It is asked when something has happened, and again while it lets builds
+// start and slots are free.
 #include "queue/rehearse_internal.h"
 
 enum { CANDIDATES = 200, RUNNING = 1000 }; // as the server's (runner_internal.h, the statement candidates)
@@ -14,7 +14,8 @@ static int out_of_memory(bq_error *err) {
   return bq_fail(err, BQ_ENOMEM, "out of memory for the builds to choose from");
 }
 
-// What the policy is told of a build that is pending or runs; kept while its state lasts. Borrowed; NULL: out of memory.
+// What the policy is told of a build that is pending or runs; kept while its state lasts. Borrowed; NULL: out of
+// memory.
 static json_t *candidate_of(simulation *s, size_t index) {
   build *b = &s->builds[index];
   const bq_past_build *from = &s->past->builds[index];

@@ -60,9 +60,10 @@ static json_t *describe_waits(const wait *waits, size_t count) {
   if (count == 0) return json_pack("{s:i}", "started", 0);
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += (double)waits[i].us;
-  return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "started", (json_int_t)count, "p50", percentile(waits, count, 50), "p95",
-                   percentile(waits, count, 95), "p99", percentile(waits, count, 99), "longest",
-                   seconds((double)waits[count - 1].us), "mean", seconds(sum / (double)count));
+  return json_pack("{s:I, s:o, s:o, s:o, s:o, s:o}", "started", (json_int_t)count, "p50",
+                   percentile(waits, count, 50), "p95", percentile(waits, count, 95), "p99",
+                   percentile(waits, count, 99), "longest", seconds((double)waits[count - 1].us), "mean",
+                   seconds(sum / (double)count));
 }
 
 static json_t *waits_of_all(const bq_past *past, const bq_replay *replay) {
@@ -90,7 +91,7 @@ static int add_waits(json_t *list, const bq_past *past, const bq_replay *replay,
   return failed;
 }
 
-// Who gained, who lost -------------------------------------------------------------------------------------------------
+// Who gained, who lost -----------------------------------------------------------------------------------------------
 
 typedef struct change {
   int64_t earlier; // builds that start sooner under the new policies
@@ -133,7 +134,7 @@ static int add_changes(json_t *result, json_t *customers, const bq_past *past, c
   return failed | write_change(result, &all);
 }
 
-// Totals ---------------------------------------------------------------------------------------------------------------
+// Totals -------------------------------------------------------------------------------------------------------------
 
 static json_t *costs_of(const bq_replay *replay) {
   json_t *costs = json_object();
@@ -155,21 +156,26 @@ static json_t *failures_of(const bq_replay *replay) {
 }
 
 static json_t *totals_of(const bq_past *past, const bq_replay *replay, int64_t slots) {
+  static const char *const outcomes[] = {"pending", "refused", "success", "failed", "timedout", "cancelled"};
   int64_t counts[BQ_REPLAY_CANCELLED + 1] = {0};
   for (size_t i = 0; i < past->count; i++) counts[replay->outcomes[i]]++;
   int64_t ended = counts[BQ_REPLAY_SUCCESS] + counts[BQ_REPLAY_FAILED] + counts[BQ_REPLAY_TIMEDOUT];
   double span_us = (double)(replay->last_us - replay->first_us);
   double hourly = span_us > 0 ? (double)ended / span_us * 3.6e9 : 0;
   double used = span_us > 0 ? (double)replay->busy_us / span_us / (double)slots : 0;
-  return json_pack(
-      "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:o, s:o}", "wait", waits_of_all(past, replay),
-      "pending", (json_int_t)counts[BQ_REPLAY_PENDING], "success", (json_int_t)counts[BQ_REPLAY_SUCCESS], "failed", (json_int_t)counts[BQ_REPLAY_FAILED], "timedout",
-      (json_int_t)counts[BQ_REPLAY_TIMEDOUT], "cancelled", (json_int_t)counts[BQ_REPLAY_CANCELLED], "refused",
-      (json_int_t)counts[BQ_REPLAY_REFUSED], "otherPriority", (json_int_t)replay->lowered, "attempts",
-      (json_int_t)replay->attempts, "retries", (json_int_t)replay->retries, "cutOff", (json_int_t)replay->cut_off,
-      "busySeconds", seconds((double)replay->busy_us), "spanSeconds", seconds(span_us), "buildsPerHour",
-      rint(hourly * 1000) / 1000, "slotsUsed", rint(used * 10000) / 10000, "cost", costs_of(replay), "fallbacks",
-      failures_of(replay));
+  json_t *totals = json_pack(
+      "{s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:o, s:o}", "wait", waits_of_all(past, replay), "otherPriority",
+      (json_int_t)replay->lowered, "attempts", (json_int_t)replay->attempts, "retries", (json_int_t)replay->retries,
+      "cutOff", (json_int_t)replay->cut_off, "busySeconds", seconds((double)replay->busy_us), "spanSeconds",
+      seconds(span_us), "buildsPerHour", rint(hourly * 1000) / 1000, "slotsUsed", rint(used * 10000) / 10000, "cost",
+      costs_of(replay), "fallbacks", failures_of(replay));
+  int failed = totals == NULL;
+  for (int i = 0; i <= BQ_REPLAY_CANCELLED; i++) {
+    failed |= json_object_set_new(totals, outcomes[i], json_integer(counts[i]));
+  }
+  if (!failed) return totals;
+  json_decref(totals);
+  return NULL;
 }
 
 static json_t *groups_of(const bq_past_group *groups, size_t count, const char *id, const char *name) {

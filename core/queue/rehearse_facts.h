@@ -1,5 +1,6 @@
 // What policies may look at, kept by the rehearsal itself as SQL counts it for the server (buildq_counts and
-// buildq_surroundings): who waits, who runs, how much was accepted today and this month (UTC), fair queueing's tags. Pure.
+// buildq_surroundings): who waits, who runs, how much was accepted today and this month (UTC), fair queueing's tags.
+// Pure.
 #ifndef BQ_QUEUE_REHEARSE_FACTS_H
 #define BQ_QUEUE_REHEARSE_FACTS_H
 
@@ -30,7 +31,7 @@ typedef struct bq_census {
   int64_t pending[BQ_PRIORITIES];
   int64_t running;
   int64_t highest[BQ_PRIORITIES];  // the largest tag given out at each priority
-  bq_heap by_band[BQ_PRIORITIES];  // keys of what is pending, by the priority that the key says; with what has left; only for tags
+  bq_heap by_band[BQ_PRIORITIES];  // for tags: keys of what is or was pending, by the priority that the key says
 } bq_census;
 
 // Says whether the entry of by_band is pending still.
@@ -49,8 +50,8 @@ void bq_census_run(bq_census *census, size_t customer, int by);
 // A pending build has this key.
 int bq_census_note_key(bq_census *census, int64_t key, uint64_t item, bq_error *err) BQ_MUSTCHECK;
 
-// What admission and priority are given, the caller's: what one of them asks for, and `now`. There is no "disk": history
-// knows nothing of it. NULL: out of memory.
+// What admission and priority are given, the caller's: what one of them asks for, and `now`. There is no "disk":
+// history knows nothing of it. NULL: out of memory.
 json_t *bq_census_facts(bq_census *census, size_t customer, size_t tier, int64_t now_us, bq_is_pending is_pending,
                         void *arg);
 

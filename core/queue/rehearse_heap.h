@@ -43,10 +43,9 @@ int bq_due_take(bq_due *due, int64_t now_us, int64_t *key, uint64_t *item, bq_er
 // Gives back what was taken and did not start. BQ_ENOMEM.
 int bq_due_put_back(bq_due *due, int64_t key, uint64_t item, bq_error *err) BQ_MUSTCHECK;
 
-// When something is due: INT64_MIN when something is ready, INT64_MAX when nothing is pending. `later`: of what bq_due_take
-// has not seen yet.
+// When something is due: INT64_MIN when something is ready, INT64_MAX when nothing is pending.
 int64_t bq_due_next(const bq_due *due);
-int64_t bq_due_next_later(const bq_due *due);
+int64_t bq_due_next_later(const bq_due *due); // the same of what wasn't due yet at the last bq_due_take
 void bq_due_free(bq_due *due);
 
 #endif

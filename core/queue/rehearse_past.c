@@ -96,7 +96,8 @@ static int outcome_of(const json_t *object, bq_past_outcome *out) {
 // Groups -------------------------------------------------------------------------------------------------------------
 
 // The place of the customer or tier of that id, new if need be.
-static int find_group(json_t *places, bq_past_group **groups, size_t *count, size_t *capacity, json_t *id, size_t *out) {
+static int find_group(json_t *places, bq_past_group **groups, size_t *count, size_t *capacity, json_t *id,
+                      size_t *out) {
   const json_t *place = json_object_get(places, json_string_value(id));
   if (place == NULL) {
     bq_past_group *group = append(groups, count, capacity, sizeof **groups);
@@ -153,7 +154,8 @@ static int add_round(bq_past *past, const json_t *from, int64_t at_us, int over,
   size_t index;
   json_t *attempt;
   const json_t *attempts = json_object_get(from, "attempts");
-  bq_past_round round = {.at_us = at_us, .cancelled_us = time_of(from, "cancelledAt", -1), .first = past->attempt_count};
+  int64_t cancelled_us = time_of(from, "cancelledAt", -1);
+  bq_past_round round = {.at_us = at_us, .cancelled_us = cancelled_us, .first = past->attempt_count};
   int64_t started_us = time_of(from, "startedAt", -1);
   round.waited_us = started_us >= 0 ? (started_us > at_us ? started_us - at_us : 0) : -1;
   json_array_foreach(attempts, index, attempt) {
@@ -176,8 +178,8 @@ static int add_round(bq_past *past, const json_t *from, int64_t at_us, int over,
 
 // A row of the old service has no attempts: its status and duration are one.
 static int add_summary(bq_past *past, const json_t *line, bq_past_build *build, bq_error *err) {
-  json_t *round = json_pack("{s:[{s:O?, s:O?, s:O?}]}", "attempts", "outcome", json_object_get(line, "status"), "seconds",
-                            json_object_get(line, "seconds"), "message", json_object_get(line, "message"));
+  json_t *round = json_pack("{s:[{s:O?, s:O?, s:O?}]}", "attempts", "outcome", json_object_get(line, "status"),
+                            "seconds", json_object_get(line, "seconds"), "message", json_object_get(line, "message"));
   if (round == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the history");
   int result = add_round(past, round, build->enqueued_us, 1, err);
   json_decref(round);
@@ -236,14 +238,18 @@ static int read_build(bq_past *past, const json_t *line, bq_past_build *build, b
   json_t *metadata = json_object_get(line, "metadata");
   build->enqueued_us = time_of(line, "enqueuedAt", -1);
   if (id == NULL || !bq_uuid_is(id)) return bq_fail(err, BQ_EINVAL, "a build without an id (a UUID)");
-  if (build->enqueued_us < 0) return bq_fail(err, BQ_EINVAL, "build %s: enqueuedAt must be microseconds since 1970", id);
+  if (build->enqueued_us < 0) {
+    return bq_fail(err, BQ_EINVAL, "build %s: enqueuedAt must be microseconds since 1970", id);
+  }
   if (!json_is_string(json_object_get(line, "customerId"))) {
     return bq_fail(err, BQ_EINVAL, "build %s: customerId must be a string", id);
   }
   (void)snprintf(build->id, sizeof build->id, "%s", id);
   const json_t *priority = json_object_get(line, "priority");
   build->priority = json_is_integer(priority) ? (int)json_integer_value(priority) : 1;
-  if (build->priority < 0 || build->priority > 3) return bq_fail(err, BQ_EINVAL, "build %s: priority must be 0 to 3", id);
+  if (build->priority < 0 || build->priority > 3) {
+    return bq_fail(err, BQ_EINVAL, "build %s: priority must be 0 to 3", id);
+  }
   int result = read_texts(past, line, build, err);
   if (result == 0) result = add_rounds(past, line, build, err);
   if (result < 0) return result;

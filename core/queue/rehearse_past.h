@@ -91,8 +91,8 @@ typedef struct bq_past {
 int bq_past_init(bq_past *past, int max_retries, bq_error *err) BQ_MUSTCHECK;
 void bq_past_free(bq_past *past);
 
-// A line: a build, or {format: "buildq history 1", …}. Unknown members are ignored, absent ones get a default; without
-// id, enqueuedAt or customerId it is BQ_EINVAL. BQ_ELIMIT: too many builds.
+// A line: a build, or {format: "buildq history 1", …}. Unknown members are ignored, absent ones get a default;
+// without id, enqueuedAt or customerId it is BQ_EINVAL. BQ_ELIMIT: too many builds.
 int bq_past_add(bq_past *past, const json_t *line, bq_error *err) BQ_MUSTCHECK;
 
 // After the last line: sorts, and gives attempts that history doesn't know their usual durations.

@@ -54,13 +54,13 @@ static int read_rows(PGconn *pg, const bq_statement *statement, const char *para
   return result;
 }
 
-static int read_snapshot(PGconn *pg, const bq_statements *statements, const char *since, bq_history_line line, void *arg,
-                         bq_error *err) {
+static int read_snapshot(PGconn *pg, const bq_statements *statements, const char *since, bq_history_line line,
+                         void *arg, bq_error *err) {
   const bq_statement *head = bq_statements_find(statements, "history_head");
   const bq_statement *builds = bq_statements_find(statements, "history");
   if (head == NULL || builds == NULL) {
-    return bq_fail(err, BQ_ENOTFOUND, "sql/queries has no statements history_head and history: the program's files are of "
-                                      "another version");
+    return bq_fail(err, BQ_ENOTFOUND, "sql/queries has no statements history_head and history: the program's files are "
+                                      "of another version");
   }
   int result = execute(pg, "begin transaction isolation level repeatable read, read only", err);
   if (result == 0) result = read_rows(pg, head, since, line, arg, err);
@@ -102,7 +102,7 @@ int bq_history_read_file(FILE *file, const char *name, bq_history_line line, voi
   return result;
 }
 
-// Names ----------------------------------------------------------------------------------------------------------------
+// Names --------------------------------------------------------------------------------------------------------------
 
 static int hide(json_t *line, const char *member, const char *prefix, const char *salt, bq_error *err) {
   char hash[BQ_HASH_TEXT_SIZE];
@@ -125,7 +125,7 @@ int bq_history_anonymize(json_t *line, const char *salt, bq_error *err) {
   return result;
 }
 
-// Scripts --------------------------------------------------------------------------------------------------------------
+// Scripts ------------------------------------------------------------------------------------------------------------
 
 static int name_of(const char *path, char name[BQ_POLICY_NAME_SIZE], bq_error *err) {
   const char *slash = strrchr(path, '/');
@@ -137,8 +137,8 @@ static int name_of(const char *path, char name[BQ_POLICY_NAME_SIZE], bq_error *e
   memcpy(name, file, length - 4);
   name[length - 4] = '\0';
   if (strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == length - 4 && strcmp(name, "active") != 0) return 0;
-  return bq_fail(err, BQ_EINVAL, "%s: the name of a policy has lower-case letters, digits, - and _ only, and is not active",
-                 path);
+  return bq_fail(err, BQ_EINVAL, "%s: the name of a policy has lower-case letters, digits, - and _ only, and is not "
+                                 "active", path);
 }
 
 // All of `from` but the file at `path`, which gets `text`.

@@ -27,16 +27,19 @@ cross join lateral (
   select jsonb_agg(jsonb_build_object(
       'at', (extract(epoch from e.at) * 1000000)::bigint,
       'cancelledAt', (extract(epoch from e.cancelled_at) * 1000000)::bigint,
-      'startedAt', (extract(epoch from a.started_at) * 1000000)::bigint, 'attempts', a.attempts) order by e.round) as rounds
+      'startedAt', (extract(epoch from a.started_at) * 1000000)::bigint, 'attempts', a.attempts)
+    order by e.round) as rounds
   from (
-    select round, min(at) filter (where type = 'queued') as at, min(at) filter (where type = 'cancelled') as cancelled_at,
+    select round, min(at) filter (where type = 'queued') as at,
+      min(at) filter (where type = 'cancelled') as cancelled_at,
       array_agg(attempt) filter (where type = 'started') as attempts
     from build_events where build_id = b.id group by round
   ) as e
   cross join lateral (
     select min(t.started_at) as started_at, coalesce(jsonb_agg(jsonb_build_object(
         'seconds', round(greatest(0, extract(epoch from t.ended_at - t.started_at)), 6), 'outcome', t.outcome,
-        'kind', t.error_kind, 'message', left(t.error_message, 4000), 'step', t.step) order by t.attempt), '[]') as attempts
+        'kind', t.error_kind, 'message', left(t.error_message, 4000), 'step', t.step)
+      order by t.attempt), '[]') as attempts
     from build_attempts t where t.build_id = b.id and t.attempt = any(e.attempts)
   ) as a
 ) as r

@@ -1,4 +1,5 @@
-// The rehearsal's queue takes builds in the order of the claim statement, on a real PostgreSQL; and what its counts are.
+// The rehearsal's queue takes builds in the order of the claim statement, on a real PostgreSQL; and what its counts
+// are.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,9 +41,9 @@ static void insert_pending(PGconn *pg, bq_due *due, uint64_t number, int64_t key
   bq_error err;
   char *run_after = due_s < 0 ? bq_strdup("null") : bq_format("timestamptz '2026-01-01Z' + interval '%d s'", due_s);
   char *sql = bq_format(
-      "insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name, manifest_path, tier, "
-      "architecture, cloud_provider, claim_key, run_after) values ('00000000-0000-7000-8000-%012llu', 'c', 'C', 'c@x', 'm', "
-      "'m.json', 'pro', 'x', 'aws', %lld, %s)",
+      "insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name, manifest_path, "
+      "tier, architecture, cloud_provider, claim_key, run_after) values ('00000000-0000-7000-8000-%012llu', 'c', 'C', "
+      "'c@x', 'm', 'm.json', 'pro', 'x', 'aws', %lld, %s)",
       (unsigned long long)number, (long long)key, run_after);
   sql_do(pg, sql);
   assert_int_equal(bq_due_add(due, key, due_s < 0 ? 0 : due_s, number, &err), 0);
@@ -58,7 +59,8 @@ static void claim_alike(PGconn *pg, bq_due *due, int now_s, int count) {
   (void)snprintf(limit, sizeof limit, "%d", count);
   const char *params[] = {node, limit, "-9223372036854775808", "g"};
   sql_do(pg, now);
-  PGresult *rows = PQexecParams(pg, bq_statements_find(fixture.statements, "claim")->text, 4, NULL, params, NULL, NULL, 0);
+  const bq_statement *claim = bq_statements_find(fixture.statements, "claim");
+  PGresult *rows = PQexecParams(pg, claim->text, 4, NULL, params, NULL, NULL, 0);
   if (PQresultStatus(rows) != PGRES_TUPLES_OK) fail_msg("%s", PQerrorMessage(pg));
   for (int i = 0; i < count; i++) {
     int64_t key;
@@ -69,7 +71,8 @@ static void claim_alike(PGconn *pg, bq_due *due, int now_s, int count) {
     if (!taken) break;
     (void)snprintf(id, sizeof id, "8000-%012llu", (unsigned long long)item);
     if (strstr(PQgetvalue(rows, i, 0), id) == NULL) {
-      fail_msg("at %d s, row %d: the heap takes %s (key %lld), SQL %s", now_s, i, id, (long long)key, PQgetvalue(rows, i, 0));
+      fail_msg("at %d s, row %d: the heap takes %s (key %lld), SQL %s", now_s, i, id, (long long)key,
+               PQgetvalue(rows, i, 0));
     }
   }
   PQclear(rows);
@@ -116,8 +119,8 @@ static int nothing_is_pending(void *arg, uint64_t item) {
 static void counts_begin_anew_with_the_day_and_the_month(void **state) {
   (void)state;
   static const char sql[] =
-      "select string_agg((extract(epoch from d) * 1000000)::bigint::text || ' ' || to_char(d, 'DD MM'), E'\\n' order by d) "
-      "from generate_series(timestamp '1999-11-01', timestamp '2104-04-01', interval '7 days 7 hours') d";
+      "select string_agg((extract(epoch from d) * 1000000)::bigint::text || ' ' || to_char(d, 'DD MM'), E'\\n' "
+      "order by d) from generate_series(timestamp '1999-11-01', timestamp '2104-04-01', interval '7 days 7 hours') d";
   bq_census census;
   bq_error err;
   const bq_placement place = {.priority = 1};
