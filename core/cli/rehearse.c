@@ -142,10 +142,11 @@ static int read_past(const places *p, const arguments *a, const char *since, bq_
   if (a->from == NULL) {
     result = read_database(p, since, add_line, past, err);
   } else {
-    FILE *file = strcmp(a->from, "-") == 0 ? stdin : fopen(a->from, "re");
+    int is_input = strcmp(a->from, "-") == 0;
+    FILE *file = is_input ? stdin : fopen(a->from, "re");
     if (file == NULL) return bq_fail_errno(err, errno, "can't read %s", a->from);
-    result = bq_history_read_file(file, a->from, add_line, past, err);
-    if (file != stdin) (void)fclose(file);
+    result = bq_history_read_file(file, is_input ? "standard input" : a->from, add_line, past, err);
+    if (!is_input) (void)fclose(file);
   }
   if (result == 0) result = bq_past_finish(past, err);
   if (result == 0 && past->count == 0) {

@@ -234,8 +234,8 @@ static void print_head(const json_t *figures) {
   bq_clock_format(json_integer_value(json_object_get(figures, "firstAt")), from);
   bq_clock_format(json_integer_value(json_object_get(figures, "lastAt")), to);
   write_duration(json_object_get(json_object_get(figures, "recorded"), "p50"), waited);
-  (void)printf("%lld builds from %s to %s, %lld at a time\n",
-               (long long)json_integer_value(json_object_get(figures, "builds")), from, to,
+  long long builds = json_integer_value(json_object_get(figures, "builds"));
+  (void)printf("%lld build%s from %s to %s, %lld at a time\n", builds, builds == 1 ? "" : "s", from, to,
                (long long)json_integer_value(json_object_get(figures, "slots")));
   (void)printf("really waited: %s (p50)", waited);
   write_duration(json_object_get(json_object_get(figures, "recorded"), "p95"), waited);

@@ -3,6 +3,7 @@
 local json = require "dkjson"
 local process = require "spec.support.process"
 local Server = require "spec.support.server"
+local builds = require "spec.support.builds"
 
 local BUILDS <const>, SLOTS <const> = 3000, 6
 local BEGIN_US <const> = 1767225600 * 1000000 -- 2026-01-01
@@ -405,5 +406,66 @@ describe("buildq rehearse", function()
     assert.equal(170, figures.new.wait.longest)
     local bad = file("bad.jsonl", '{"format":"buildq history 1"}\n{"id":"x"}\n')
     assert.matches("bad.jsonl:2: a build without an id", rehearse({ still, "--from", bad }).errors)
+  end)
+end)
+
+describe("buildq rehearse on what a server did", function()
+  local FLAKY <const> = [[return { run = function(build)
+    build:step("Only", function()
+      if build.attempt < 3 then build:fail "connection reset by peer" end
+      build:log "good"
+    end)
+  end }]]
+  local FINAL <const> = [[return { run = function(build)
+    build:step("Only", function() build:fail("never", { retry = false }) end)
+  end }]]
+
+  it("sees attempts, failures, cancelled builds and manual retries as they were", function()
+    local server = Server.start {
+      config = { BuildQueue = { MaxConcurrentBuilds = 1, MaxRetryAttempts = 2 } },
+      scripts = builds.scripts { ["pipelines/flaky.lua"] = FLAKY, ["pipelines/final.lua"] = FINAL,
+        ["policies/active.lua"] = 'return { retry = "soon" }',
+        ["policies/soon.lua"] = [[return { retry = function(failure)
+          return { retry = failure.retryable and failure.retryCount < failure.maxRetries, after = 0 }
+        end }]] },
+    }
+    builds.run(server)
+    builds.run(server, { pipeline = "flaky" })
+    local final = builds.run(server, { pipeline = "final" }, "failed").id
+    local gate = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, gate, "building")
+    local waiting = builds.submit(server)
+    assert.equal("cancelled", server:post(("/builds/%s/cancel"):format(waiting)).json.status)
+    builds.open_gate(server, gate)
+    builds.await(server, gate, "success")
+    assert.equal(202, server:post(("/builds/%s/retry"):format(final)).status)
+    server:wait_for(function()
+      local build = server:get("/builds/" .. final).json
+      return build.attempt == 2 and build.status == "failed"
+    end, 20, "the second round")
+
+    local policy = server.directory .. "/more.lua"
+    process.write(policy, [[return { retry = function(failure)
+      if failure.message:find "connection reset" and failure.kind == "step" and failure.step == "Only" then
+        return { retry = failure.retryCount < 1, after = 1 }
+      end
+      return { retry = not failure.retryable and failure.retryCount < 1, after = 1 }
+    end }]])
+    local answer = server:command { "rehearse", policy, "--json" }
+    assert.equal(0, answer.code, answer.errors)
+    local figures = json.decode(answer.output)
+    assert.equal(1, figures.slots)
+    local function counts(side)
+      return { success = side.success, failed = side.failed, cancelled = side.cancelled, attempts = side.attempts,
+        retries = side.retries, started = side.wait.started }
+    end
+    -- quick, flaky (twice again), final (both rounds), gate; the one that was cancelled never started.
+    assert.same({ success = 3, failed = 1, cancelled = 1, attempts = 7, retries = 2, started = 5 }, counts(figures.old))
+    -- flaky is given up after its first retry, final is tried once more in each round.
+    assert.same({ success = 2, failed = 2, cancelled = 1, attempts = 8, retries = 3, started = 5 }, counts(figures.new))
+    assert.same({}, figures.new.fallbacks)
+    local told = server:rows "select sum(extract(epoch from ended_at - started_at)) as busy from build_attempts"
+    assert.is_true(math.abs(figures.old.busySeconds - told[1].busy) < 0.002)
+    server:stop()
   end)
 end)
