@@ -1,5 +1,5 @@
 -- Claims a second out of 100,000 pending builds, by the server's own statement, for each policy: they differ in the
--- keys that they give, and in nothing else.
+-- keys that the policy's hook gives, and in nothing else.
 local process = require "spec.support.process"
 local postgres = require "spec.support.postgres"
 local Server = require "spec.support.server"
@@ -7,13 +7,8 @@ local support = require "tests.bench.support"
 
 local PENDING <const>, BATCHES <const>, BATCH <const>, ROUNDS <const> = 100000, 40, 20, 21
 
-local KEYS <const> = {
-  { "strict", "claim_key" }, -- the trigger's
-  { "aging", "(extract(epoch from enqueued_at) * 1e6)::bigint - priority * 900000000::bigint" },
-  -- The n-th build of each customer before the n + 1st of any.
-  { "fair", [[(3 - priority) * 1000000000000::bigint + hashtext(customer_id) % 1000
-    + row_number() over (partition by customer_id, priority order by enqueued_at) * 1000000]] },
-}
+local POLICIES <const> = { "strict", "aging", "fair" }
+local CUSTOMERS <const>, BEGIN_US <const>, DAY_US <const> = 100, 1767225600000000, 86400000000
 
 -- The text of a named statement.
 local function statement(name)
@@ -24,12 +19,35 @@ local function statement(name)
   return (body:gsub("%-%-[^\n]*", ""):gsub(";%s*$", ""))
 end
 
+-- What a policy's own hook says of each of the builds, as they come: a file for COPY.
+local function write_builds(path, policy)
+  local hook = dofile(("scripts/policies/%s.lua"):format(policy)).priority
+  local tags = { queue = { 0, 0, 0, 0 }, customers = {} }
+  local lines = {}
+  math.randomseed(7) -- the same builds for each policy
+  for i = 1, PENDING do
+    local customer, priority = "c" .. math.random(CUSTOMERS), math.random(0, 3)
+    local at = BEGIN_US + DAY_US * i // PENDING + math.random(0, 100)
+    tags.customers[customer] = tags.customers[customer] or { 0, 0, 0, 0 }
+    local answer = hook({ customerId = customer, priority = priority, enqueuedAt = at },
+      { tags = { queue = tags.queue, customer = tags.customers[customer] } })
+    if answer.tag then tags.customers[customer][priority + 1] = answer.tag end
+    lines[i] = ("%s,%d,%d,%d"):format(customer, priority, at, answer.key or 0)
+  end
+  process.write(path, table.concat(lines, "\n") .. "\n")
+end
+
+-- A key of 0 is the trigger's to set: the strict one.
 local FILL <const> = [[
+create table bench_builds (customer text, priority integer, at bigint, key bigint);
+copy bench_builds from '%s' (format csv);
 insert into build_queue (customer_id, customer_name, customer_email, manifest_path, configuration_name, tier,
-  architecture, cloud_provider, priority, enqueued_at)
-select 'c' || i %% 100, 'Customer', 'c@example.org', 'm.json', 'main', 'pro', 'linux-x64', 'aws', i %% 4,
-  now() - (random() * 86400) * interval '1 second'
-from generate_series(1, %d) i;
+  architecture, cloud_provider, priority, enqueued_at, claim_key)
+select customer, 'Customer', 'c@example.org', 'm.json', 'main', 'pro', 'linux-x64', 'aws', priority,
+  to_timestamp(at / 1000000.0), key
+from bench_builds;
+drop table bench_builds;
+vacuum (full, analyze) build_queue;
 ]]
 
 local function prepare_claims()
@@ -66,30 +84,25 @@ return function(report)
   local server = Server.new()
   local migrated = server:command { "migrate" }
   assert(migrated.code == 0, migrated.errors)
-  postgres.sql(server.database, FILL:format(PENDING))
-  local databases, rates, ratios = {}, {}, {}
-  for _, row in ipairs(KEYS) do
-    local name = ("%s_%s"):format(server.database, row[1])
-    databases[row[1]], rates[row[1]], ratios[row[1]] = name, {}, {}
+  local databases, rates, ratios, builds = {}, {}, {}, process.directory() .. "/builds.csv"
+  for _, policy in ipairs(POLICIES) do
+    local name = ("%s_%s"):format(server.database, policy)
+    databases[policy], rates[policy], ratios[policy] = name, {}, {}
+    write_builds(builds, policy)
     postgres.sql("postgres", ("create database %s template %s"):format(name, server.database))
-    postgres.sql(name, ([[
-      alter table build_queue disable trigger user;
-      update build_queue b set claim_key = k.key from (select id, %s as key from build_queue) k where b.id = k.id;
-      alter table build_queue enable trigger user;
-      vacuum (full, analyze) build_queue;
-    ]]):format(row[2]))
+    postgres.sql(name, FILL:format(builds))
     postgres.sql(name, prepare_claims())
   end
   -- In turns, and each policy first as often as the others: what else the machine does hits them alike.
   for round = 1, ROUNDS do
-    for i = 1, #KEYS do
-      local policy = KEYS[(round + i) % #KEYS + 1][1]
+    for i = 1, #POLICIES do
+      local policy = POLICIES[(round + i) % #POLICIES + 1]
       rates[policy][round] = claims_per_second(databases[policy])
     end
-    for _, row in ipairs(KEYS) do ratios[row[1]][round] = rates[row[1]][round] / rates.strict[round] end
+    for _, policy in ipairs(POLICIES) do ratios[policy][round] = rates[policy][round] / rates.strict[round] end
   end
-  for i = 2, #KEYS do
-    local name = KEYS[i][1]
+  for i = 2, #POLICIES do
+    local name = POLICIES[i]
     report { group = "claims, 100,000 pending", name = name, value = support.median(rates[name]), unit = "/s",
       beside = "strict", limit = support.median(rates.strict), ratio = support.median(ratios[name]), aim = 0.9,
       better = "higher" }

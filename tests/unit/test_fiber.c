@@ -1,6 +1,8 @@
 // Fibers: slices, waiting, coroutines of scripts with waiting inside, and the end of what won't end.
 #include "lua_test.h"
 
+#include <sys/resource.h>
+
 static void returns_values(void **state) {
   (void)state;
   assert_script_returns("return 'hello'", "hello");
@@ -234,6 +236,85 @@ static void free_releases_what_waits(void **state) {
   world_close(&w);
 }
 
+static void note_coroutine(void *arg, bq_end end, lua_State *L) {
+  lua_State **out = arg;
+  assert_int_equal(end, BQ_END_RETURNED);
+  *out = L;
+}
+
+// A handler on the loop; returns the coroutine that it ran in.
+static lua_State *run_on_loop(bq_vm *vm, world *w, const char *text) {
+  lua_State *coroutine = NULL;
+  bq_fiber *fiber;
+  bq_error err;
+  push_script(bq_vm_state(vm), text);
+  assert_int_equal(bq_fiber_start(&fiber, vm, bq_vm_state(vm), 0, note_coroutine, &coroutine, &err), 0);
+  while (coroutine == NULL) assert_true(world_turn(w) >= 0);
+  return coroutine;
+}
+
+static void coroutines_of_handlers_serve_others_unless_they_were_seen(void **state) {
+  (void)state;
+  world w;
+  world_open(&w);
+  bq_vm_options options = world_options(&w);
+  options.pool = NULL;
+  bq_vm *vm = vm_with(&options);
+  lua_State *first = run_on_loop(vm, &w, "local t = {} return 1, 2, t");
+  assert_ptr_equal(run_on_loop(vm, &w, "sleep(0.001) return select('#')"), first);
+  assert_ptr_equal(run_on_loop(vm, &w, "return coroutine.running()"), first);
+  assert_ptr_not_equal(run_on_loop(vm, &w, "return 1"), first);
+  bq_vm_free(vm);
+  world_close(&w);
+}
+
+// Many handlers become due in one turn of the loop. Each has its own share.
+static void handlers_of_one_turn_have_budgets_of_their_own(void **state) {
+  (void)state;
+  enum { COUNT = 5 };
+  world w;
+  world_open(&w);
+  bq_vm_options options = world_options(&w);
+  options.pool = NULL;
+  bq_vm *vm = vm_with(&options);
+  script s[COUNT];
+  for (int i = 0; i < COUNT; i++) {
+    script_start(&s[i], &w, vm, i % 2 == 0 ? "return 'done'" : "while true do pcall(error) end");
+  }
+  world_run(&w);
+  for (int i = 0; i < COUNT; i++) assert_int_equal(s[i].end, i % 2 == 0 ? BQ_END_RETURNED : BQ_END_KILLED);
+  assert_contains(s[1].line, "computed for more than 10 ms");
+  bq_vm_free(vm);
+  world_close(&w);
+}
+
+static void ends_scripts_without_a_watchdog_too(void **state) {
+  (void)state;
+  static const char *const texts[] = {
+    "while true do end",
+    "local c = coroutine.wrap(function() while true do end end) while true do pcall(c) end",
+    "while true do coroutine.wrap(function() end)() end",
+    "string.gsub('x', 'x', function() while true do end end)",
+    "while true do string.find(('a'):rep(40), ('a?'):rep(40) .. ('a'):rep(40)) end",
+    "table.sort({3, 1, 2}, function() while true do end end)",
+  };
+  struct rlimit before;
+  assert_int_equal(getrlimit(RLIMIT_SIGPENDING, &before), 0);
+  const struct rlimit none = {.rlim_cur = 0, .rlim_max = before.rlim_max};
+  assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &none), 0); // no timer can be had
+  world w;
+  world_open(&w);
+  bq_vm_options options = world_options(&w);
+  options.cpu_us = 100000;
+  for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+    script s;
+    run_with(&s, &options, &w, texts[i]);
+    if (s.end != BQ_END_KILLED) fail_msg("%s: %s", texts[i], s.line);
+  }
+  world_close(&w);
+  assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &before), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(returns_values),
@@ -251,6 +332,9 @@ int main(void) {
     cmocka_unit_test(kill_cancels_a_sleep),
     cmocka_unit_test(kill_before_the_first_slice_runs_nothing),
     cmocka_unit_test(free_releases_what_waits),
+    cmocka_unit_test(coroutines_of_handlers_serve_others_unless_they_were_seen),
+    cmocka_unit_test(handlers_of_one_turn_have_budgets_of_their_own),
+    cmocka_unit_test(ends_scripts_without_a_watchdog_too),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
