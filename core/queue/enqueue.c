@@ -25,6 +25,7 @@ struct enqueue {
   json_t *wanted;       // owned; names of facts, empty for none
   bq_placement placement;
   char fingerprint[BQ_FINGERPRINT_SIZE]; // of the policy that decided
+  bq_admission admission;
   int rounds;
   int lane;             // -1: it counts nothing
   enqueue *next;        // in its lane
@@ -153,28 +154,53 @@ static void take_fingerprint(enqueue *e) {
   (void)snprintf(e->fingerprint, sizeof e->fingerprint, "%s", fingerprint);
 }
 
+static void on_replay(void *arg, const bq_pg_result *result) {
+  enqueue *e = arg;
+  if (result->error != NULL) {
+    fail(e, result->error, result->sqlstate);
+    return;
+  }
+  json_t *answer = PQntuples(result->rows) > 0 ? bq_store_json(result->rows, 0) : NULL;
+  bq_enqueue_result end = {.outcome = BQ_ENQUEUE_REFUSED, .admission = &e->admission, .sqlstate = ""};
+  if (answer != NULL) end = (bq_enqueue_result){.outcome = BQ_ENQUEUED, .answer = answer, .sqlstate = ""};
+  finish(e, &end);
+  json_decref(answer);
+}
+
+// What was counted may include this very request, accepted a moment ago under the same Idempotency-Key.
+static void refuse(enqueue *e) {
+  bq_error err;
+  const json_t *idempotency = json_object_get(e->fields, "idempotency");
+  const char *params[] = {json_string_value(json_object_get(idempotency, "key")),
+                          json_string_value(json_object_get(idempotency, "hash"))};
+  if (params[0] == NULL) {
+    finish(e, &(bq_enqueue_result){.outcome = BQ_ENQUEUE_REFUSED, .admission = &e->admission, .sqlstate = ""});
+  } else if (bq_store_query(e->env.store, "replay", 2, params, on_replay, e, &err) < 0) {
+    fail(e, &err, "");
+  }
+}
+
 // The policies may be others than those whose facts were asked for: then a fact is missing, and they fall back.
 static void decide(enqueue *e) {
-  bq_admission admission;
   take_fingerprint(e);
   json_t *facts = bq_facts_join(e->counts, e->surroundings, e->env.disk, e->env.arg);
   if (facts == NULL) {
     fail_here(e, BQ_ENOMEM, "out of memory for a build");
     return;
   }
-  bq_decide_admission(e->env.decider, e->build, facts, &admission);
-  if (admission.action == BQ_REFUSE) {
+  bq_decide_admission(e->env.decider, e->build, facts, &e->admission);
+  if (e->admission.action == BQ_REFUSE) {
     json_decref(facts);
-    finish(e, &(bq_enqueue_result){.outcome = BQ_ENQUEUE_REFUSED, .admission = &admission, .sqlstate = ""});
+    refuse(e);
     return;
   }
   json_t *build = json_copy(e->build);
-  if (admission.action == BQ_ADMIT_LOWER) {
-    (void)json_object_set_new(build, "priority", json_integer(admission.priority));
+  if (e->admission.action == BQ_ADMIT_LOWER) {
+    (void)json_object_set_new(build, "priority", json_integer(e->admission.priority));
   }
   bq_decide_priority(e->env.decider, build, facts, &e->placement);
-  if (e->placement.reason[0] == '\0' && admission.action == BQ_ADMIT_LOWER) {
-    (void)snprintf(e->placement.reason, sizeof e->placement.reason, "%s", admission.reason);
+  if (e->placement.reason[0] == '\0' && e->admission.action == BQ_ADMIT_LOWER) {
+    (void)snprintf(e->placement.reason, sizeof e->placement.reason, "%s", e->admission.reason);
   }
   json_decref(build);
   json_decref(facts);

@@ -45,10 +45,10 @@ local function failures(hook)
 end
 
 -- `count` POSTs at the same moment, each on a connection of its own; how many of each status.
-local function storm(count, more)
+local function storm(count, more, header)
   local body = json.encode(builds.request(more))
   local text = ("POST /builds HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    .. "Connection: close\r\n\r\n%s"):format(server.address, #body, body)
+    .. "%sConnection: close\r\n\r\n%s"):format(server.address, #body, header or "", body)
   local connections, statuses, last = {}, {}, {}
   for n = 1, count do connections[n] = server:connect(30) end
   for _, connection in ipairs(connections) do assert(connection:send(text)) end
@@ -106,6 +106,12 @@ describe("a priority policy", function()
     submit("urgent", { customerId = "a", priority = 2 })
     local turns = order()
     assert.truthy(turns:find "^urgent [ab]1 [ab]1 [ab]2 [ab]2 [ab]3 [ab]3 a4$", turns)
+    -- A retry that waits does not hold the time of the queue back.
+    server:sql [[update build_queue set attempt = 1, run_after = now() + interval '1 day'
+      where configuration_name in ('a1', 'b1', 'a2', 'b2')]]
+    submit("next", { customerId = "d" })
+    assert.truthy(order():find "^urgent [ab]1 [ab]1 [ab]2 [ab]2 [abn]%w+ [abn]%w+ [abn]%w+ a4$", order())
+    server:sql "delete from build_queue where configuration_name = 'next'"
     -- Who comes when others have had their share for long begins with them, neither before nor behind.
     server:sql "update build_queue set status = 'cancelled' where configuration_name in ('a1', 'b1', 'a2', 'b2')"
     submit("new", { customerId = "c" })
@@ -129,7 +135,25 @@ describe("a priority policy", function()
     assert.equal("453", server:sql "select count(keyed_by) from build_queue")
     use { priority = "strict" }
     server:wait_for(function() return order():find "^a1 a2 a3 a4" end, 20, "the old places")
-    server:wait_for(function() return server:sql "select count(keyed_by) from build_queue" == "0" end, 20, "all of them")
+    server:wait_for(function() return server:sql "select count(keyed_by) from build_queue" == "0" end, 20, "all")
+  end)
+
+  it("places what waits again after the policy has changed", function()
+    use { priority = "strict" }
+    local ids = { submit "runs", submit "ended" }
+    server:sql "update build_queue set status = 'building' where configuration_name = 'runs'"
+    server:sql "update build_queue set status = 'failed' where configuration_name = 'ended'"
+    use { priority = "aging" }
+    submit "new"
+    local function placed(name)
+      return server:sql(([[select keyed_by = priority_policy from build_queue, queue_control
+        where configuration_name = '%s']]):format(name)) == "t"
+    end
+    server:wait_for(function() return placed "new" end, 10, "the policy")
+    server:sql "update build_queue set status = 'pending' where configuration_name = 'runs'" -- its node was lost
+    assert.equal(202, server:post(("/builds/%s/retry"):format(ids[2])).status)
+    server:wait_for(function() return placed "runs" and placed "ended" end, 10, "their places")
+    assert.equal("runs ended new", order())
   end)
 
   it("places what came by plain SQL, and what a hand changed", function()
@@ -145,6 +169,8 @@ describe("a priority policy", function()
     end
     server:wait_for(function() return reason "plain" == "as it came, priority 3" end, 10, "its place")
     assert.equal("as it came, priority 1", server:get("/builds/" .. id).json.policyReason)
+    assert.equal("as it came, priority 1", server:sql(([[select data ->> 'policyReason' from build_events
+      where build_id = '%s' and type = 'queued']]):format(id)))
     assert.equal(200, server:patch("/builds/" .. id, { priority = 2 }).status)
     server:wait_for(function() return reason "posted" == "as it came, priority 2" end, 10, "its new place")
     assert.equal("plain posted", order())
@@ -223,6 +249,12 @@ describe("an admission policy", function()
     local again = server:post("/builds", builds.request(), headers)
     assert.equal(202, again.status)
     assert.equal(first.json.jobId, again.json.jobId)
+  end)
+
+  it("gives it too when both are on their way at the same time", function()
+    limits { ["%-%- pending = 100"] = "pending = 1, today = 99" }
+    assert.same({ [202] = 20 }, (storm(20, nil, "Idempotency-Key: quota-2\r\n")))
+    assert.equal("1", server:sql "select count(*) from build_queue")
   end)
 
   it("may take a build with a lower priority, and says why", function()

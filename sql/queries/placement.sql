@@ -1,27 +1,30 @@
 -- Policies: what decisions look at, and the places of pending builds.
 
 -- name: facts
--- $1 what is wanted (a JSON list of names), $2 customer, $3 tier, $4 fingerprint of the priority policy or null. Two columns: the counts,
--- which are compared when the row is written, and what is only looked at.
+-- $1 what is wanted (a JSON list of names), $2 customer, $3 tier, $4 fingerprint of the priority policy or null. Two
+-- columns: the counts, which are compared when the row is written, and what is only looked at.
 select buildq_counts(buildq_names($1::jsonb), $2, $3), buildq_surroundings(buildq_names($1::jsonb), $4);
 
 -- name: use_policy
 -- $1 fingerprint of the priority policy, null for the built-in rule. When another one was in force, all that is pending is
--- to be placed anew, and fair queueing begins anew. Answers 1 row when it was.
+-- to be placed anew, and fair queueing begins anew; but for what servers have placed by it before they told of it. Answers
+-- 1 row when it was.
 with changed as (
   update queue_control set priority_policy = $1 where priority_policy is distinct from $1 returning 1
 ), forgotten as (
   delete from claim_tags where exists (select from changed)
+    and customer_id not in (select customer_id from build_queue where status = 'pending' and keyed_by = $1)
 ), noted as (
-  insert into builds_to_place select id from build_queue
+  insert into builds_to_place (build_id, priority, enqueued_at) select id, priority, enqueued_at from build_queue
   where status = 'pending' and keyed_by is distinct from $1 and exists (select from changed)
   on conflict do nothing
 )
 select 1 from changed;
 
 -- name: builds_to_place
--- $1 node, $2 fingerprint, $3 how many, $4 facts that are wanted (a JSON list of names). The next builds to be placed, first those that are to run first: JSON as the
--- priority policy is given it, with its facts. One node does this at a time, while it keeps asking.
+-- $1 node, $2 fingerprint, $3 how many, $4 facts that are wanted (a JSON list of names). The next builds to be placed,
+-- first those that are to run first: JSON as the priority policy is given it, with its facts. One node does this at a
+-- time, while it keeps asking.
 with mine as (
   update queue_control set placer = $1::uuid, placer_until = buildq_now() + interval '10 seconds'
   where priority_policy is not distinct from $2
@@ -36,8 +39,8 @@ select jsonb_build_object('id', b.id, 'customerId', b.customer_id, 'customerName
     b.configuration_name, 'priority', coalesce(b.asked_priority, b.priority), 'metadata', b.metadata,
     'enqueuedAt', (extract(epoch from b.enqueued_at) * 1000000)::bigint,
     'counts', buildq_counts(buildq_names($4::jsonb), b.customer_id, b.tier), 'surroundings', around.facts)
-from around, builds_to_place p join build_queue b on b.id = p.build_id and b.status = 'pending'
-order by b.priority desc, b.enqueued_at, b.id
+from around, builds_to_place p join build_queue b on b.id = p.build_id and b.status = 'pending' and b.keyed_by is distinct from $2
+order by p.priority desc, p.enqueued_at, p.build_id
 limit $3::integer;
 
 -- name: place
@@ -45,5 +48,6 @@ limit $3::integer;
 select buildq_place($1, $2::jsonb, $3::jsonb);
 
 -- name: forget_placed
--- Entries of builds that wait no more. After the last batch.
-delete from builds_to_place p where not exists (select from build_queue b where b.id = p.build_id and b.status = 'pending');
+-- Entries of builds that wait no more, or have their place. After the last batch.
+delete from builds_to_place p where not exists (select from build_queue b, queue_control c
+  where b.id = p.build_id and b.status = 'pending' and b.keyed_by is distinct from c.priority_policy);
