@@ -108,7 +108,7 @@ static int wait_for_slot(simulation *s, size_t index, int64_t not_before_us, bq_
   build *b = &s->builds[index];
   change_state(s, index, BUILD_PENDING);
   int result = bq_due_add(&s->due, b->key, not_before_us, item_of(index, b->ticket), err);
-  if (result == 0) result = bq_census_note_key(&s->census, b->key, item_of(index, b->ticket), err);
+  if (result == 0 && b->attempt == 0) result = bq_census_note_key(&s->census, b->key, item_of(index, b->ticket), err);
   return result;
 }
 

@@ -31,7 +31,7 @@ typedef struct bq_census {
   int64_t pending[BQ_PRIORITIES];
   int64_t running;
   int64_t highest[BQ_PRIORITIES];  // the largest tag given out at each priority
-  bq_heap by_band[BQ_PRIORITIES];  // for tags: keys of what is or was pending, by the priority that the key says
+  bq_heap by_band[BQ_PRIORITIES];  // for tags: keys of what waits or waited for its first attempt, by priority
 } bq_census;
 
 // Says whether the entry of by_band is pending still.
@@ -47,7 +47,7 @@ void bq_census_accept(bq_census *census, size_t customer, size_t tier, int64_t n
 // It waits (by 1), or no longer (by -1); and likewise runs.
 void bq_census_wait(bq_census *census, size_t customer, int priority, int by);
 void bq_census_run(bq_census *census, size_t customer, int by);
-// A pending build has this key.
+// A build that waits for its first attempt has this key.
 int bq_census_note_key(bq_census *census, int64_t key, uint64_t item, bq_error *err) BQ_MUSTCHECK;
 
 // What admission and priority are given, the caller's: what one of them asks for, and `now`. There is no "disk":

@@ -7,11 +7,12 @@
 
 #include <cmocka.h>
 
+#include "queue/facts.h"
 #include "queue/rehearse_facts.h"
 #include "queue/rehearse_heap.h"
 #include "sql_test.h"
 
-enum { BUILDS = 400, ROUNDS = 5, MOMENTS = 12 };
+enum { BUILDS = 400, ROUNDS = 5, MOMENTS = 12, TWINS = 120 };
 
 static const char node[] = "11111111-0000-7000-8000-000000000001";
 
@@ -154,6 +155,130 @@ static void counts_begin_anew_with_the_day_and_the_month(void **state) {
   bq_free(conninfo);
 }
 
+// A queue that SQL and the census both see.
+typedef struct twin {
+  PGconn *pg;
+  bq_census census;
+  char statuses[TWINS]; // 'n' none yet, 'p' pending, 'r' running, 'e' ended
+  int attempts[TWINS];
+  int64_t tags[5][BQ_PRIORITIES]; // of each customer
+  int64_t now_us;
+  int count;
+} twin;
+
+static int customer_of(int n) {
+  return n * 7 % 5;
+}
+
+static int tier_of(int n) {
+  return n * 3 % 2;
+}
+
+static int priority_of(int n) {
+  return n * 5 % 4;
+}
+
+static int twin_is_pending(void *arg, uint64_t item) {
+  const twin *t = arg;
+  return t->statuses[item] == 'p' && t->attempts[item] == 0;
+}
+
+static void twin_do(twin *t, char *sql) {
+  sql_do(t->pg, sql);
+  bq_free(sql);
+}
+
+static void twin_sleep(twin *t, int64_t us) {
+  t->now_us += us;
+  twin_do(t, bq_format("select set_config('buildq.now', (timestamptz 'epoch' + %lld * interval '1 us')::text, false)",
+                       (long long)t->now_us));
+}
+
+static void twin_enqueue(twin *t) {
+  int n = t->count++;
+  int customer = customer_of(n);
+  int priority = priority_of(n);
+  int64_t start = t->tags[customer][priority] + rand() % 1000 + 1;
+  bq_error err;
+  const bq_placement place = {.priority = priority,
+                              .key = ((int64_t)(3 - priority) << 58) + start,
+                              .has_tag = 1,
+                              .tag = start + 1000 + rand() % 1000};
+  twin_do(t, bq_format("insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name, "
+                       "manifest_path, tier, architecture, cloud_provider, priority, claim_key, keyed_by, enqueued_at) "
+                       "values ('00000000-0000-7000-8000-%012d', 'c%d', 'C', 'c@x', 'm', 'm', 't%d', 'x', 'a', %d, %lld, "
+                       "'p', buildq_now())",
+                       n, customer, tier_of(n), priority, (long long)place.key));
+  twin_do(t, bq_format("insert into claim_tags (customer_id, priority, tag) values ('c%d', %d, %lld) on conflict "
+                       "(customer_id, priority) do update set tag = excluded.tag",
+                       customer, priority, (long long)place.tag));
+  t->tags[customer][priority] = place.tag;
+  t->statuses[n] = 'p';
+  bq_census_accept(&t->census, (size_t)customer, (size_t)tier_of(n), t->now_us, &place);
+  bq_census_wait(&t->census, (size_t)customer, priority, 1);
+  assert_int_equal(bq_census_note_key(&t->census, place.key, (uint64_t)n, &err), 0);
+}
+
+// One that exists goes on: it is claimed, ends, or waits again after a failure.
+static void twin_move(twin *t, int n) {
+  size_t customer = (size_t)customer_of(n);
+  const char *set = NULL;
+  if (t->statuses[n] == 'p') {
+    set = "status = 'building', attempt = attempt + 1";
+    t->statuses[n] = 'r';
+    t->attempts[n]++;
+    bq_census_wait(&t->census, customer, priority_of(n), -1);
+    bq_census_run(&t->census, customer, 1);
+  } else if (t->statuses[n] == 'r') {
+    int again = rand() % 3 == 0;
+    set = again ? "status = 'pending', retry_count = retry_count + 1" : "status = 'success'";
+    t->statuses[n] = again ? 'p' : 'e';
+    bq_census_run(&t->census, customer, -1);
+    if (again) bq_census_wait(&t->census, customer, priority_of(n), 1);
+  }
+  if (set != NULL) twin_do(t, bq_format("update build_queue set %s where id = '00000000-0000-7000-8000-%012d'", set, n));
+}
+
+static void twin_compare(twin *t, int customer, int tier) {
+  char *sql = bq_format("select jsonb_build_array(buildq_counts(w, 'c%d', 't%d'), buildq_surroundings(w, 'p')) from "
+                        "(select array['customer', 'customerUsage', 'tierUsage', 'tags', 'queue']) as names(w)",
+                        customer, tier);
+  char *answer = sql_ask(t->pg, sql);
+  json_t *both = json_loads(answer, 0, NULL);
+  json_t *expected = bq_facts_join(json_array_get(both, 0), json_array_get(both, 1), NULL, NULL);
+  json_t *facts = bq_census_facts(&t->census, (size_t)customer, (size_t)tier, t->now_us, twin_is_pending, t);
+  if (!json_equal(expected, facts)) {
+    fail_msg("c%d, t%d: SQL says %s, the rehearsal %s", customer, tier, json_dumps(expected, 0), json_dumps(facts, 0));
+  }
+  json_decref(facts);
+  json_decref(expected);
+  json_decref(both);
+  bq_free(answer);
+  bq_free(sql);
+}
+
+static void facts_are_those_that_sql_counts(void **state) {
+  (void)state;
+  twin t = {.now_us = INT64_C(1772150400000000)}; // 2026-02-27
+  bq_error err;
+  char *conninfo = sql_create(&fixture, NULL);
+  sql_migrate(&fixture, conninfo);
+  t.pg = sql_connect(conninfo);
+  assert_int_equal(bq_census_init(&t.census, NULL, 5, 2, &err), 0);
+  t.census.wants = (bq_wanted){1, 1, 1, 1, 1};
+  memset(t.statuses, 'n', sizeof t.statuses);
+  srand(4);
+  for (int step = 0; step < 3 * TWINS; step++) {
+    twin_sleep(&t, INT64_C(1000000) * (rand() % 3600));
+    if (t.count < TWINS && rand() % 3 == 0) twin_enqueue(&t);
+    else if (t.count > 0) twin_move(&t, rand() % t.count);
+    twin_compare(&t, rand() % 5, rand() % 2);
+  }
+  bq_census_clear(&t.census);
+  PQfinish(t.pg);
+  bq_free(conninfo);
+}
+
 static int start(void **state) {
   (void)state;
   return sql_start(&fixture);
@@ -168,6 +293,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(heap_gives_the_smallest_and_keeps_the_order_of_equals),
       cmocka_unit_test(heap_and_claim_take_the_same_builds_in_the_same_order),
+      cmocka_unit_test(facts_are_those_that_sql_counts),
       cmocka_unit_test(counts_begin_anew_with_the_day_and_the_month),
   };
   sql_prepare(&fixture);
