@@ -175,14 +175,28 @@ static int name_files(side *to, const char *first, const char *path, bq_error *e
   return 0;
 }
 
-// The policies that are active; `path` not NULL: first those in that file.
-static int load(const places *p, side *to, bq_loop *loop, const char *path, bq_error *err) {
+// The scripts in force: of the generation that is activated for the cluster, unless a file is rehearsed; else the disk's.
+static int find_scripts(const places *p, const arguments *a, bq_sources **out, bq_error *err) {
   const char *scripts = p->config->script_directory;
   const bq_source_directories directories = {.share = p->share, .scripts = scripts[0] != '\0' ? scripts : NULL};
+  char *conninfo;
+  *out = NULL;
+  if (a->from == NULL) {
+    int result = bq_database_conninfo(p->config, &conninfo, err);
+    if (result < 0) return result;
+    result = bq_rehearse_activated(out, conninfo, p->queries, err);
+    bq_free(conninfo);
+    if (result < 0) return result;
+  }
+  return *out != NULL ? 0 : bq_sources_read(out, &directories, err);
+}
+
+// The policies that are active in `scripts`; `path` not NULL: first those in that file.
+static int load(const bq_sources *scripts, side *to, bq_loop *loop, const char *path, bq_error *err) {
   char name[BQ_POLICY_NAME_SIZE];
   const char *first = path != NULL ? name : NULL;
   bq_generation *generation;
-  int result = bq_rehearse_generation(&generation, &directories, path, name, err);
+  int result = bq_rehearse_generation(&generation, scripts, path, name, err);
   if (result < 0) return result;
   const bq_policies_options options = {
       .loop = loop, .memory_bytes = BQ_POLICY_MEMORY_BYTES, .call_us = BQ_POLICY_CALL_US, .first = first};
@@ -229,16 +243,19 @@ static int rehearse(const places *p, const arguments *a, const char *since, bq_e
   side old = {0};
   side new = {0};
   json_t *figures = NULL;
+  bq_sources *scripts = NULL;
   int result = bq_past_init(&past, p->config->max_retry_attempts, err);
   if (result == 0) result = bq_loop_new(&loop, err);
-  if (result == 0) result = load(p, &new, loop, a->policy, err);
-  if (result == 0) result = load(p, &old, loop, NULL, err);
+  if (result == 0) result = find_scripts(p, a, &scripts, err);
+  if (result == 0) result = load(scripts, &new, loop, a->policy, err);
+  if (result == 0) result = load(scripts, &old, loop, NULL, err);
   if (result == 0) result = read_past(p, a, since, &past, err);
   if (result == 0) result = play(p, a, &past, &old, &new, &figures, err);
   if (result == 0) result = print(figures, a->json, err);
   json_decref(figures);
   drop(&old);
   drop(&new);
+  bq_sources_free(scripts);
   if (loop != NULL) bq_loop_free(loop);
   bq_past_free(&past);
   return result;

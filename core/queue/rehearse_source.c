@@ -69,17 +69,79 @@ static int read_snapshot(PGconn *pg, const bq_statements *statements, const char
   return result;
 }
 
+// A session, with the named statements: what all that reads the database begins with.
+static int open_session(PGconn **pg, bq_statements **statements, const char *conninfo, const char *queries,
+                        bq_error *err) {
+  int result = bq_statements_load(statements, queries, err);
+  if (result < 0) return result;
+  *pg = PQconnectdb(conninfo);
+  if (PQstatus(*pg) == CONNECTION_OK) return 0;
+  result = bq_fail(err, BQ_EUNAVAIL, "can't reach the database: %s", PQerrorMessage(*pg));
+  PQfinish(*pg);
+  bq_statements_free(*statements);
+  return result;
+}
+
 int bq_history_read_database(const char *conninfo, const char *queries, const char *since, bq_history_line line,
                              void *arg, bq_error *err) {
+  PGconn *pg;
   bq_statements *statements;
-  int result = bq_statements_load(&statements, queries, err);
+  int result = open_session(&pg, &statements, conninfo, queries, err);
   if (result < 0) return result;
-  PGconn *pg = PQconnectdb(conninfo);
-  if (PQstatus(pg) != CONNECTION_OK) {
-    result = bq_fail(err, BQ_EUNAVAIL, "can't reach the database: %s", PQerrorMessage(pg));
-  } else {
-    result = read_snapshot(pg, statements, since, line, arg, err);
+  result = read_snapshot(pg, statements, since, line, arg, err);
+  PQfinish(pg);
+  bq_statements_free(statements);
+  return result;
+}
+
+// The first value of a statement as JSON, the caller's; NULL when there is no row.
+static int ask_json(PGconn *pg, const bq_statements *statements, const char *name, const char *param, json_t **out,
+                    bq_error *err) {
+  const bq_statement *statement = bq_statements_find(statements, name);
+  *out = NULL;
+  if (statement == NULL) return bq_fail(err, BQ_ENOTFOUND, "sql/queries has no statement %s", name);
+  PGresult *rows = PQexecParams(pg, statement->text, param != NULL, NULL, &param, NULL, NULL, 0);
+  int result = PQresultStatus(rows) == PGRES_TUPLES_OK ? 0 : fail_database(pg, err);
+  if (result == 0 && PQntuples(rows) > 0 && !PQgetisnull(rows, 0, 0)) {
+    result = bq_json_parse(PQgetvalue(rows, 0, 0), (size_t)PQgetlength(rows, 0, 0), BQ_JSON_STRICT, out, err);
   }
+  PQclear(rows);
+  return result;
+}
+
+static int make_sources(const json_t *files, bq_sources **out, bq_error *err) {
+  size_t index;
+  json_t *file;
+  int result = bq_sources_new(out, err);
+  if (result < 0) return result;
+  json_array_foreach(files, index, file) {
+    const char *path = json_string_value(json_object_get(file, "path"));
+    const json_t *content = json_object_get(file, "content");
+    if (result < 0 || path == NULL) continue;
+    result = bq_sources_add(*out, path, json_string_value(content), json_string_length(content), 0, err);
+  }
+  if (result == 0) result = bq_sources_seal(*out, err);
+  if (result == 0) return 0;
+  bq_sources_free(*out);
+  *out = NULL;
+  return result;
+}
+
+int bq_rehearse_activated(bq_sources **out, const char *conninfo, const char *queries, bq_error *err) {
+  PGconn *pg;
+  bq_statements *statements;
+  json_t *activation = NULL;
+  json_t *files = NULL;
+  *out = NULL;
+  int result = open_session(&pg, &statements, conninfo, queries, err);
+  if (result < 0) return result;
+  result = ask_json(pg, statements, "activation", NULL, &activation, err);
+  const char *hash = json_string_value(json_object_get(activation, "generation"));
+  int all = json_integer_value(json_object_get(activation, "share")) == 100; // else policies are the servers' own
+  if (result == 0 && hash != NULL && all) result = ask_json(pg, statements, "load_generation", hash, &files, err);
+  if (result == 0 && files != NULL) result = make_sources(files, out, err);
+  json_decref(files);
+  json_decref(activation);
   PQfinish(pg);
   bq_statements_free(statements);
   return result;
@@ -141,24 +203,24 @@ static int name_of(const char *path, char name[BQ_POLICY_NAME_SIZE], bq_error *e
                                  "active", path);
 }
 
-// All of `from` but the file at `path`, which gets `text`.
-static int exchange(const bq_sources *from, const char *path, const char *text, size_t length, bq_sources **out,
-                    bq_error *err) {
+// A copy of `from`; `path` not NULL: with `text` as that file.
+static int copy_sources(const bq_sources *from, const char *path, const char *text, size_t length, bq_sources **out,
+                        bq_error *err) {
   int result = bq_sources_new(out, err);
   if (result < 0) return result;
   for (size_t i = 0; i < bq_sources_count(from) && result == 0; i++) {
     const bq_source *source = bq_sources_at(from, i);
-    if (strcmp(source->path, path) == 0) continue;
+    if (path != NULL && strcmp(source->path, path) == 0) continue;
     result = bq_sources_add(*out, source->path, source->text, source->length, source->overlaid, err);
   }
-  if (result == 0) result = bq_sources_add(*out, path, text, length, 1, err);
+  if (result == 0 && path != NULL) result = bq_sources_add(*out, path, text, length, 1, err);
   if (result == 0) result = bq_sources_seal(*out, err);
   if (result < 0) bq_sources_free(*out);
   return result;
 }
 
-// `shipped` with the policy at `path` in it; it stays the caller's.
-static int add_policy(const bq_sources *shipped, const char *path, char name[BQ_POLICY_NAME_SIZE], bq_sources **out,
+// `base` with the policy at `path` in it.
+static int add_policy(const bq_sources *base, const char *path, char name[BQ_POLICY_NAME_SIZE], bq_sources **out,
                       bq_error *err) {
   char *text = NULL;
   size_t length;
@@ -166,21 +228,17 @@ static int add_policy(const bq_sources *shipped, const char *path, char name[BQ_
   if (result == 0) result = bq_file_read(path, BQ_SOURCES_MAX_FILE_BYTES, &text, &length, err);
   if (result < 0) return result;
   char *place = bq_format("scripts/policies/%s.lua", name);
-  result = place != NULL ? exchange(shipped, place, text, length, out, err)
+  result = place != NULL ? copy_sources(base, place, text, length, out, err)
                          : bq_fail(err, BQ_ENOMEM, "out of memory for %s", path);
   bq_free(place);
   bq_free(text);
   return result;
 }
 
-int bq_rehearse_generation(bq_generation **out, const bq_source_directories *directories, const char *path,
+int bq_rehearse_generation(bq_generation **out, const bq_sources *base, const char *path,
                            char name[BQ_POLICY_NAME_SIZE], bq_error *err) {
-  bq_sources *shipped;
   bq_sources *sources = NULL;
-  int result = bq_sources_read(&shipped, directories, err);
-  if (result < 0) return result;
-  if (path == NULL) return bq_generation_compile(out, shipped, err);
-  result = add_policy(shipped, path, name, &sources, err);
-  bq_sources_free(shipped);
+  int result = path != NULL ? add_policy(base, path, name, &sources, err)
+                            : copy_sources(base, NULL, NULL, 0, &sources, err);
   return result == 0 ? bq_generation_compile(out, sources, err) : result;
 }

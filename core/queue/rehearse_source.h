@@ -27,10 +27,14 @@ int bq_history_read_file(FILE *file, const char *name, bq_history_line line, voi
 // goes. Equal ones stay equal within one salt.
 int bq_history_anonymize(json_t *line, const char *salt, bq_error *err) BQ_MUSTCHECK;
 
-// A generation of the scripts in `directories`; `path` NULL: as they are. Else with the file at `path` as
-// scripts/policies/<name>.lua, whatever is there, and `name` is filled: the file's, without .lua.
+// The scripts of the generation that is activated for all builds of the cluster. *out is the caller's; NULL: none is,
+// and each server has its own. BQ_EUNAVAIL, BQ_EDATABASE.
+int bq_rehearse_activated(bq_sources **out, const char *conninfo, const char *queries, bq_error *err) BQ_MUSTCHECK;
+
+// A generation of `base` (borrowed); `path` NULL: as it is. Else with the file at `path` as scripts/policies/<name>.lua,
+// whatever is there, and `name` is filled: the file's, without .lua.
 enum { BQ_POLICY_NAME_SIZE = 65 };
-int bq_rehearse_generation(bq_generation **out, const bq_source_directories *directories, const char *path,
+int bq_rehearse_generation(bq_generation **out, const bq_sources *base, const char *path,
                            char name[BQ_POLICY_NAME_SIZE], bq_error *err) BQ_MUSTCHECK;
 
 #endif

@@ -466,6 +466,21 @@ describe("buildq rehearse on what a server did", function()
     assert.same({}, figures.new.fallbacks)
     local told = server:rows "select sum(extract(epoch from ended_at - started_at)) as busy from build_attempts"
     assert.is_true(math.abs(figures.old.busySeconds - told[1].busy) < 0.002)
+
+    -- What is activated for the cluster is what is in force, whatever the disk says meanwhile.
+    local hash = server:get("/readyz").json.generation
+    local function generations(...)
+      local told = server:command { "generations", "--server", "http://" .. server.address, ... }
+      assert.equal(0, told.code, told.errors)
+    end
+    generations("activate", hash, "--reason", "keep")
+    server:write("scripts", { ["policies/active.lua"] = 'return { retry = "configured", priority = "aging" }' })
+    local kept = json.decode(server:command({ "rehearse", policy, "--json" }).output)
+    assert.same(counts(figures.old), counts(kept.old))
+    assert.equal("soon", kept.policies.old.retry)
+    generations("release", "--reason", "done")
+    kept = json.decode(server:command({ "rehearse", policy, "--json" }).output)
+    assert.equal("aging", kept.policies.old.priority)
     server:stop()
   end)
 end)
