@@ -53,7 +53,7 @@ const char *bq_policies_fingerprint(const bq_policies *policies, bq_hook hook);
 // Calls the hook now, on this thread, for at most call_us of its time. *out is the caller's: what it returned, as JSON
 // (null for nil). Arguments are borrowed. BQ_ENOTFOUND when no script provides it, BQ_ESCRIPT when it failed or
 // overran: then the policies are loaded anew before the next call.
-int bq_policies_call(bq_policies *policies, bq_hook hook, const json_t *const *args, size_t count, json_t **out,
+int bq_policies_call(bq_policies *policies, bq_hook which, const json_t *const *args, size_t count, json_t **out,
                      bq_error *err) BQ_MUSTCHECK;
 
 #endif

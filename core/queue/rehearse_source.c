@@ -117,8 +117,9 @@ static int make_sources(const json_t *files, bq_sources **out, bq_error *err) {
   json_array_foreach(files, index, file) {
     const char *path = json_string_value(json_object_get(file, "path"));
     const json_t *content = json_object_get(file, "content");
-    if (result < 0 || path == NULL) continue;
+    if (path == NULL || !json_is_string(content)) continue;
     result = bq_sources_add(*out, path, json_string_value(content), json_string_length(content), 0, err);
+    if (result < 0) break;
   }
   if (result == 0) result = bq_sources_seal(*out, err);
   if (result == 0) return 0;
