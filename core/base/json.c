@@ -1,6 +1,8 @@
 #include "base/json.h"
 
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -137,6 +139,38 @@ json_t *bq_json_get_ci(const json_t *object, const char *name) {
   return found;
 }
 
+// 15 digits are always kept by a double, 17 always name it.
+static int digits_of(double number) {
+  char text[40];
+  for (int digits = 15; digits < 17; digits++) {
+    (void)snprintf(text, sizeof text, "%.*g", digits, number);
+    if (strtod(text, NULL) == number) return digits;
+  }
+  return 17;
+}
+
+static int digits_within(const json_t *value) {
+  int most = 15;
+  size_t index;
+  const char *key;
+  json_t *item;
+  if (json_is_real(value)) return digits_of(json_real_value(value));
+  json_array_foreach(value, index, item) {
+    int digits = digits_within(item);
+    if (digits > most) most = digits;
+  }
+  // jansson's iteration takes a json_t it may change, but doesn't.
+  json_object_foreach((json_t *)(uintptr_t)value, key, item) {
+    int digits = digits_within(item);
+    if (digits > most) most = digits;
+  }
+  return most;
+}
+
+char *bq_json_dumps(const json_t *value, size_t flags) {
+  return json_dumps(value, flags | JSON_REAL_PRECISION((size_t)digits_within(value)));
+}
+
 static int add_bytes(const char *bytes, size_t size, void *arg) {
   bq_buf *buf = arg;
   bq_buf_add(buf, bytes, size);
@@ -146,7 +180,8 @@ static int add_bytes(const char *bytes, size_t size, void *arg) {
 int bq_json_dump(const json_t *value, char **out, bq_error *err) {
   bq_buf buf = {0};
   *out = NULL;
-  if (json_dump_callback(value, add_bytes, &buf, JSON_COMPACT | JSON_ENCODE_ANY) < 0 || buf.failed) {
+  if (json_dump_callback(value, add_bytes, &buf, JSON_COMPACT | JSON_ENCODE_ANY |
+                         JSON_REAL_PRECISION((size_t)digits_within(value))) < 0 || buf.failed) {
     bq_buf_free(&buf);
     return bq_fail(err, BQ_ENOMEM, "out of memory for writing JSON");
   }

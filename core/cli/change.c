@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/since.h"
@@ -40,7 +41,7 @@ static int send_change(const arguments *a, const char *path, json_t *body) {
   if (client == NULL) return BQ_EXIT_FAILURE;
   int code = bq_client_call(client, "POST", path, body, NULL, &answer);
   if (code == BQ_EXIT_OK) {
-    char *text = json_dumps(answer, a->common.json ? JSON_COMPACT : JSON_INDENT(2));
+    char *text = bq_json_dumps(answer, a->common.json ? JSON_COMPACT : JSON_INDENT(2));
     (void)puts(text != NULL ? text : "done");
     bq_free(text);
   }

@@ -188,7 +188,7 @@ static int perform(bq_client *client, const char *method, const char *path, cons
 int bq_client_call(bq_client *client, const char *method, const char *path, json_t *body, const char *header,
                    json_t **answer) {
   transfer t = {0};
-  char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+  char *text = body != NULL ? bq_json_dumps(body, JSON_COMPACT) : NULL;
   bq_error err;
   *answer = NULL;
   int code = perform(client, method, path, text, header, &t);

@@ -135,7 +135,7 @@ static int send_request(const arguments *a) {
       (void)fputc('\n', stderr);
     }
     tell_estimate(answer);
-    char *text = a->common.json ? json_dumps(answer, JSON_COMPACT) : bq_strdup(id);
+    char *text = a->common.json ? bq_json_dumps(answer, JSON_COMPACT) : bq_strdup(id);
     (void)puts(text != NULL ? text : id);
     (void)fflush(stdout);
     bq_free(text);

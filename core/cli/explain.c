@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/estimate.h"
@@ -76,7 +77,7 @@ int bq_command_explain(int argc, char **argv) {
   char *path = escaped != NULL ? bq_format("/builds/%s/explain", escaped) : NULL;
   int code = path != NULL ? bq_client_call(client, "GET", path, NULL, NULL, &answer) : BQ_EXIT_FAILURE;
   if (code == BQ_EXIT_OK && a.common.json) {
-    char *text = json_dumps(answer, JSON_INDENT(2));
+    char *text = bq_json_dumps(answer, JSON_INDENT(2));
     (void)puts(text != NULL ? text : "{}");
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {

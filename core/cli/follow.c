@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/text.h"
 
@@ -60,7 +61,7 @@ static char *describe(const json_t *build) {
 
 static void show(const follower *f, const char *line) {
   if (f->json) {
-    char *text = json_dumps(f->build, JSON_COMPACT);
+    char *text = bq_json_dumps(f->build, JSON_COMPACT);
     if (text != NULL) (void)puts(text);
     bq_free(text);
   } else if (f->terminal) {

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/generation_diff.h"
@@ -50,7 +51,7 @@ static const char *text_of(const json_t *object, const char *key) {
 }
 
 static void print_json(const json_t *value, size_t flags) {
-  char *text = json_dumps(value, flags);
+  char *text = bq_json_dumps(value, flags);
   (void)puts(text != NULL ? text : "{}");
   bq_free(text);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/table.h"
@@ -80,7 +81,7 @@ static int take_page(bq_table *table, const json_t *builds, int json) {
       (void)fprintf(stderr, "buildq: %s\n", err.message);
       return BQ_EXIT_FAILURE;
     }
-    char *text = json_dumps(build, JSON_COMPACT);
+    char *text = bq_json_dumps(build, JSON_COMPACT);
     (void)puts(text != NULL ? text : "{}");
     bq_free(text);
   }

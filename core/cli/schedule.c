@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/table.h"
@@ -40,7 +41,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
 }
 
 static void print_json(const json_t *value, size_t flags) {
-  char *text = json_dumps(value, flags);
+  char *text = bq_json_dumps(value, flags);
   (void)puts(text != NULL ? text : "{}");
   bq_free(text);
 }

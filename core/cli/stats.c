@@ -1,6 +1,7 @@
 // buildq stats
 #include <stdio.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/text.h"
@@ -56,7 +57,7 @@ int bq_command_stats(int argc, char **argv) {
   if (client == NULL) return BQ_EXIT_FAILURE;
   int code = bq_client_call(client, "GET", "/builds/statistics", NULL, NULL, &answer);
   if (code == BQ_EXIT_OK && a.common.json) {
-    char *text = json_dumps(answer, JSON_COMPACT);
+    char *text = bq_json_dumps(answer, JSON_COMPACT);
     (void)puts(text != NULL ? text : "{}");
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/estimate.h"
@@ -69,7 +70,7 @@ static int show_once(bq_client *client, const arguments *a) {
   char *path = escaped != NULL ? bq_format("/builds/%s", escaped) : NULL;
   int code = path != NULL ? bq_client_call(client, "GET", path, NULL, NULL, &build) : BQ_EXIT_FAILURE;
   if (code == BQ_EXIT_OK && a->common.json) {
-    char *text = json_dumps(build, JSON_INDENT(2));
+    char *text = bq_json_dumps(build, JSON_INDENT(2));
     (void)puts(text != NULL ? text : "{}");
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {

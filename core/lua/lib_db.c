@@ -150,7 +150,7 @@ static int read_param(lua_State *L, int index, char **out) {
     break;
   case LUA_TTABLE:
     if (bq_lua_to_json(L, index, &value, &err) < 0) return 0;
-    *out = json_dumps(value, JSON_COMPACT);
+    *out = bq_json_dumps(value, JSON_COMPACT);
     json_decref(value);
     break;
   default: return 0;

@@ -348,7 +348,7 @@ static int json_encode(lua_State *L) {
     return raise_again(L);
   }
   size_t flags = indent > 0 ? JSON_INDENT((size_t)indent) : (size_t)JSON_COMPACT;
-  char *text = json_dumps(json, flags | JSON_ENCODE_ANY | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+  char *text = bq_json_dumps(json, flags | JSON_ENCODE_ANY | JSON_SORT_KEYS);
   json_decref(json);
   if (text == NULL) return bq_lua_raise(L, BQ_ENOMEM, "out of memory for JSON");
   int status = push_protected(L, push_text, text);

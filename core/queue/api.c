@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "lua/errors.h"
@@ -83,7 +84,7 @@ void bq_api_problem(bq_http_exchange *x, int status, const char *detail, const c
   if (request_id == NULL) request_id = bq_http_request_id(x);
   json_t *body = json_pack("{s:s, s:s, s:i, s:s*, s:s*}", "type", "about:blank", "title", reason_of(status), "status",
                            status, "detail", detail, "requestId", request_id);
-  char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+  char *text = body != NULL ? bq_json_dumps(body, JSON_COMPACT) : NULL;
   json_decref(body);
   bq_http_header headers[8] = {{"Content-Type", "application/problem+json"}};
   size_t count = 1;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/uuid.h"
 #include "lua/arguments.h"
@@ -129,7 +130,7 @@ static void read_json(lua_State *L, bq_api_response *out) {
   json_t *value = NULL;
   bq_error err;
   if (bq_lua_to_json(L, -1, &value, &err) < 0) luaL_error(L, "a route's json: %s", err.message);
-  char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS);
+  char *text = bq_json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS);
   json_decref(value);
   if (text == NULL) luaL_error(L, "out of memory");
   else bq_buf_adds(&out->body, text);

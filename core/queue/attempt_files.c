@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/secret.h"
@@ -187,7 +188,7 @@ static int add_own(bq_attempt *attempt, const char *name, const char *kind, cons
 static int add_manifest(bq_attempt *attempt, bq_error *err) {
   json_t *manifest = json_object_get(attempt->row, "manifest");
   if (!json_is_object(manifest)) return 0;
-  char *text = json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
+  char *text = bq_json_dumps(manifest, JSON_INDENT(2) | JSON_SORT_KEYS);
   if (text == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the manifest's copy");
   int result = add_own(attempt, "manifest.json", "manifest", text, strlen(text), err);
   bq_free(text);
@@ -243,7 +244,7 @@ static int add_provenance(bq_attempt *attempt, bq_error *err) {
       bq_generation_hash(attempt->generation), "node", attempt->env->node_id, "buildqVersion", attempt->env->version,
       "startedAt", started, "endedAt", ended, "provenance", attempt->provenance, "commands", attempt->commands,
       "commandsLeftOut", (json_int_t)attempt->commands_left_out, "artifacts", attempt->artifacts);
-  char *text = document != NULL ? json_dumps(document, JSON_INDENT(2)) : NULL;
+  char *text = document != NULL ? bq_json_dumps(document, JSON_INDENT(2)) : NULL;
   json_decref(document);
   if (text == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for build.json");
   int result = add_own(attempt, "build.json", "provenance", text, strlen(text), err);

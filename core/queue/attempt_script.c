@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
@@ -54,7 +55,7 @@ static int keep(lua_State *L) {
   json_t *manifest = NULL;
   bq_error err;
   if (bq_lua_to_json(L, 1, &manifest, &err) < 0) return bq_lua_raise(L, err.code, "%s", err.message);
-  char *text = json_dumps(manifest, JSON_COMPACT);
+  char *text = bq_json_dumps(manifest, JSON_COMPACT);
   json_decref(manifest);
   lua_settop(L, 0);
   bq_note *note = text != NULL ? bq_note_new(L, keep_manifest, text) : NULL;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "queue/facts.h"
 
@@ -142,7 +143,7 @@ static int add_placement(enqueue *e) {
 
 static void write_row(enqueue *e) {
   bq_error err;
-  char *text = add_placement(e) == 0 ? json_dumps(e->fields, JSON_COMPACT) : NULL;
+  char *text = add_placement(e) == 0 ? bq_json_dumps(e->fields, JSON_COMPACT) : NULL;
   const char *params[] = {text};
   if (text == NULL) fail_here(e, BQ_ENOMEM, "out of memory for a build");
   else if (bq_store_query(e->env.store, "enqueue", 1, params, on_written, e, &err) < 0) fail(e, &err, "");

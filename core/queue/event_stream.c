@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/uuid.h"
@@ -99,7 +100,7 @@ static void on_drain(void *context) {
 
 static void send_event(event_stream *s, int64_t id, const char *type, const json_t *data) {
   bq_buf text = {0};
-  char *json = json_dumps(data, JSON_COMPACT);
+  char *json = bq_json_dumps(data, JSON_COMPACT);
   if (id > 0) bq_buf_addf(&text, "id: %lld\n", (long long)id);
   bq_buf_addf(&text, "event: %s\ndata: %s\n\n", type, json != NULL ? json : "{}");
   if (!text.failed && bq_http_stream_write(s->x, text.data, text.length)) s->full = 1;

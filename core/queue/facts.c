@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 
 json_t *bq_facts_build(const json_t *fields) {
@@ -41,7 +42,7 @@ json_t *bq_facts_wanted(const bq_policies *policies) {
 
 int bq_facts_ask(bq_store *store, const json_t *wanted, const char *customer, const char *tier, const char *fingerprint,
                  bq_pg_done done, void *arg, bq_error *err) {
-  char *names = json_dumps(wanted, JSON_COMPACT);
+  char *names = bq_json_dumps(wanted, JSON_COMPACT);
   const char *params[] = {names, customer, tier, fingerprint[0] != '\0' ? fingerprint : NULL};
   int result = names != NULL ? bq_store_query(store, "facts", 4, params, done, arg, err)
                              : bq_fail(err, BQ_ENOMEM, "out of memory for a build");

@@ -4,6 +4,7 @@
 #include <lauxlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -152,6 +153,12 @@ int bq_config_open(lua_State *L) {
   lua_setfield(L, -2, "DownloadBaseUrl");
   lua_pushboolean(L, config->enable_health_checks);
   lua_setfield(L, -2, "EnableHealthChecks");
+  struct utsname machine = {0};
+  (void)uname(&machine);
+  int is_arm = strcmp(machine.machine, "aarch64") == 0;
+  int is_x64 = strcmp(machine.machine, "x86_64") == 0;
+  lua_pushstring(L, is_x64 ? "linux-x64" : is_arm ? "linux-arm64" : machine.machine);
+  lua_setfield(L, -2, "MachineArchitecture");
   lua_pushinteger(L, config->max_concurrent_builds);
   lua_setfield(L, -2, "MaxConcurrentBuilds");
   lua_pushinteger(L, config->max_retry_attempts);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/uuid.h"
@@ -222,7 +223,7 @@ static int queue_get(lua_State *L) {
 static int push_text(call_op *call, lua_State *L) {
   if (call->answer == NULL) return push_not_found(L);
   char *text = NULL;
-  if (bq_estimator_add(call->server, call->answer)) text = json_dumps(call->answer, JSON_COMPACT);
+  if (bq_estimator_add(call->server, call->answer)) text = bq_json_dumps(call->answer, JSON_COMPACT);
   if (text != NULL) lua_pushstring(L, text);
   else lua_pushlstring(L, PQgetvalue(call->rows, 0, 0), (size_t)PQgetlength(call->rows, 0, 0));
   bq_free(text);
@@ -286,7 +287,7 @@ static int queue_list(lua_State *L) {
     json_t *value = NULL;
     bq_error err;
     if (bq_lua_to_json(L, -1, &value, &err) < 0) return bq_lua_raise(L, err.code, "queue.list: %s", err.message);
-    metadata = json_dumps(value, JSON_COMPACT);
+    metadata = bq_json_dumps(value, JSON_COMPACT);
     json_decref(value);
   }
   char limit_text[24];

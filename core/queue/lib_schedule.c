@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
@@ -41,7 +42,7 @@ static int schedule_sync(lua_State *L) {
   bq_error err;
   luaL_checktype(L, 1, LUA_TTABLE);
   if (bq_lua_to_json(L, 1, &list, &err) < 0) return bq_lua_raise(L, err.code, "schedule.sync: %s", err.message);
-  char *text = json_dumps(list, JSON_COMPACT);
+  char *text = bq_json_dumps(list, JSON_COMPACT);
   json_decref(list);
   if (text == NULL) return luaL_error(L, "out of memory");
   lua_pushstring(L, text); // kept by the stack

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/facts.h"
@@ -76,8 +77,8 @@ static void on_placed(void *arg, const bq_pg_result *result) {
 
 static void write_batch(bq_placer *placer, json_t *places, json_t *tags) {
   bq_error err;
-  char *place_text = json_dumps(places, JSON_COMPACT);
-  char *tag_text = json_dumps(tags, JSON_COMPACT);
+  char *place_text = bq_json_dumps(places, JSON_COMPACT);
+  char *tag_text = bq_json_dumps(tags, JSON_COMPACT);
   const char *params[] = {fingerprint_or_null(placer), place_text, tag_text};
   placer->state = PLACER_WRITING;
   if (place_text == NULL || tag_text == NULL) (void)bq_fail(&err, BQ_ENOMEM, "out of memory");
@@ -168,7 +169,7 @@ static void read_batch(bq_placer *placer) {
   char limit[16];
   (void)snprintf(limit, sizeof limit, "%d", BATCH);
   json_t *names = bq_facts_wanted(placer->server->decider.policies);
-  char *wanted = json_dumps(names, JSON_COMPACT);
+  char *wanted = bq_json_dumps(names, JSON_COMPACT);
   json_decref(names);
   const char *params[] = {placer->server->env.node_id, fingerprint_or_null(placer), limit, wanted};
   placer->state = PLACER_READING;

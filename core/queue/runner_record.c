@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/utf8.h"
@@ -127,7 +128,7 @@ static int record_success(bq_running *r, bq_error *err) {
   const char *base = r->runner->options.env->config->download_base_url;
   if (base[0] == '\0') base = r->runner->options.env->server_url;
   char *url = outcome->archive != NULL ? bq_format("%s/downloads/%s/%s", base, r->id, outcome->archive) : NULL;
-  char *artifacts = json_dumps(outcome->artifacts, JSON_COMPACT);
+  char *artifacts = bq_json_dumps(outcome->artifacts, JSON_COMPACT);
   const char *params[] = {r->id, r->number, r->node_id, outcome->output_path, outcome->image_url, url,
                           artifacts != NULL ? artifacts : "[]", outcome->log_tail};
   int result = bq_store_write(r->runner->options.store, "finish_success", 8, params, bq_running_on_recorded, r, err);
@@ -213,7 +214,7 @@ static void on_kept(void *arg, const bq_pg_result *result) {
 static void on_adopted(void *arg, bq_attempt *attempt) {
   bq_running *r = arg;
   bq_error err;
-  char *manifest = json_dumps(json_object_get(bq_attempt_row(attempt), "manifest"), JSON_COMPACT);
+  char *manifest = bq_json_dumps(json_object_get(bq_attempt_row(attempt), "manifest"), JSON_COMPACT);
   const char *params[] = {r->id, r->number, r->node_id, manifest};
   if (manifest == NULL ||
       bq_store_write(r->runner->options.store, "keep_manifest", 4, params, on_kept, NULL, &err) < 0) {

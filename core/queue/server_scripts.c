@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/server_internal.h"
@@ -49,7 +50,7 @@ static void store_generation(bq_server *server) {
     (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
                                                  "content", content != NULL ? content : json_string("")));
   }
-  char *text = json_dumps(files, JSON_COMPACT);
+  char *text = bq_json_dumps(files, JSON_COMPACT);
   json_decref(files);
   bq_error err;
   const char *params[] = {bq_generation_hash(current), text};

@@ -21,7 +21,7 @@ static void hang_up(bq_trial *trial) {
 }
 
 void bq_trial_write(bq_trial *trial, json_t *line) {
-  char *text = line != NULL ? json_dumps(line, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+  char *text = line != NULL ? bq_json_dumps(line, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
   json_decref(line);
   bq_buf out = {0};
   bq_buf_adds(&out, text != NULL ? text : "{\"error\":{\"kind\":\"out_of_memory\",\"message\":\"out of memory\"}}");

@@ -67,6 +67,7 @@ function buildq.uuid() end
 ---@field MaxConcurrentBuilds integer
 ---@field MaxRetryAttempts integer
 ---@field RetryDelayMinutes integer
+---@field MachineArchitecture string what this server's compilers make unless told otherwise: "linux-x64", "linux-arm64"
 ---@field ServerUrl string "http://127.0.0.1:8080", the address really bound
 
 -- json -----------------------------------------------------------------------------------------------------------

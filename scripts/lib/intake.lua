@@ -11,6 +11,7 @@ local intake = {}
 ---@field read_manifest fun(path: string): string?, Failure?
 ---@field pipelines fun(): string[]
 ---@field allow_inline_commands boolean
+---@field machine? string the architecture that compilers make here
 ---@field encode fun(value: any): string
 ---@field decode fun(text: string): any, string?
 ---@field sha256 fun(text: string): string
@@ -23,6 +24,7 @@ function intake.world()
     read_manifest = buildq.queue.read_manifest,
     pipelines = buildq.queue.pipelines,
     allow_inline_commands = buildq.config.AllowInlineCommands,
+    machine = buildq.config.MachineArchitecture,
     encode = buildq.json.encode,
     decode = buildq.json.decode,
     sha256 = buildq.sha256,
@@ -84,8 +86,14 @@ function intake.submission(body, world)
     return nil, problem.new(422, ("There is no pipeline %q here; there are: %s."):format(pipeline,
       table.concat(world.pipelines(), ", ")))
   end
+  if asked.manifest then prefixed(warnings, "$.manifest") end
+  if pipeline == manifest.default_pipeline and world.machine and chosen.architecture ~= world.machine then
+    warnings[#warnings + 1] = { path = "$.architecture", value = chosen.architecture, message =
+      ("is only told to the commands (BUILD_ARCHITECTURE): compilers make %s here unless they are told otherwise")
+        :format(world.machine) }
+  end
   return {
-    warnings = asked.manifest and prefixed(warnings, "$.manifest") or warnings,
+    warnings = warnings,
     fields = {
       customerId = asked.customerId,
       customerName = asked.customerName,

@@ -101,6 +101,7 @@ local function run(build)
       OUTPUT = build.workspace .. "/" .. OUTPUT,
       SOURCE_DATE_EPOCH = tostring(work.source.time),
       BUILD_ARCHITECTURE = build.architecture,
+      BUILD_CLOUD = build.cloud,
       BUILD_TIER = build.tier,
     }
   end)

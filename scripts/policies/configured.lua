@@ -4,8 +4,11 @@ return {
   ---@param failure buildq.RetryFailure
   ---@return buildq.RetryAnswer
   retry = function(failure)
-    if not failure.retryable then return { retry = false, reason = "the pipeline said so" } end
     if failure.kind == "timeout" then return { retry = false, reason = "it ran out of time" } end
+    if not failure.retryable then
+      local limited = failure.kind == "limit"
+      return { retry = false, reason = limited and "it reached a limit, and would again" or "the pipeline said so" }
+    end
     if failure.retryCount >= failure.maxRetries then return { retry = false, reason = "all retries are used up" } end
     return { retry = true, after = failure.delaySeconds }
   end,

@@ -37,7 +37,11 @@ return {
     if failure.kind == "infrastructure" then
       return { retry = true, after = soon(failure), reason = "the machine or the database was in trouble" }
     end
-    if not failure.retryable then return { retry = false, reason = "the pipeline said so" } end
+    if failure.kind == "timeout" then return { retry = false, reason = "it ran out of time" } end
+    if not failure.retryable then
+      local limited = failure.kind == "limit"
+      return { retry = false, reason = limited and "it reached a limit, and would again" or "the pipeline said so" }
+    end
     local word = says(failure.message, NETWORK)
     if word then return { retry = true, after = soon(failure), reason = "looks like the network: " .. word } end
     word = says(failure.message, FINAL)

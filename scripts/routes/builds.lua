@@ -52,6 +52,9 @@ local function metadata_filter(query)
   for name, value in pairs(query) do
     local key = name:match("^[mM][eE][tT][aA][dD][aA][tT][aA]%.(.+)$")
     if key then
+      if not utf8.len(key) or key:find "%z" or not utf8.len(value) or value:find "%z" then
+        return nil, { { path = "?metadata", message = "must be UTF-8 without NUL" } }
+      end
       wanted[key], any = value, true
     elseif name:lower() == "metadata" then
       local decoded = buildq.json.decode(value)

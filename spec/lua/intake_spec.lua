@@ -83,6 +83,17 @@ describe("intake.submission", function()
     assert.equal("$.cloudProvider", refusal.json.errors[1].path)
   end)
 
+  it("warns of an architecture that compilers here don't make", function()
+    world.machine = "linux-arm64"
+    local accepted = submit { manifestPath = "order.json" }
+    assert.equal("$.architecture", accepted.warnings[1].path)
+    assert.matches("linux%-arm64", accepted.warnings[1].message)
+    world.machine = "linux-x64"
+    assert.equal(0, #submit({ manifestPath = "order.json" }).warnings)
+    world.machine = "linux-arm64" -- a pipeline of one's own knows what it does
+    assert.equal(0, #submit({ manifestPath = "own.json" }).warnings)
+  end)
+
   it("passes on the manifest's warnings", function()
     local accepted = assert(submit { manifest = inline [[{"tier": "t", "architecture": "a", "modules": ["m"],
       "cloudTargets": [{"provider": "p"}]}]], pipeline = "own" })

@@ -51,6 +51,8 @@ static void survives_a_round_trip(void **state) {
   round_trip("{\"z\":1,\"a\":2}");
   round_trip("\"text\"");
   round_trip("7");
+  round_trip("[1.1,0.848,34.328635,0.1]"); // with the fewest digits
+  round_trip("[0.30000000000000004]");     // that name the number
 }
 
 static void strict_refuses(void **state) {
