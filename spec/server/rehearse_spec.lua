@@ -371,14 +371,58 @@ describe("buildq rehearse", function()
       rehearse({ path, "--since", SINCE }).output)
   end)
 
+  local function us(seconds) return BEGIN_US + seconds * 1000000 end
+
+  -- A line of a history: build n comes at second n unless `fields` say otherwise.
+  local function line(n, fields)
+    local build = { id = ("%08x-0000-7000-8000-000000000001"):format(n), enqueuedAt = us(n), customerId = "c",
+      tier = "t", pipeline = "p", priority = 1, status = "success", seconds = 100 }
+    for name, value in pairs(fields) do build[name] = value end
+    return json.encode(build)
+  end
+
+  it("gives fair queueing its tags", function()
+    local lines = {}
+    for n = 1, 10 do lines[n] = line(n, { customerId = "many" }) end
+    lines[11] = line(11, { customerId = "one" })
+    local path = file("fair.jsonl", table.concat(lines, "\n"))
+    local figures = json.decode(rehearse({ "scripts/policies/fair.lua", "--from", path, "--concurrency", "1",
+      "--json" }).output)
+    assert.equal("one", figures.customers[2].customerId)
+    assert.equal(990, figures.customers[2].old.longest) -- behind all ten
+    assert.equal(190, figures.customers[2].new.longest) -- behind the one that runs and the one whose turn it is
+    assert.same({}, figures.new.fallbacks)
+  end)
+
+  it("counts quotas by the day and the month of the simulated time", function()
+    local day <const> = 86400
+    local path = file("usage.jsonl", table.concat({
+      line(1, { customerId = "a" }), line(2, { customerId = "a" }), line(3, { customerId = "a" }),
+      line(4, { customerId = "a" }),                            -- refused: three a day
+      line(5, { customerId = "a", enqueuedAt = us(day) }), line(6, { customerId = "a", enqueuedAt = us(day + 1) }),
+      line(7, { customerId = "b", enqueuedAt = us(day + 2) }),  -- refused: the tier has had its five
+      line(8, { customerId = "b", enqueuedAt = us(30 * day) }), -- refused: still January
+      line(9, { customerId = "b", enqueuedAt = us(31 * day) }),
+      line(10, { customerId = "b", tier = "other", enqueuedAt = us(2 * day) }),
+    }, "\n"))
+    local policy_file = file("quota.lua", [[return {
+      facts = { admission = { "customerUsage", "tierUsage" } },
+      admission = function(build, facts)
+        if facts.customerUsage.today >= 3 or facts.tierUsage.month >= 5 then
+          return { action = "refuse", detail = "quota" }
+        end
+        if build.tier == "other" then return { action = "lower", priority = 0 } end
+        return { action = "accept" }
+      end,
+    }]])
+    local figures = json.decode(rehearse({ policy_file, "--from", path, "--json" }).output)
+    assert.same({ refused = 3, otherPriority = 1, a = 5, b = 2 }, { refused = figures.new.refused,
+      otherPriority = figures.new.otherPriority, a = figures.customers[1].new.started,
+      b = figures.customers[2].new.started })
+    assert.same({}, figures.new.fallbacks)
+  end)
+
   it("plays a cancelled build, a manual retry, a lost node and what goes on still as they were", function()
-    local function us(seconds) return BEGIN_US + seconds * 1000000 end
-    local function line(n, fields)
-      local build = { id = ("%08x-0000-7000-8000-000000000001"):format(n), enqueuedAt = us(n), customerId = "c",
-        tier = "t", pipeline = "p", priority = 1, status = "success" }
-      for name, value in pairs(fields) do build[name] = value end
-      return json.encode(build)
-    end
     local path = file("odd.jsonl", table.concat({
       line(1, { rounds = { { attempts = { { seconds = 100, outcome = "success" } } } } }),
       -- Cancelled while it waits for the only slot.
