@@ -3,7 +3,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-enum { ASK_MS = 1000 };
+enum { ASK_MS = 1000, REFUSE_MS = 3000 };
 
 struct bq_database_watch {
   bq_store *store;    // borrowed
@@ -50,4 +50,11 @@ void bq_database_watch_free(bq_database_watch *watch) {
 
 int64_t bq_database_watch_silent_ms(const bq_database_watch *watch) {
   return watch->since_us != 0 ? (bq_clock_mono_us() - watch->since_us) / 1000 : 0;
+}
+
+int bq_database_watch_check(const bq_database_watch *watch, bq_error *err) {
+  int64_t silent_ms = bq_database_watch_silent_ms(watch);
+  if (silent_ms < REFUSE_MS) return 0;
+  return bq_fail(err, BQ_EUNAVAIL, "PostgreSQL has not answered for %lld s, nothing was sent to it",
+                 (long long)(silent_ms / 1000));
 }

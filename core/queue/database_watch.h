@@ -16,4 +16,8 @@ void bq_database_watch_free(bq_database_watch *watch);
 // How long the oldest question since the last answer has been open, in milliseconds; a failure is no answer.
 int64_t bq_database_watch_silent_ms(const bq_database_watch *watch);
 
+// BQ_EUNAVAIL when it has been silent for 3 s: what somebody waits for is refused then instead of sent, because a frozen
+// server would take it, hold it for half a minute, and do it when nobody waits any more.
+int bq_database_watch_check(const bq_database_watch *watch, bq_error *err) BQ_MUSTCHECK;
+
 #endif

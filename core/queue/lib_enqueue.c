@@ -51,6 +51,10 @@ static void enqueue_start(bq_op *op) {
   const bq_enqueue_env env = {
       .lanes = e->server->lanes, .store = e->server->store, .decider = &e->server->decider, .disk = disk_of,
       .arg = e->server};
+  if (!bq_queue_may_ask(e->server, &e->error)) {
+    bq_op_complete(op);
+    return;
+  }
   bq_enqueue(&env, e->fields, on_done, e);
 }
 

@@ -57,16 +57,21 @@ static void on_answer(void *arg, const bq_pg_result *result) {
   bq_op_complete(&call->op);
 }
 
-// `buildq run`, and `buildq test` until a spec asks for a database.
+// There is none in `buildq run`, and in `buildq test` until a spec asks for it.
 static int has_database(const bq_server *server, bq_error *err) {
   if (server->store != NULL) return 1;
   (void)bq_fail(err, BQ_EUNAVAIL, "there is no database here, so there is no queue");
   return 0;
 }
 
+int bq_queue_may_ask(const bq_server *server, bq_error *err) {
+  if (!has_database(server, err)) return 0;
+  return server->database == NULL || bq_database_watch_check(server->database, err) == 0;
+}
+
 static void call_start(bq_op *op) {
   call_op *call = (call_op *)op;
-  if (!has_database(call->server, &call->error)) {
+  if (!bq_queue_may_ask(call->server, &call->error)) {
     bq_op_complete(op);
     return;
   }
@@ -517,8 +522,9 @@ static void on_metrics(void *arg, const bq_pg_result *result) {
 static void metrics_start(bq_op *op) {
   call_op *call = (call_op *)op;
   bq_pg_state state;
+  bq_error err;
   bq_pg_get_state(call->server->core, &state);
-  if (state.down_since_us == 0 &&
+  if (state.down_since_us == 0 && bq_queue_may_ask(call->server, &err) &&
       bq_store_query(call->server->store, "metrics", 0, NULL, on_metrics, call, &call->error) == 0) {
     return;
   }

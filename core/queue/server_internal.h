@@ -94,6 +94,9 @@ typedef struct bq_server {
 } bq_server;
 
 // lib_queue.c
+// Whether the database may be asked now for somebody who waits: not without one, nor while it does not answer. 0: `err`
+// is BQ_EUNAVAIL.
+int bq_queue_may_ask(const bq_server *server, bq_error *err);
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
 void bq_queue_tell_enqueued(bq_server *server); // something pending has come: claimers and streams look

@@ -117,8 +117,10 @@ describe("a database that goes away", function()
     server:stop()
   end)
 
-  it("may freeze: /readyz says so within seconds, /healthz stays ok", function()
+  it("may freeze: /readyz says so within seconds, requests get 503 and leave nothing, /healthz stays ok", function()
     local server = Server.start { scripts = PIPELINES }
+    local id = builds.submit(server, { pipeline = "noop" })
+    builds.await(server, id, "success")
     server:wait_for(function() return server:log():find("joined the cluster", 1, true) end, 30)
     finally(postgres.thaw)
     postgres.freeze()
@@ -130,10 +132,25 @@ describe("a database that goes away", function()
     end, 4, "/readyz to name the database")
     assert.truthy(check.message:find("PostgreSQL has not answered for %d s"), check.message)
     assert.equal(200, server:get("/healthz").status)
+    server:wait_for(function()
+      return tonumber((ready_check(server, "database").message:match "has not answered for (%d+) s")) >= 3
+    end, 3, "requests to be refused")
+    local body = json.encode(builds.request { pipeline = "noop", customerName = "frozen out" })
+    for _, line in ipairs { "GET /builds/" .. id, "POST /builds" } do
+      local socket = server:connect(5)
+      assert(socket:send(("%s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        .. "Content-Length: %d\r\n\r\n%s"):format(line, server.address, #body, body)))
+      local answer = assert(socket:receive "*a", line)
+      socket:close()
+      assert.same({ 503 }, Server.statuses(answer), line)
+      assert.truthy(answer:lower():find "\nretry%-after: %d+\r", line)
+    end
+    assert.equal(200, server:get("/metrics").status)
     postgres.thaw()
     server:wait_for(function() return server:get("/readyz").status == 200 end, 4)
     assert.falsy(server:log():find("database is away", 1, true)) -- its connections have stayed
     builds.run(server, { pipeline = "noop" })
+    assert.equal("0", server:sql "select count(*) from build_queue where customer_name = 'frozen out'")
     server:stop()
   end)
 
