@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/command.h"
 #include "cli/database.h"
@@ -87,6 +88,15 @@ static int read_database(const places *p, const char *since, bq_history_line lin
 
 // Export -------------------------------------------------------------------------------------------------------------
 
+static int write_json(const json_t *value, FILE *file, const char *name, bq_error *err) {
+  char *text;
+  int result = bq_json_dump(value, &text, err);
+  if (result < 0) return result;
+  if (fputs(text, file) == EOF || fputc('\n', file) == EOF) result = bq_fail_errno(err, errno, "can't write %s", name);
+  bq_free(text);
+  return result;
+}
+
 typedef struct export {
   FILE *file;
   const char *name;
@@ -100,10 +110,7 @@ static int write_line(void *arg, json_t *line, bq_error *err) {
   int result = e->salt != NULL && is_build ? bq_history_anonymize(line, e->salt, err) : 0;
   if (result < 0) return result;
   e->builds += is_build;
-  if (json_dumpf(line, e->file, JSON_COMPACT | JSON_REAL_PRECISION(15)) < 0 || fputc('\n', e->file) == EOF) {
-    return bq_fail_errno(err, errno, "can't write %s", e->name);
-  }
-  return 0;
+  return write_json(line, e->file, e->name, err);
 }
 
 // A salt of this export alone: nobody can try which id gives which hash.
@@ -232,9 +239,7 @@ static int play(const places *p, const arguments *a, const bq_past *past, side *
 }
 
 static int print(const json_t *figures, int json, bq_error *err) {
-  if (!json) return bq_rehearse_print(figures, err);
-  if (json_dumpf(figures, stdout, JSON_COMPACT | JSON_REAL_PRECISION(15)) == 0 && putchar('\n') != EOF) return 0;
-  return bq_fail_errno(err, errno, "can't write the figures");
+  return json ? write_json(figures, stdout, "the figures", err) : bq_rehearse_print(figures, err);
 }
 
 static int rehearse(const places *p, const arguments *a, const char *since, bq_error *err) {

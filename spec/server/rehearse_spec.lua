@@ -514,8 +514,8 @@ describe("buildq rehearse on what a server did", function()
     -- What is activated for the cluster is what is in force, whatever the disk says meanwhile.
     local hash = server:get("/readyz").json.generation
     local function generations(...)
-      local told = server:command { "generations", "--server", "http://" .. server.address, ... }
-      assert.equal(0, told.code, told.errors)
+      local done = server:command { "generations", "--server", "http://" .. server.address, ... }
+      assert.equal(0, done.code, done.errors)
     end
     generations("activate", hash, "--reason", "keep")
     server:write("scripts", { ["policies/active.lua"] = 'return { retry = "configured", priority = "aging" }' })
