@@ -1,6 +1,6 @@
 // What is ours of the standard library, held to stock Lua: the programs in tests/unit/differential run with the same
-// random numbers in both and must say the same. In ours the slices are so short that the scheduler yields again and again
-// through coroutines and sorts, and nothing may show of it.
+// random numbers in both and must say the same. In ours the slices are so short that the scheduler yields again and
+// again through coroutines and sorts, and nothing may show of it.
 //
 // A failure names the seed; BUILDQ_SEED=n repeats it.
 #include "lua_test.h"
