@@ -69,7 +69,7 @@ $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libbuildq.a
 
 $(BUILD)/tests/bench_%: tests/bench/bench_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
-	$(call SAY,CC)$(CC) $(CPPFLAGS) -Itests/bench $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
+	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
 
 # --- the two commands ---------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ fuzz-run: $(FUZZERS)
 	@BUILD=$(BUILD) sh tests/fuzz/run.sh $(FUZZ_SECONDS) $(JOBS) $(FUZZERS)
 
 bench: packages-bench ## measure: each figure beside a limit of the same run (BENCH=name picks, ARGS=--json)
-	@$(MAKE) --no-print-directory -j$(JOBS) all $(BENCHES)
+	@$(MAKE) --no-print-directory -j$(JOBS) all $(BENCHES) >&2
 	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/bench/run.lua $(ARGS) $(BENCH)
 
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------

@@ -38,12 +38,67 @@ static void kill_for_memory(bq_vm *vm) {
   if (vm->running != NULL) bq_lua_where(vm->running->L, vm->running->where, BQ_WHERE_SIZE);
 }
 
+// Lua's objects are small, come in few sizes, and are freed many at a time: a list for each size serves most of them
+// without going through malloc.
+static int block_class(size_t size) {
+  return (int)((size - 1) / BQ_BLOCK_STEP);
+}
+
+static int is_small(size_t size) {
+  return size > 0 && size <= (size_t)BQ_BLOCK_STEP * BQ_BLOCK_SIZES;
+}
+
+static void *take_block(bq_vm *vm, size_t size) {
+  if (!is_small(size)) return bq_realloc(NULL, size);
+  int class = block_class(size);
+  size_t whole = (size_t)(class + 1) * BQ_BLOCK_STEP;
+  void *block = vm->blocks[class];
+  if (block == NULL) return bq_realloc(NULL, whole);
+  memcpy(&vm->blocks[class], block, sizeof(void *));
+  vm->block_bytes -= whole;
+  return block;
+}
+
+static void give_block(bq_vm *vm, void *block, size_t size) {
+#ifdef __SANITIZE_ADDRESS__ // which is to see what is used after its end
+  bq_free(block);
+  return;
+#endif
+  if (!is_small(size) || vm->block_bytes >= BQ_BLOCK_SPARE) {
+    bq_free(block);
+    return;
+  }
+  int class = block_class(size);
+  memcpy(block, &vm->blocks[class], sizeof(void *));
+  vm->blocks[class] = block;
+  vm->block_bytes += (size_t)(class + 1) * BQ_BLOCK_STEP;
+}
+
+static void free_blocks(bq_vm *vm) {
+  for (int class = 0; class < BQ_BLOCK_SIZES; class++) {
+    for (void *block = vm->blocks[class], *next; block != NULL; block = next) {
+      memcpy(&next, block, sizeof next);
+      bq_free(block);
+    }
+  }
+}
+
+static void *resize_block(bq_vm *vm, void *old, size_t old_size, size_t size) {
+  if (!is_small(old_size) && !is_small(size)) return bq_realloc(old, size);
+  if (is_small(old_size) && is_small(size) && block_class(old_size) == block_class(size)) return old;
+  void *block = take_block(vm, size);
+  if (block == NULL) return NULL;
+  memcpy(block, old, old_size < size ? old_size : size);
+  give_block(vm, old, old_size);
+  return block;
+}
+
 static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   bq_vm *vm = arg;
   if (old == NULL) old_size = 0; // then it is the kind of the object
   size_t used = atomic_load_explicit(&vm->memory, memory_order_relaxed);
   if (size == 0) {
-    bq_free(old);
+    if (old != NULL) give_block(vm, old, old_size);
     atomic_store_explicit(&vm->memory, used - old_size, memory_order_relaxed);
     return NULL;
   }
@@ -53,7 +108,7 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
     vm->memory_refused = 1;
     return NULL;
   }
-  void *block = bq_realloc(old, size);
+  void *block = old != NULL ? resize_block(vm, old, old_size, size) : take_block(vm, size);
   if (block == NULL) return size <= old_size ? old : NULL; // Lua relies on shrinking
   if (size > old_size) {
     vm->memory_refused = 0;
@@ -112,6 +167,7 @@ cleanup:
 void bq_vm_destroy(bq_vm *vm) {
   bq_timer_free(vm->retry);
   if (vm->L != NULL) lua_close(vm->L);
+  free_blocks(vm);
   bq_kill_clear(&vm->kill);
   bq_free(vm);
 }

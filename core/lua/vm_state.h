@@ -11,6 +11,9 @@
 enum {
   BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock, while the hook has to stay
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
+  BQ_BLOCK_STEP = 16,             // bytes between two sizes of small blocks
+  BQ_BLOCK_SIZES = 32,            // so the largest small block has 512 bytes
+  BQ_BLOCK_SPARE = 512 * 1024,    // bytes of free small blocks kept by a vm
   BQ_SPARE_FIBERS = 64,           // loop vms: ended fibers kept for the next requests
   BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
@@ -77,6 +80,8 @@ struct bq_vm {
   // The slice's
   bq_fiber *running;        // NULL between slices and in bq_vm_call
   lua_State *current;       // the coroutine that runs; valid in a slice
+  void *blocks[BQ_BLOCK_SIZES]; // free small blocks, a list for each size; the first word is the next one
+  size_t block_bytes;       // in these lists
   size_t allocated;         // bytes since the hook last ran
   int in_slice;             // script code may run: the times below are valid
   bq_yielded yielded;       // why the running fiber yields
