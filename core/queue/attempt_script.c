@@ -23,7 +23,7 @@ static const char run_source[] =
     "  if not found then build:fail(why, {retry = false}) end\n"
     "  build.manifest, build.manifest_trusted = found.manifest, found.trusted\n"
     "  if not fixed then build.pipeline = found.pipeline or build.pipeline end\n"
-    "  keep(found.manifest)\n"
+    "  keep{manifest = found.manifest, pipeline = build.pipeline}\n"
     "end\n"
     "load('scripts/pipelines/' .. build.pipeline .. '.lua').run(build)\n";
 
@@ -45,12 +45,14 @@ static int report_deferred(lua_State *L) {
 
 static void keep_manifest(bq_note *note) {
   bq_attempt *attempt = note->attempt;
-  json_t *manifest = json_loads(note->text, 0, NULL);
-  if (manifest == NULL || json_object_set_new(attempt->row, "manifest", manifest) < 0) return;
+  json_t *kept = json_loads(note->text, 0, NULL);
+  int failed = kept == NULL || json_object_update(attempt->row, kept) < 0;
+  json_decref(kept);
+  if (failed) return;
   attempt->events.adopted(attempt->events.arg, attempt);
 }
 
-// keep(manifest): the copy goes to SQL, so that a later edit of the file changes nothing.
+// keep{manifest =, pipeline =}: they go to SQL, so that a later edit of the file changes nothing for another attempt.
 static int keep(lua_State *L) {
   json_t *manifest = NULL;
   bq_error err;

@@ -215,9 +215,9 @@ static void on_adopted(void *arg, bq_attempt *attempt) {
   bq_running *r = arg;
   bq_error err;
   char *manifest = bq_json_dumps(json_object_get(bq_attempt_row(attempt), "manifest"), JSON_COMPACT);
-  const char *params[] = {r->id, r->number, r->node_id, manifest};
+  const char *params[] = {r->id, r->number, r->node_id, manifest, bq_row_text(bq_attempt_row(attempt), "pipeline")};
   if (manifest == NULL ||
-      bq_store_write(r->runner->options.store, "keep_manifest", 4, params, on_kept, NULL, &err) < 0) {
+      bq_store_write(r->runner->options.store, "keep_manifest", 5, params, on_kept, NULL, &err) < 0) {
     bq_log(BQ_ERROR, "a manifest's copy could not be kept", "build", r->id, NULL);
   }
   bq_free(manifest);

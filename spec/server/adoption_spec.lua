@@ -194,3 +194,35 @@ describe("adoption", function()
     server:stop()
   end)
 end)
+
+describe("an old program with rights on build_queue alone", function()
+  it("inserts, changes and deletes as ever: what triggers write is no business of its own", function()
+    local server = Server.start { scripts = SCRIPTS, manifests = {
+      ["good.json"] = { version = "1.0", name = "plain", pipeline = "file" } } }
+    finally(function() server:stop() end)
+    server:sql [[do $$ begin
+      create role old_program; exception when duplicate_object then null; end $$;
+      grant select, insert, update, delete on build_queue to old_program]]
+    local function as_old(text) return server:sql("set role old_program; " .. text) end
+    as_old [[insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name,
+      manifest_path, tier, architecture, cloud_provider) values ('00000000-0000-4000-8000-000000000077', 'o', 'O',
+      'o@example.org', 'x', 'good.json', 'pro', 'linux-x64', 'aws')]]
+    builds.await(server, "00000000-0000-4000-8000-000000000077", "success")
+    assert.equal("queued", server:sql "select type from build_events where seq = 1")
+    as_old "update build_queue set status = 'pending', priority = 3 where id = '00000000-0000-4000-8000-000000000077'"
+    builds.await(server, "00000000-0000-4000-8000-000000000077", "success")
+    as_old "delete from build_queue"
+    assert.equal("0", server:sql "select count(*) from build_attempts")
+    -- A table of the program's own is not taken for ours.
+    server:sql "create schema theirs authorization old_program"
+    as_old [[create table theirs.build_events (build_id uuid, seq integer, at timestamptz, type text, attempt integer,
+      round integer, data jsonb); set search_path = theirs, public;
+      insert into public.build_queue (customer_id, customer_name, customer_email, configuration_name, manifest_path,
+        tier, architecture, cloud_provider) values ('o', 'O', 'o@example.org', 'x', 'good.json', 'pro', 'linux-x64',
+        'aws')]]
+    assert.equal("0", server:sql "select count(*) from theirs.build_events")
+    assert.equal("1", server:sql [[select count(*) from build_events
+      where build_id = (select id from build_queue) and seq = 1]])
+    server:sql "drop schema theirs cascade; drop owned by old_program"
+  end)
+end)

@@ -390,7 +390,8 @@ describe("GET /builds", function()
 
   it("answers 400 to what it can't read", function()
     for _, query in ipairs { "?status=done", "?limit=0", "?limit=501", "?limit=x", "?cursor=x", "?cursor=1_2",
-      "?metadata=%5B%5D", "?metadata=x", "?metadata.a%00=1", "?metadata.a=%FF", "?customerId=%FF", "?cursor=1764012345.1_" .. UNKNOWN .. "x" } do
+      "?metadata=%5B%5D", "?metadata=x", "?metadata.a%00=1", "?metadata.a=%FF", "?customerId=%FF",
+      "?cursor=1764012345.1_" .. UNKNOWN .. "x" } do
       assert_problem(400, page(query))
     end
   end)

@@ -292,11 +292,12 @@ static void a_claim_has_all_that_an_attempt_needs(void **state) {
   // A row that came by plain SQL has no copy yet: its first attempt gives it one.
   insert(BUILD(2), "", "");
   claim(NODE, BUILD(2));
-  RUN("keep_manifest", BUILD(2), "1", OTHER, "{\"a\": 1}");
+  RUN("keep_manifest", BUILD(2), "1", OTHER, "{\"a\": 1}", "own");
   EXPECT_SQL("select manifest_hash from build_queue where id = '" BUILD(2) "'", "");
-  RUN("keep_manifest", BUILD(2), "1", NODE, "{\"a\": 1}");
+  RUN("keep_manifest", BUILD(2), "1", NODE, "{\"a\": 1}", "own");
   EXPECT_SQL("select content from build_manifests m join build_queue b on m.hash = b.manifest_hash"
              " where id = '" BUILD(2) "'", "{\"a\": 1}");
+  EXPECT_SQL("select pipeline from build_queue where id = '" BUILD(2) "'", "own");
 }
 
 // The end of attempts ----------------------------------------------------------------------------------------------
