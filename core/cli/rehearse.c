@@ -64,6 +64,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   case ARGP_KEY_END:
     if ((a->policy == NULL) == (a->export == NULL)) argp_usage(state); // one of them
     if (a->export != NULL && a->from != NULL) argp_error(state, "--export reads the database, not --from a file");
+    if (a->since != NULL && a->from != NULL) argp_error(state, "a file is rehearsed whole: --since goes with the database");
     if (a->anonymous && a->export == NULL) argp_error(state, "--anonymous belongs to --export");
     return 0;
   default: return ARGP_ERR_UNKNOWN;

@@ -69,6 +69,11 @@ static json_t *history_of(const simulation *s, const build *b, const bq_past_bui
   return list;
 }
 
+// A time ends before it can overflow, however long the attempts of a file are.
+static int64_t later(const simulation *s, int64_t us) {
+  return us < INT64_MAX / 2 - s->now_us ? s->now_us + us : INT64_MAX / 2;
+}
+
 // Moves --------------------------------------------------------------------------------------------------------------
 
 // Those that run, in the order of their starts.
@@ -241,13 +246,13 @@ int bq_sim_start(simulation *s, size_t index, bq_error *err) {
   b->attempt++;
   s->replay->attempts++;
   s->free_slots--;
-  return bq_heap_add(&s->events, s->now_us + takes_us, EVENT_END, item_of(index, b->ticket), err);
+  return bq_heap_add(&s->events, later(s, takes_us), EVENT_END, item_of(index, b->ticket), err);
 }
 
 static void leave_slot(simulation *s, build *b) {
   int64_t ran_us = s->now_us - b->started_us;
   b->ran_us += ran_us;
-  s->replay->busy_us += ran_us;
+  s->replay->busy_us += (double)ran_us;
   s->free_slots++;
 }
 
@@ -275,7 +280,7 @@ static int fail(simulation *s, size_t index, const bq_past_attempt *attempt, bq_
   }
   b->retry_count++;
   s->replay->retries++;
-  return wait_for_slot(s, index, s->now_us + (int64_t)(retry.after_s * 1e6), err);
+  return wait_for_slot(s, index, later(s, (int64_t)(retry.after_s * 1e6)), err);
 }
 
 static int attempt_ended(simulation *s, size_t index, bq_error *err) {

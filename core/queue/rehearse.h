@@ -50,7 +50,7 @@ typedef struct bq_replay {
   int64_t retries;             // attempts after a failure
   int64_t lowered;             // builds accepted with another priority
   int64_t cut_off;             // builds that reached BQ_REHEARSE_MAX_ATTEMPTS
-  int64_t busy_us;             // of all slots together
+  double busy_us;              // of all slots together
   int64_t first_us;            // when the first build came
   int64_t last_us;             // when the last one ended
   bq_replay_cost costs[BQ_REHEARSE_CURRENCIES];

@@ -162,11 +162,11 @@ static json_t *totals_of(const bq_past *past, const bq_replay *replay, int64_t s
   int64_t ended = counts[BQ_REPLAY_SUCCESS] + counts[BQ_REPLAY_FAILED] + counts[BQ_REPLAY_TIMEDOUT];
   double span_us = (double)(replay->last_us - replay->first_us);
   double hourly = span_us > 0 ? (double)ended / span_us * 3.6e9 : 0;
-  double used = span_us > 0 ? (double)replay->busy_us / span_us / (double)slots : 0;
+  double used = span_us > 0 ? replay->busy_us / span_us / (double)slots : 0;
   json_t *totals = json_pack(
       "{s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:o, s:o}", "wait", waits_of_all(past, replay), "otherPriority",
       (json_int_t)replay->lowered, "attempts", (json_int_t)replay->attempts, "retries", (json_int_t)replay->retries,
-      "cutOff", (json_int_t)replay->cut_off, "busySeconds", seconds((double)replay->busy_us), "spanSeconds",
+      "cutOff", (json_int_t)replay->cut_off, "busySeconds", seconds(replay->busy_us), "spanSeconds",
       seconds(span_us), "buildsPerHour", rint(hourly * 1000) / 1000, "slotsUsed", rint(used * 10000) / 10000, "cost",
       costs_of(replay), "fallbacks", failures_of(replay));
   int failed = totals == NULL;

@@ -8,7 +8,7 @@
 
 enum { NOTHING_KNOWN_US = 60 * 1000 * 1000 };
 
-static const double LONGEST_S = 1e9;
+static const double LONGEST_S = 1e8; // what is longer is no duration
 static const int64_t LATEST_US = 253370764800000000; // 9999-01-01T00:00:00Z
 
 int bq_past_init(bq_past *past, int max_retries, bq_error *err) {
