@@ -64,7 +64,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   case ARGP_KEY_END:
     if ((a->policy == NULL) == (a->export == NULL)) argp_usage(state); // one of them
     if (a->export != NULL && a->from != NULL) argp_error(state, "--export reads the database, not --from a file");
-    if (a->since != NULL && a->from != NULL) argp_error(state, "a file is rehearsed whole: --since goes with the database");
+    if (a->since != NULL && a->from != NULL) argp_error(state, "--since doesn't go with --from: a file is whole");
     if (a->anonymous && a->export == NULL) argp_error(state, "--anonymous belongs to --export");
     return 0;
   default: return ARGP_ERR_UNKNOWN;
@@ -183,7 +183,8 @@ static int name_files(side *to, const char *first, const char *path, bq_error *e
   return 0;
 }
 
-// The scripts in force: of the generation that is activated for the cluster, unless a file is rehearsed; else the disk's.
+// The scripts in force: of the generation that is activated for the cluster, unless a file is rehearsed; else the
+// disk's.
 static int find_scripts(const places *p, const arguments *a, bq_sources **out, bq_error *err) {
   const char *scripts = p->config->script_directory;
   const bq_source_directories directories = {.share = p->share, .scripts = scripts[0] != '\0' ? scripts : NULL};

@@ -85,8 +85,8 @@ int bq_census_note_key(bq_census *census, int64_t key, uint64_t item, bq_error *
   return bq_heap_add(&census->by_band[BQ_PRIORITIES - 1 - band], key, 0, item, err);
 }
 
-// The virtual time of a priority: the tag of the first that waits there for its first attempt, else the largest that was
-// given out. As buildq_virtual_time.
+// The virtual time of a priority: the tag of the first that waits there for its first attempt, else the largest that
+// was given out. As buildq_virtual_time.
 static int64_t virtual_time(bq_census *census, int priority, bq_is_pending is_pending, void *arg) {
   bq_heap *band = &census->by_band[priority];
   const bq_heap_entry *top;
