@@ -31,6 +31,7 @@ static const bq_command commands[] = {
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"rehearse", "play recorded builds through another policy", bq_command_rehearse},
+    {"override", "copy a shipped script or template, to change it", bq_command_override},
     {"reload", "read the scripts again, and say what has changed", bq_command_reload},
     {"generations", "list, compare, activate and release generations of scripts", bq_command_generations},
     {"run", "do one build in the foreground, without a queue", bq_command_run},

@@ -14,6 +14,7 @@
 #include "io/tree.h"
 #include "lua/script_host.h"
 #include "queue/migrate.h"
+#include "queue/overrides.h"
 #include "queue/server_internal.h"
 #include "queue/server_modules.h"
 
@@ -86,6 +87,34 @@ static int open_scripts(preflight *p, bq_error *err) {
       .loaded = on_scripts,
       .arg = p};
   return bq_script_host_new(&server->host, &options, err);
+}
+
+// Files that stand in the place of shipped ones --------------------------------------------------------------------
+
+// Not a fault: the team's file works, but may lack what the new original brought.
+static void say_override(void *arg, const char *path, bq_override_state state) {
+  preflight *p = arg;
+  switch (state) {
+  case BQ_OVERRIDE_CURRENT: break;
+  case BQ_OVERRIDE_CHANGED:
+    say(p, 0, path, "WARNING: the shipped original has changed since it was copied: compare them, take over what is new, "
+                    "then buildq override --accept");
+    break;
+  case BQ_OVERRIDE_UNKNOWN:
+    say(p, 0, path, "WARNING: it replaces a shipped file, and what it was copied from was not noted: buildq override "
+                    "--accept notes the present one");
+    break;
+  }
+}
+
+static void check_overrides(preflight *p) {
+  const bq_config *config = p->config;
+  const bq_source_directories directories = {
+      .share = p->options->share,
+      .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
+      .templates = config->template_directory[0] != '\0' ? config->template_directory : NULL};
+  bq_error err;
+  if (bq_overrides_check(&directories, say_override, p, &err) < 0) say(p, 1, "overrides", err.message);
 }
 
 // Manifests -------------------------------------------------------------------------------------------------------
@@ -218,6 +247,7 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
   p->config = config;
   p->options = options;
   check_scripts(p);
+  check_overrides(p);
   if (options->connect) {
     if (options->conninfo != NULL) check_database(p);
     check_directory(p, "StateDirectory", config->state_directory);
