@@ -155,12 +155,14 @@ packages-run packages-test packages-lint packages-bench: packages-%:
 SHARE        = $(DESTDIR)$(PREFIX)/share
 UNITDIR     ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 install: all ## install under PREFIX (/usr/local), below DESTDIR when given
 	install -D -m 0755 $(BUILD)/buildq $(DESTDIR)$(PREFIX)/bin/buildq
 	@for f in $$(find scripts templates sql -type f 2>/dev/null); do install -D -m 0644 $$f $(SHARE)/buildq/$$f || exit 1; done
 	install -D -m 0644 core/cli/data/alerts.yml $(SHARE)/buildq/alerts.yml
 	install -D -m 0644 core/cli/data/buildq.1 $(SHARE)/man/man1/buildq.1
 	install -D -m 0644 core/cli/data/buildq.sysusers $(DESTDIR)$(SYSUSERSDIR)/buildq.conf
+	install -D -m 0644 core/cli/data/buildq.tmpfiles $(DESTDIR)$(TMPFILESDIR)/buildq.conf
 	@mkdir -p $(DESTDIR)$(UNITDIR)
 	sed 's|@PREFIX@|$(PREFIX)|g' core/cli/data/buildq.service > $(DESTDIR)$(UNITDIR)/buildq.service
 

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/settings.h"
 #include "cli/share.h"
+#include "io/tree.h"
 #include "queue/run.h"
 
 enum { OPTION_MANIFEST = 0x800, OPTION_KEEP, OPTION_DIRECTORY, OPTION_SET, OPTION_STOP_AFTER, MAX_SETS = 100 };
@@ -67,6 +68,10 @@ static int run(const bq_config *config, const arguments *a, const char *share) {
                                   .log = stdout};
   if (bq_run_pipeline(config, &options, &outcome, &err) < 0) {
     (void)fprintf(stderr, "buildq: %s\n", err.message);
+    // Nothing was built: what was made for it would only lie about.
+    if (a->directory == NULL && bq_tree_remove("/tmp", strrchr(made, '/') + 1, &err) < 0) {
+      (void)fprintf(stderr, "buildq: can't remove %s: %s\n", made, err.message);
+    }
     return BQ_EXIT_FAILURE;
   }
   if (outcome.stopped) {

@@ -39,6 +39,11 @@ static int build_result(lua_State *L) {
   bq_args_options(L, 2, "build:result", options, "build:result {provenance = {compiler = \"gcc 12\"}}");
   lua_getfield(L, 2, "imageUrl");
   if (!lua_isnil(L, -1)) {
+    if (lua_type(L, -1) == LUA_TNUMBER) { // a mistake here, not a text
+      char given[80];
+      bq_args_describe(L, -1, given, sizeof given);
+      return bq_lua_raise(L, BQ_EINVAL, "build:result: imageUrl: given %s, expected a string", given);
+    }
     char *url = bq_strdup(bq_args_string(L, -1, "build:result", "imageUrl", NULL));
     if (url == NULL) return luaL_error(L, "out of memory");
     bq_utf8_clean(url);

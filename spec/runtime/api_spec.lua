@@ -163,6 +163,12 @@ describe("the declarations", function()
     end)
   end
 
+  it("refuses an imageUrl that is no text", function()
+    test.write("pipelines/probe.lua", "return { run = function(build) build:result { imageUrl = 5 } end }")
+    local message = test.run("probe").message
+    assert.truthy(message:find("build:result: imageUrl: given the number 5, expected a string", 1, true), message)
+  end)
+
   local IN_A_ROUTE <const> = {
     { "buildq.response", "file", "response.file { zzz = 1 }" },
     { "buildq.response", "log_stream", "response.log_stream { zzz = 1 }" },

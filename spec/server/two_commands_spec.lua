@@ -87,6 +87,21 @@ describe("make install", function()
     assert.truthy(process.read(root .. "/usr/share/buildq/scripts/pipelines/honua-server.lua") ~= "")
   end)
 
+  it("brings the account of the unit, and the directories that it may not make itself", function()
+    local unit = process.read(root .. "/usr/lib/systemd/system/buildq.service")
+    local account = unit:match "\nUser=(%S+)\n"
+    assert.truthy(process.read(root .. "/usr/lib/sysusers.d/buildq.conf"):find("\nu " .. account .. " - ", 1, true))
+    local tmpfiles = process.read(root .. "/usr/lib/tmpfiles.d/buildq.conf")
+    local options = process.check { program, "config", "options" }
+    for _, name in ipairs { "WorkspaceDirectory", "OutputDirectory" } do
+      local path = assert(options:match("\n| `" .. name .. "` | `([^`]+)` |"), name)
+      local line = "\nd " .. path:gsub("%p", "%%%0") .. " +0750 +" .. account .. " +" .. account .. " +%-\n"
+      assert.truthy(tmpfiles:find(line), line)
+      local writable = unit:match "\nReadWritePaths=%-(%S+)\n"
+      assert.equal(writable .. "/", path:sub(1, #writable + 1))
+    end
+  end)
+
   it("leaves a program that finds its files, wherever it was moved to", function()
     process.write(root .. "/usr/share/buildq/scripts/routes/spec_probe.lua",
       'return { method = "GET", path = "/spec-probe", handle = function() return { json = { here = true } } end }\n')
@@ -135,7 +150,7 @@ describe("make run", function()
     local child, address = run()
     process.wait_for(function()
       if not child:alive() then process.give_up(process.read(log)) end
-      return process.read(log):find "success"
+      return process.read(log):find "\nsuccess\n"
     end, 110, function() return "the demonstration build:\n" .. process.read(log):sub(-4000) end)
     assert(child:alive(), process.read(log))
     local answer = process.check { "curl", "-sS", "--max-time", "10", ("http://%s/builds"):format(address) }
