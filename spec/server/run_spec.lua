@@ -1,4 +1,5 @@
 -- `buildq run`: one build in the foreground; and what `buildq test` says when it can't.
+local uv = require "luv"
 local process = require "spec.support.process"
 local Server = require "spec.support.server"
 
@@ -72,6 +73,17 @@ describe("buildq run", function()
     assert.equal(1, result.code)
     assert.matches("there is no pipeline stpes, neither shipped nor in ScriptDirectory; did you mean steps?",
       result.errors, 1, true)
+  end)
+
+  it("leaves nothing of a build that could not be started", function()
+    -- In a /tmp of its own, where nobody else makes directories.
+    local root = server.directory
+    local result = process.run { "bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp", "--chmod", "1777", "/tmp", "--bind", root,
+      root, "--bind", uv.cwd(), uv.cwd(), "sh", "-c",
+      '"$0" run nosuch --config "$1" --manifest "$2"; ls -d /tmp/buildq-run-*', Server.program(),
+      root .. "/appsettings.json", manifest }
+    assert.matches("there is no pipeline nosuch", result.errors, 1, true)
+    assert.equal("", result.output)
   end)
 
   it("keeps the workspace when told so", function()
