@@ -78,10 +78,10 @@ describe("buildq run", function()
   it("leaves nothing of a build that could not be started", function()
     -- In a /tmp of its own, where nobody else makes directories.
     local root = server.directory
-    local result = process.run { "bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp", "--chmod", "1777", "/tmp", "--bind", root,
-      root, "--bind", uv.cwd(), uv.cwd(), "sh", "-c",
-      '"$0" run nosuch --config "$1" --manifest "$2"; ls -d /tmp/buildq-run-*', Server.program(),
-      root .. "/appsettings.json", manifest }
+    local result = process.run { "bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp", "--chmod", "1777", "/tmp",
+      "--bind", root, root, "--bind", uv.cwd(), uv.cwd(), "sh", "-c",
+      '"$0" run nosuch --config "$1" --manifest "$2"; ls -d /tmp/buildq-run-*',
+      Server.program(), root .. "/appsettings.json", manifest }
     assert.matches("there is no pipeline nosuch", result.errors, 1, true)
     assert.equal("", result.output)
   end)
