@@ -19,6 +19,10 @@ const char *bq_attempt_id(const bq_attempt *attempt) {
   return attempt->id;
 }
 
+uint64_t bq_attempt_disk_bytes(const bq_attempt *attempt) {
+  return attempt->disk_bytes;
+}
+
 int bq_attempt_number(const bq_attempt *attempt) {
   return attempt->number;
 }

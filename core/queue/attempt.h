@@ -97,6 +97,7 @@ const char *bq_attempt_workspace(const bq_attempt *attempt); // from any thread
 const char *bq_attempt_step(const bq_attempt *attempt);   // "" before the first
 const char *bq_attempt_text(const bq_attempt *attempt);   // what the pipeline says within the step; "" for nothing
 json_t *bq_attempt_row(const bq_attempt *attempt);        // borrowed
+uint64_t bq_attempt_disk_bytes(const bq_attempt *attempt); // from `closed` on: what its files took at the end
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt);  // borrowed; NULL while PREPARING
 bq_generation *bq_attempt_generation(bq_attempt *attempt); // borrowed
 

@@ -300,9 +300,23 @@ static void clean_path(bq_attempt *attempt, const char *root, const char *path) 
   remove_if_empty(path);
 }
 
+// What the build needed at its end, of the disk of workspaces and of artifacts together. What isn't there is nothing.
+static uint64_t measure(const bq_attempt *attempt) {
+  const char *const paths[] = {attempt->workspace, attempt->partial, attempt->output};
+  uint64_t all = 0;
+  for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+    uint64_t bytes = 0;
+    uint64_t entries = 0;
+    bq_error ignored;
+    if (bq_tree_size(paths[i], &bytes, &entries, &ignored) == 0) all += bytes;
+  }
+  return all;
+}
+
 void bq_attempt_clean(bq_task *task) {
   bq_attempt *attempt = attempt_of(task);
   const bq_config *config = attempt->env->config;
+  attempt->disk_bytes = measure(attempt);
   int keep_output = attempt->recorded && attempt->outcome.kind == BQ_OUTCOME_SUCCESS;
   attempt->task_result = 0;
   if (config->cleanup_workspace_after_build || attempt->outcome.kind == BQ_OUTCOME_SUPERSEDED) {

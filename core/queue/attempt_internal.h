@@ -77,6 +77,7 @@ struct bq_attempt {
   char *error_kind;
   char *log_tail;
   int recorded;              // bq_attempt_close's argument
+  uint64_t disk_bytes;       // in its directories before they were removed
 };
 
 // attempt.c

@@ -225,9 +225,7 @@ static void on_facts(void *arg, const bq_pg_result *result) {
 
 static void ask_facts(enqueue *e) {
   bq_error err;
-  const char *customer = json_string_value(json_object_get(e->fields, "customerId"));
-  const char *tier = json_string_value(json_object_get(e->fields, "tier"));
-  if (bq_facts_ask(e->env.store, e->wanted, customer, tier, e->fingerprint, on_facts, e, &err) < 0) fail(e, &err, "");
+  if (bq_facts_ask(e->env.store, e->wanted, e->build, e->fingerprint, on_facts, e, &err) < 0) fail(e, &err, "");
 }
 
 void bq_enqueue(const bq_enqueue_env *env, const json_t *fields, bq_enqueue_done done, void *arg) {

@@ -24,7 +24,7 @@ json_t *bq_facts_build(const json_t *fields) {
   return NULL;
 }
 
-static const char *const database_facts[] = {"customer", "customerUsage", "tierUsage", "tags", "queue", NULL};
+static const char *const database_facts[] = {"customer", "customerUsage", "tierUsage", "tags", "queue", "disk", NULL};
 
 json_t *bq_facts_wanted(const bq_policies *policies) {
   json_t *wanted = json_array();
@@ -40,11 +40,13 @@ json_t *bq_facts_wanted(const bq_policies *policies) {
   return NULL;
 }
 
-int bq_facts_ask(bq_store *store, const json_t *wanted, const char *customer, const char *tier, const char *fingerprint,
-                 bq_pg_done done, void *arg, bq_error *err) {
+int bq_facts_ask(bq_store *store, const json_t *wanted, const json_t *build, const char *fingerprint, bq_pg_done done,
+                 void *arg, bq_error *err) {
   char *names = bq_json_dumps(wanted, JSON_COMPACT);
-  const char *params[] = {names, customer, tier, fingerprint[0] != '\0' ? fingerprint : NULL};
-  int result = names != NULL ? bq_store_query(store, "facts", 4, params, done, arg, err)
+  const char *params[] = {names, json_string_value(json_object_get(build, "customerId")),
+                          json_string_value(json_object_get(build, "tier")), fingerprint[0] != '\0' ? fingerprint : NULL,
+                          json_string_value(json_object_get(build, "pipeline"))};
+  int result = names != NULL ? bq_store_query(store, "facts", 5, params, done, arg, err)
                              : bq_fail(err, BQ_ENOMEM, "out of memory for a build");
   bq_free(names);
   return result;
@@ -80,7 +82,10 @@ json_t *bq_facts_join(const json_t *counts, const json_t *surroundings, json_t *
     failed |= json_object_set_new(facts, "tags", json_pack("{s:O, s:O}", "customer", customer_tags, "queue", queue_tags));
   }
   json_t *space = disk != NULL ? disk(arg) : NULL;
-  if (space != NULL) failed |= json_object_set_new(facts, "disk", space);
+  if (space != NULL) {
+    failed |= copy_fact(space, surroundings, "predictedMegabytes", "predictedMegabytes");
+    failed |= json_object_set_new(facts, "disk", space);
+  }
   if (!failed) return facts;
   json_decref(facts);
   return NULL;

@@ -18,9 +18,10 @@ json_t *bq_facts_build(const json_t *fields);
 // The names that the active priority and admission policies ask for. The caller's reference; NULL for want of memory.
 json_t *bq_facts_wanted(const bq_policies *policies);
 
-// Asks the database for them; rows for bq_facts_read. `fingerprint` "" is the built-in rule.
-int bq_facts_ask(bq_store *store, const json_t *wanted, const char *customer, const char *tier, const char *fingerprint,
-                 bq_pg_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
+// Asks the database for them, of a build as of bq_facts_build; rows for bq_facts_read. `fingerprint` "" is the built-in
+// rule.
+int bq_facts_ask(bq_store *store, const json_t *wanted, const json_t *build, const char *fingerprint, bq_pg_done done,
+                 void *arg, bq_error *err) BQ_MUSTCHECK;
 int bq_facts_read(const PGresult *rows, json_t **counts, json_t **surroundings) BQ_MUSTCHECK; // the caller's references
 
 // One object of both (either may be NULL), in the names of the hooks' documentation; `disk` may be NULL. The caller's.

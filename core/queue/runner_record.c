@@ -194,10 +194,30 @@ static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) 
   else record(r);
 }
 
+static void on_size_noted(void *arg, const bq_pg_result *result) {
+  (void)arg;
+  if (result->error != NULL && result->error->code == BQ_EDATABASE) {
+    bq_log_error("what a build took of the disk could not be noted", result->error);
+  }
+}
+
+// For admission policies. An estimate: when the database is away, the next build brings another.
+static void note_size(bq_runner *runner, bq_attempt *attempt) {
+  char megabytes[24];
+  bq_error err;
+  uint64_t bytes = bq_attempt_disk_bytes(attempt);
+  if (bytes == 0) return;
+  (void)snprintf(megabytes, sizeof megabytes, "%llu", (unsigned long long)((bytes + 1024 * 1024 - 1) / (1024 * 1024)));
+  const char *params[] = {bq_row_text(bq_attempt_row(attempt), "pipeline"), megabytes};
+  if (bq_store_query(runner->options.store, "note_size", 2, params, on_size_noted, NULL, &err) < 0) {
+    bq_log_error("what a build took of the disk could not be noted", &err);
+  }
+}
+
 static void on_closed(void *arg, bq_attempt *attempt) {
-  (void)attempt;
   bq_running *r = arg;
   bq_runner *runner = r->runner;
+  note_size(runner, attempt);
   if (r->previous != NULL) r->previous->next = r->next;
   else runner->first = r->next;
   if (r->next != NULL) r->next->previous = r->previous;

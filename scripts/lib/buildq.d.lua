@@ -778,7 +778,7 @@ function Build:secret(name) end
 ---@field tags? {customer: integer[], queue: integer[]} for fair queueing, by priority + 1: last tag, virtual time
 ---@field queue? {pending: integer[], running: integer} pending by priority + 1; a look at all that is pending
 ---@field now? integer microseconds since 1970, when any fact was asked for
----@field disk? {freeMegabytes: integer, reserveMegabytes: integer} of this server, when it is known
+---@field disk? {freeMegabytes: integer, reserveMegabytes: integer, predictedMegabytes: integer?} of this server, when it is known; predicted: what builds of the pipeline took, when "disk" is asked for
 
 ---@class buildq.PriorityAnswer
 ---@field priority? integer 0 to 3; as asked when absent

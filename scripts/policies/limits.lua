@@ -10,7 +10,7 @@ local TIERS <const> = { -- by tier, all customers together: { today =, month = }
   -- standard = { today = 500, month = 5000 },
 }
 local DISK <const> = {
-  -- spareMegabytes = 2000,  -- to be free beyond DiskReserveMegabytes
+  -- spareMegabytes = 2000,  -- to be free beyond DiskReserveMegabytes and what a build of the pipeline is known to need
 }
 
 local DAY <const> = 86400
@@ -21,6 +21,7 @@ local function needed()
   if CUSTOMER.pending or CUSTOMER.running then names[#names + 1] = "customer" end
   if CUSTOMER.today or CUSTOMER.month then names[#names + 1] = "customerUsage" end
   if next(TIERS) then names[#names + 1] = "tierUsage" end
+  if DISK.spareMegabytes then names[#names + 1] = "disk" end
   return names
 end
 
@@ -54,8 +55,10 @@ end
 
 local function over_disk(disk)
   if not (DISK.spareMegabytes and disk) then return nil end
-  if disk.freeMegabytes >= disk.reserveMegabytes + DISK.spareMegabytes then return nil end
-  return refuse("Disk space is short", "This server has too little free disk space to take a build.", 60)
+  local predicted = disk.predictedMegabytes or 0
+  if disk.freeMegabytes >= disk.reserveMegabytes + DISK.spareMegabytes + predicted then return nil end
+  local detail = "%d MB are free; a build of this pipeline may need %d MB, beside what is to stay free."
+  return refuse("Disk space is short", detail:format(disk.freeMegabytes, predicted), 60)
 end
 
 return {

@@ -65,7 +65,15 @@ end
 setup(function()
   server = Server.start {
     config = { BuildQueue = { MaxConcurrentBuilds = 2, PollIntervalSeconds = 1, MaxConnectionsPerPeer = 200 } },
-    scripts = builds.scripts(),
+    scripts = builds.scripts {
+      ["pipelines/large.lua"] = [[
+        local buildq = require "buildq"
+        return { run = function(build)
+          build:step("Only", function()
+            buildq.fs.write("large", ("x"):rep((build.metadata.megabytes - 1) * 1024 * 1024 + 1))
+          end)
+        end }]],
+    },
   }
   assert.equal(200, server:post("/queue/pause", { reason = "to look at the order" }).status)
 end)
@@ -255,6 +263,29 @@ describe("an admission policy", function()
     limits { ["%-%- pending = 100"] = "pending = 1, today = 99" }
     assert.same({ [202] = 20 }, (storm(20, nil, "Idempotency-Key: quota-2\r\n")))
     assert.equal("1", server:sql "select count(*) from build_queue")
+  end)
+
+  it("is told what builds of the pipeline need of the disk", function()
+    save { mine = [[return { facts = { admission = { "disk" } }, admission = function(build, facts)
+      return { action = build.metadata.ask and "refuse" or "accept",
+        detail = ("%d of %d"):format(facts.disk.predictedMegabytes, facts.disk.freeMegabytes) }
+    end }]], active = "return { admission = 'mine' }" }
+    local function predicted(pipeline)
+      local answer = server:post("/builds", builds.request { pipeline = pipeline, metadata = { ask = true } })
+      assert.equal(429, answer.status)
+      return tonumber(answer.json.detail:match "^(%d+) of %d+$")
+    end
+    assert.equal(0, predicted "large")
+    assert.equal(200, server:post("/queue/resume", {}).status)
+    for _, megabytes in ipairs { 3, 2, 5 } do
+      builds.run(server, { pipeline = "large", metadata = { megabytes = megabytes } })
+      server:wait_for(function() return predicted "large" == math.max(megabytes, 3) end, 10, "its size")
+    end
+    server:sql "update workspace_sizes set measured_at = now() - interval '25 hours'" -- a day without such large ones
+    builds.run(server, { pipeline = "large", metadata = { megabytes = 1 } })
+    server:wait_for(function() return predicted "large" == 2 end, 10, "a smaller size")
+    assert.equal(0, predicted "quick")
+    assert.equal(200, server:post("/queue/pause", { reason = "to look at the order" }).status)
   end)
 
   it("may take a build with a lower priority, and says why", function()

@@ -1,9 +1,19 @@
 -- Policies: what decisions look at, and the places of pending builds.
 
 -- name: facts
--- $1 what is wanted (a JSON list of names), $2 customer, $3 tier, $4 fingerprint of the priority policy or null. Two
--- columns: the counts, which are compared when the row is written, and what is only looked at.
-select buildq_counts(buildq_names($1::jsonb), $2, $3), buildq_surroundings(buildq_names($1::jsonb), $4);
+-- $1 what is wanted (a JSON list of names), $2 customer, $3 tier, $4 fingerprint of the priority policy or null, $5
+-- pipeline. Two columns: the counts, which are compared when the row is written, and what is only looked at.
+select buildq_counts(buildq_names($1::jsonb), $2, $3),
+  buildq_surroundings(buildq_names($1::jsonb), $4) || case when $1::jsonb ? 'disk' then jsonb_build_object(
+    'predictedMegabytes', coalesce((select megabytes from workspace_sizes where pipeline = $5::varchar), 0)) else '{}' end;
+
+-- name: note_size
+-- $1 pipeline, $2 megabytes that a build of it had in its directories at its end. Asked at each end, writes hardly ever.
+insert into workspace_sizes (pipeline, megabytes) select $1::varchar, $2::bigint
+where not exists (select from workspace_sizes where pipeline = $1::varchar
+  and (megabytes = $2::bigint or megabytes > $2::bigint and measured_at > buildq_now() - interval '1 day'))
+on conflict (pipeline) do update
+  set megabytes = greatest(excluded.megabytes, workspace_sizes.megabytes / 2), measured_at = buildq_now();
 
 -- name: use_policy
 -- $1 fingerprint of the priority policy, null for the built-in rule. When another one was in force, all that is pending is
