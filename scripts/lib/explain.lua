@@ -48,6 +48,11 @@ local function reasons(facts, ahead)
   if retry then
     add("retry", ("it failed and is tried again in %s"):format(explain.duration(retry)), facts.build.nextAttemptAt)
   end
+  local asked = check.present(facts.askedPriority)
+  if asked and asked > facts.build.priority then
+    add("quota", ("it waits with priority %d instead of %d: %s"):format(facts.build.priority, asked,
+      check.present(facts.build.policyReason) or "a policy decided so"))
+  end
   local free = math.max(0, facts.slots - facts.running)
   if facts.nodes > 0 and ahead.count >= free then
     local busy = free == 0 and "all slots are busy"

@@ -57,6 +57,13 @@ describe("explain", function()
     assert.is_nil(retry.position)
   end)
 
+  it("names a quota that took a build with a lower priority", function()
+    local build = { id = "b", status = "pending", priority = 0, policyReason = "5 builds of this customer run already" }
+    assert.equal("quota slots", kinds { build = build, askedPriority = 2, running = 4 })
+    assert.matches("5 builds of this customer", answer({ build = build, askedPriority = 2 }).heldBackBy[1].message)
+    assert.equal("", kinds { build = build, askedPriority = 0 })
+  end)
+
   it("says no position beyond what was looked at", function()
     local result = answer { ahead = 10001, running = 4 }
     assert.equal("10000+", result.positionText)

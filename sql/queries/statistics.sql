@@ -44,5 +44,5 @@ select jsonb_build_object('build', buildq_view(w),
   'slots', live.slots, 'nodes', live.nodes,
   'paused', c.paused, 'pauseReason', c.pause_reason,
   'retrySeconds', case when w.run_after > buildq_now() then extract(epoch from w.run_after - buildq_now()) end,
-  'now', extract(epoch from buildq_now()))
+  'askedPriority', w.asked_priority, 'now', extract(epoch from buildq_now()))
 from wanted w, queue_control c, live;
