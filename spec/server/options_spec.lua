@@ -1,5 +1,6 @@
 -- Options of the old service that other specs don't turn the other way.
 local uv = require "luv"
+local json = require "dkjson"
 local socket = require "socket"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
@@ -55,6 +56,108 @@ describe("an option", function()
     build = builds.run(server, { pipeline = "file" })
     assert.equal(("http://%s/downloads/%s/x.tar.zst"):format(server.address, build.id), build.downloadUrl)
     assert.equal(200, server:get(("/downloads/%s/x.tar.zst"):format(build.id)).status)
+    server:stop()
+  end)
+end)
+
+describe("an option read anew at SIGHUP", function()
+  local function change(server, name, value)
+    server.config.BuildQueue[name] = value
+    server:write_config()
+    server:kill "sighup"
+  end
+
+  it("SandboxNetwork false leaves a build no network but its own", function()
+    local server = Server.start { scripts = { ["pipelines/net.lua"] = [[
+      return { run = function(build)
+        local done = build:exec { argv = { "readlink", "/proc/self/ns/net" }, capture = true }
+        build:log("net=" .. done.output)
+      end }
+    ]] } }
+    local ours = assert(uv.fs_readlink "/proc/self/ns/net")
+    local function network()
+      return builds.log(server, builds.run(server, { pipeline = "net" }).id):match "net=(net:%S+)"
+    end
+    assert.equal(ours, network())
+    change(server, "SandboxNetwork", false)
+    server:wait_for(function()
+      local seen = assert(network())
+      return seen ~= ours
+    end, 20, "a build without the network")
+    change(server, "SandboxNetwork", true)
+    server:wait_for(function() return network() == ours end, 20, "a build with the network")
+    server:stop()
+  end)
+
+  it("LogFormat json makes each line of the log an object", function()
+    local server = Server.start { scripts = PIPELINES }
+    assert.is_nil(server:log():find "^{")
+    change(server, "LogFormat", "json")
+    -- The line of this build's start; a line by itself is whole, or it is not found.
+    local function line_of_build()
+      local id = builds.submit(server, { pipeline = "file" })
+      builds.await(server, id, "success")
+      for line in server:log():gmatch "[^\n]+" do
+        if line:find("attempt started", 1, true) and line:find(id, 1, true) then return line, id end
+      end
+    end
+    local line, id
+    server:wait_for(function()
+      line, id = line_of_build()
+      return line and line:sub(1, 1) == "{"
+    end, 20, "a line in JSON")
+    local read = assert(json.decode(line), line)
+    assert.equal("attempt started", read.message)
+    assert.equal("info", read.level)
+    assert.equal(id, read.build)
+    change(server, "LogFormat", "text")
+    server:wait_for(function()
+      line = line_of_build()
+      return line and line:find "^%d+%-%d+%-%d+T%S+ info  attempt started build="
+    end, 20, "a line of text")
+    server:stop()
+  end)
+end)
+
+describe("an option of the database", function()
+  it("MigrateAtStart false leaves the schema to `buildq migrate`", function()
+    local server = Server.new { config = { BuildQueue = { MigrateAtStart = false } }, scripts = PIPELINES }
+    local refused = server:command { "serve" }
+    assert.equal(1, refused.code)
+    assert.matches("run `buildq migrate`", refused.errors, 1, true)
+    assert.equal("f", server:sql "select to_regclass('build_queue') is not null")
+    assert.equal(0, server:command({ "migrate" }).code)
+    server:launch()
+    builds.run(server, { pipeline = "file" })
+    server:stop()
+  end)
+
+  it("HistoryRetentionDays is how long events of builds stay", function()
+    local server = Server.start { config = { BuildQueue = { HistoryRetentionDays = 10 } }, scripts = PIPELINES }
+    local old, young = builds.submit(server, { pipeline = "file" }), builds.submit(server, { pipeline = "file" })
+    builds.await(server, old, "success")
+    builds.await(server, young, "success")
+    local function events(id)
+      return tonumber(server:sql(("select count(*) from build_events where build_id = '%s'"):format(id)))
+    end
+    local kept = { events(old), events(young) }
+    local function age(id, days)
+      server:sql(("update build_events set at = now() - interval '%d days' where build_id = '%s'"):format(days, id))
+    end
+    age(old, 11)
+    age(young, 9)
+    server:stop()
+    server:launch() -- its janitor begins with a round
+    server:wait_for(function() return events(old) == 0 end, 20, "old events to go")
+    assert.equal(kept[2], events(young))
+    server:stop()
+    server.config.BuildQueue.HistoryRetentionDays = 12
+    server:write_config()
+    age(young, 11)
+    server:sql(("insert into build_events (build_id, seq, at, type, attempt, round) "
+      .. "values ('%s', 9000, now() - interval '13 days', 'x', 1, 0)"):format(young))
+    server:launch()
+    server:wait_for(function() return events(young) == kept[2] end, 20, "the oldest event to go")
     server:stop()
   end)
 end)

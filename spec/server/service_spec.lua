@@ -1,0 +1,85 @@
+-- The server as a service: what it tells its manager, whose process it is, and who may look into it.
+local uv = require "luv"
+local unix = require "socket.unix"
+local Server = require "spec.support.server"
+local process = require "spec.support.process"
+
+-- A program for Server.start: a script that ends in becoming the server (same process).
+local function wrapper(...)
+  local path = process.directory() .. "/buildq"
+  process.write(path, ("#!/bin/sh\nexec %s '%s' \"$@\"\n"):format(table.concat({ ... }, " "), Server.program()))
+  process.check { "chmod", "755", path }
+  return path
+end
+
+describe("a service's manager", function()
+  it("is told when the server is ready, and when it stops", function()
+    local path = process.directory() .. "/notify"
+    local manager = assert(unix.dgram())
+    assert(manager:bind(path))
+    process.check { "chmod", "777", path }
+    manager:settimeout(10)
+    local server = Server.new { env = { NOTIFY_SOCKET = path } }
+    server:launch()
+    assert.equal("READY=1", manager:receive())
+    manager:settimeout(0)
+    assert.is_nil((manager:receive())) -- once
+    manager:settimeout(10)
+    assert.equal(0, server:stop())
+    assert.equal("STOPPING=1", manager:receive())
+    manager:close()
+  end)
+end)
+
+describe("the server's process", function()
+  -- The kernel gives /proc/PID of a process that can't be dumped to root, whoever runs it.
+  it("can't be dumped or traced by its own user, which builds are", function()
+    local user = process.ordinary_user()
+    local program
+    if user then -- not by way of root: giving it up makes a process undumpable too
+      local as = { "setpriv", "--reuid=" .. user.uid, "--regid=" .. user.gid, "--clear-groups" }
+      local probe = { table.unpack(as) }
+      probe[#probe + 1] = "test"
+      probe[#probe + 1] = "-x"
+      probe[#probe + 1] = Server.program()
+      if process.run(probe).code == 0 then program = wrapper(table.unpack(as)) end
+    end
+    local server = Server.start { program = program }
+    assert.equal(0, uv.fs_stat(("/proc/%d/environ"):format(server.child.pid)).uid)
+    local uid = process.read(("/proc/%d/status"):format(server.child.pid)):match "\nUid:%s+(%d+)"
+    assert.equal(user and user.uid or uv.getuid(), tonumber(uid))
+    server:stop()
+  end)
+
+  it("is of RunAsUser, which is made when it is missing", function()
+    if not process.is_root then return end -- only root can become somebody else
+    local fake = process.directory()
+    process.write(fake .. "/passwd", process.read "/etc/passwd")
+    process.write(fake .. "/useradd",
+      '#!/bin/sh\necho "$@" > ' .. fake .. '/said\nfor name; do :; done\n'
+      .. 'echo "$name:x:54321:54321::/nonexistent:/usr/sbin/nologin" >> /etc/passwd\n')
+    process.check { "chmod", "755", fake .. "/useradd" }
+    local program = wrapper("bwrap", "--dev-bind", "/", "/", "--bind", fake .. "/passwd", "/etc/passwd",
+      "--bind", fake .. "/useradd", "/usr/sbin/useradd")
+    local server = Server.new { program = program,
+      config = { BuildQueue = { RunAsUser = "bq-spec-missing", Sandbox = "none" } } }
+    process.check { "chown", "-R", "root:", server.directory }
+    server:launch()
+    assert.equal("--system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --user-group "
+      .. "bq-spec-missing\n", process.read(fake .. "/said"))
+    for _, name in ipairs { "state", "builds", "output" } do
+      assert.equal(54321, uv.fs_stat(server.directory .. "/" .. name).uid, name)
+    end
+    local own = process.check { "pgrep", "-u", "54321", "-x", "buildq" }
+    local sees = process.read(("/proc/%s/cmdline"):format(own:match "%d+"))
+    assert.truthy(sees:find(server.directory, 1, true))
+    server:stop()
+    -- A useradd that fails ends the start, and is named.
+    process.write(fake .. "/passwd", process.read "/etc/passwd")
+    process.write(fake .. "/useradd", "#!/bin/sh\nexit 9\n")
+    local failed = process.run({ program, "serve", "--config", server.directory .. "/appsettings.json" },
+      { env = server:environment() })
+    assert.equal(1, failed.code)
+    assert.matches("useradd could not make the user bq-spec-missing", failed.errors, 1, true)
+  end)
+end)
