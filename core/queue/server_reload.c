@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/server_internal.h"
+#include "queue/server_modules.h"
 
 static void log_change(void *arg, const bq_config_change *change) {
   (void)arg;
@@ -42,6 +43,7 @@ static void read_config_done(bq_task *task) {
     if (bq_config_diff(server->config, newer, log_change, NULL, &err) < 0) bq_log_error("comparing options failed", &err);
     bq_config_apply(server->config, newer);
     keep_old_config(server, newer);
+    server->sandbox = bq_server_sandbox(server->config); // commands that run have taken a copy
     // Its truth is in SQL, where writers of plain SQL follow it too. Another server's is left alone unless ours changed.
     if (notifications != server->config->enable_notifications && bq_server_set_notifications(server, &err) < 0) {
       bq_log_error("EnableNotifications could not be told to the database", &err);
