@@ -80,10 +80,10 @@ void bq_http_start_writing(bq_http_connection *c) {
 static void flush(bq_http_connection *c) {
   if (queued(c) == 0 || c->writing || c->state == BQ_HTTP_BROKEN) return;
   (void)evbuffer_unfreeze(c->output, 1);
-  int written = evbuffer_write_atmost(c->output, bufferevent_getfd(c->bev), BQ_HTTP_WRITE_BYTES);
+  int written = evbuffer_write_atmost(c->output, c->fd, BQ_HTTP_WRITE_BYTES);
   // A file behind its head is a system call of its own.
   if (written > 0 && queued(c) > 0) {
-    (void)evbuffer_write_atmost(c->output, bufferevent_getfd(c->bev), BQ_HTTP_WRITE_BYTES);
+    (void)evbuffer_write_atmost(c->output, c->fd, BQ_HTTP_WRITE_BYTES);
   }
   (void)evbuffer_freeze(c->output, 1);
   if (queued(c) > 0) bq_http_start_writing(c);
@@ -97,7 +97,7 @@ static void linger(bq_http_connection *c) {
     return;
   }
   bq_http_enter(c, BQ_HTTP_LINGERING);
-  (void)shutdown(bufferevent_getfd(c->bev), SHUT_WR);
+  (void)shutdown(c->fd, SHUT_WR);
   (void)evbuffer_drain(c->input, evbuffer_get_length(c->input));
   start_reading(c);
 }
@@ -318,6 +318,7 @@ int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_
     goto cleanup;
   }
   c->output = bufferevent_get_output(c->bev);
+  c->fd = fd;
   set_up(c, fd);
   c->next = server->first;
   if (c->next != NULL) c->next->previous = c;

@@ -71,6 +71,7 @@ struct bq_http_exchange {
 struct bq_http_connection {
   bq_http_server *server;
   struct bufferevent *bev;        // owned; it writes
+  int fd;                         // bev's
   struct event *readable;         // owned; bytes are read by ourselves, most requests straight from the stack
   int reading;                    // that event is set
   struct evbuffer *input;         // owned; what was read and is not dealt with

@@ -175,7 +175,7 @@ static int add_failure(bq_http_exchange *x) {
 
 // Sends what the socket takes at once; the rest is queued. Nothing may be queued before.
 static void send_now(bq_http_connection *c, const char *bytes, size_t length) {
-  ssize_t sent = send(bufferevent_getfd(c->bev), bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  ssize_t sent = send(c->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
   size_t done = sent > 0 ? (size_t)sent : 0; // an error shows again when the bufferevent tries
   if (done < length) bq_http_add(c, bytes + done, length - done);
 }
@@ -284,7 +284,7 @@ void bq_http_stream_abort(bq_http_exchange *x) {
   bq_http_connection *c = x->connection;
   if (!x->is_head) x->keep_alive = 0;
   if (!x->is_head && !x->chunked_response && !x->sized_response) {
-    (void)setsockopt(bufferevent_getfd(c->bev), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     bq_http_enter(c, BQ_HTTP_BROKEN);
   }
   bq_http_finish_exchange(c);

@@ -24,7 +24,7 @@ static int64_t wall_us(void) {
 void bq_slice_begin(bq_vm *vm, lua_State *L) {
   vm->current = L;
   vm->allocated = 0;
-  if (vm->in_turn) vm->slice_began_wall_us = wall_us();
+  if (vm->in_turn) vm->slice_began_wall_us = vm->running != NULL ? vm->turn_now_us : wall_us();
   else vm->slice_began_us = bq_thread_cpu_us();
   vm->killed_at_us = -1;
   vm->raised_at_us = -1;
@@ -47,12 +47,13 @@ void bq_slice_end(bq_vm *vm) {
 
 void bq_turn_begin(bq_vm *vm) {
   vm->in_turn = 1;
-  vm->turn_began_wall_us = wall_us();
+  vm->turn_began_us = vm->turn_now_us = wall_us();
   vm->slice_began_us = bq_thread_cpu_us();
 }
 
-int bq_turn_is_over(const bq_vm *vm) {
-  return wall_us() - vm->turn_began_wall_us >= BQ_TURN_US;
+int bq_turn_is_over(bq_vm *vm) {
+  vm->turn_now_us = wall_us();
+  return vm->turn_now_us - vm->turn_began_us >= BQ_TURN_US;
 }
 
 void bq_turn_end(bq_vm *vm) {

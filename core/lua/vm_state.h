@@ -95,7 +95,8 @@ struct bq_vm {
   int asked_for_room;       // the allocator has asked for the hook, to collect garbage
   int64_t slice_began_us;   // CPU time of the slice's thread; in a turn of the loop: when the turn began
   int64_t slice_began_wall_us; // in a turn of the loop: when the slice began, monotonic
-  int64_t turn_began_wall_us; // when the turn began, monotonic
+  int64_t turn_began_us;    // when the turn began, monotonic
+  int64_t turn_now_us;      // between two slices of it: now
   int in_turn;              // a turn of the loop: slices follow one another
   int64_t killed_at_us;     // when the kill was first raised in this slice; -1: not yet
   int64_t raised_at_us;     // when it was last raised
@@ -127,7 +128,7 @@ void bq_hook_ask(bq_vm *vm);                   // from a signal handler of the s
 void bq_slice_begin(bq_vm *vm, lua_State *L);
 void bq_slice_end(bq_vm *vm);
 void bq_turn_begin(bq_vm *vm);                 // around several slices of a loop vm
-int bq_turn_is_over(const bq_vm *vm);          // no further slice may begin in it
+int bq_turn_is_over(bq_vm *vm);                // no further slice may begin in it
 void bq_turn_end(bq_vm *vm);
 int bq_slice_is_over(bq_vm *vm);               // the slice has had its share
 const char *bq_vm_noun(const bq_vm *vm);       // of messages

@@ -25,8 +25,7 @@ typedef struct call {
   bq_http_exchange *x;   // NULL once the peer is gone or the response was handed over
   bq_handlers *handlers; // retained
   bq_fiber *fiber;       // the handler's, while it runs
-  bq_route_match match;
-  char *path;            // owned; match.params point into it
+  bq_route_match match;  // points into the exchange
   int started;           // the handler runs: its end finishes the call
   char *body;            // owned; NULL when it is empty
   size_t body_length;    // bytes
@@ -165,12 +164,12 @@ static int may_pass(const bq_api *api, bq_http_exchange *x, const char *request_
 // Requests that change something, and those that failed, are worth a line; the others when somebody looks closely.
 static void log_request(const call *c, int status) {
   char text[16];
-  const char *method = c->x != NULL ? bq_http_method(c->x) : "?";
+  const char *method = bq_http_method(c->x);
   int quiet = status < 500 && (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
   if (!bq_log_enabled(quiet ? BQ_DEBUG : BQ_INFO)) return;
   (void)snprintf(text, sizeof text, "%d", status);
-  bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request_id, "method", method, "path", c->path, "status",
-         text, NULL);
+  bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request_id, "method", method, "path",
+         bq_http_path(c->x), "status", text, NULL);
 }
 
 static void finish_call(call *c) {
@@ -178,13 +177,12 @@ static void finish_call(call *c) {
   bq_handlers_release(c->handlers);
   bq_api_response_free(&c->response);
   bq_free(c->body);
-  bq_free(c->path);
   bq_free(c);
 }
 
 static void log_failure(const call *c, const char *message) {
-  bq_log(BQ_ERROR, "a route failed", "request", c->request_id, "method", bq_http_method(c->x), "path", c->path,
-         "error", message, NULL);
+  bq_log(BQ_ERROR, "a route failed", "request", c->request_id, "method", bq_http_method(c->x), "path",
+         bq_http_path(c->x), "error", message, NULL);
 }
 
 static void fail_call(call *c, const char *message) {
@@ -356,11 +354,9 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   api->stats.active++;
   const char *id = bq_http_request_id(x);
   memcpy(c->request_id, id, strlen(id) + 1);
-  c->path = bq_strdup(bq_http_path(x));
-  if (c->path == NULL) {
-    bq_api_problem(x, 503, "out of memory", c->request_id, NULL, 0);
-  } else if (may_pass(api, x, c->request_id)) {
-    bq_route_outcome outcome = bq_router_match(bq_handlers_router(handlers), bq_http_method(x), c->path, &c->match);
+  if (may_pass(api, x, c->request_id)) {
+    bq_route_outcome outcome =
+        bq_router_match(bq_handlers_router(handlers), bq_http_method(x), bq_http_path(x), &c->match);
     bq_http_header allow = {"Allow", c->match.allow};
     if (outcome == BQ_ROUTE_NO_PATH) {
       bq_api_problem(x, 404, "there is nothing at this path", c->request_id, NULL, 0);
