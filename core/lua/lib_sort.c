@@ -1,14 +1,14 @@
-// table.sort: quicksort over a list of ranges, as a machine that can be left at any comparison. So an order function may
-// take its time (it is interrupted like any other code, and may even wait), and a sort without one gives up its thread
-// between two comparisons. The steps are those of Lua's own sort, and so is the outcome, for elements that are equal to
-// the order function too; only where that one goes by chance, this one always does the same.
+// table.sort: quicksort over a list of ranges, as a machine that can be left at any comparison. So an order function
+// may take its time (it is interrupted like any other code, and may even wait), and a sort without one gives up its
+// thread between two comparisons. The steps are those of Lua's own sort, and so is the outcome, for elements that are
+// equal to the order function too; only where that one goes by chance, this one always does the same.
 #include <lauxlib.h>
 
 #include "lua/stdlib_parts.h"
 #include "lua/vm_state.h"
 
 enum {
-  SMALL_COUNT = 128,   // elements: without an order function they are sorted in less time than a look at the clock takes
+  SMALL_COUNT = 128,   // elements: without an order function they are sorted in microseconds
   SMALL_RANGES = 8,    // log2 of it, and one more
   LARGE_RANGE = 100,   // elements: from here on the pivot may be another than the middle
   UNBALANCED = 128     // how many times smaller one part may be than the other before pivots are taken from anywhere
@@ -42,7 +42,7 @@ typedef struct sort {
   lua_Integer middle;    // where the pivot is taken from
   lua_Integer i, j;      // of UPWARDS and DOWNWARDS
   int left_count;
-  range left[];          // to be sorted yet: each is the larger part of what was split, so there are log2(count) at most
+  range left[];          // to be sorted yet: each the larger part of what was split, so log2(count) of them at most
 } sort;
 
 static void get(lua_State *L, const sort *s, lua_Integer at) {

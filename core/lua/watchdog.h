@@ -1,6 +1,6 @@
 // Looks after the thread that runs a slice: every few milliseconds of its CPU time a signal asks the script's hook to
-// look at the clock. So a script runs without a hook, at Lua's full speed, until somebody wants something of it: a count
-// hook that is always there makes Lua ask at every instruction, and doubles the time of a loop.
+// look at the clock. So a script runs without a hook, at Lua's full speed, until somebody wants something of it: a
+// count hook that is always there makes Lua ask at every instruction, and doubles the time of a loop.
 //
 // The timer is the thread's own, made at its first slice and gone with the thread.
 #ifndef BQ_LUA_WATCHDOG_H

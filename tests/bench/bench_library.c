@@ -15,8 +15,8 @@ static const double AIM = 1.2;
 static const double BARE_AIM = 2; // of a call that does nothing: what is added to each call, seen under the microscope
 static const double ROUND_SECONDS = 0.004;
 
-// What is done once, as the body of a loop over `i`; `before` runs once. A name that begins with "bare": nothing but the
-// call itself is done.
+// What is done once, as the body of a loop over `i`; `before` runs once. A name that begins with "bare": nothing but
+// the call itself is done.
 typedef struct row {
   const char *name;
   const char *before;
