@@ -51,18 +51,18 @@ static int table_remove(lua_State *L) {
   const bq_vm *vm = bq_vm_of(L);
   int plain;
   lua_Integer size = check_length(L, &plain);
+  if (plain && lua_gettop(L) == 1) { // the last one of a plain list: what is asked for nearly always
+    (void)lua_rawgeti(L, 1, size);
+    lua_pushnil(L);
+    lua_rawseti(L, 1, size);
+    return 1;
+  }
   lua_Integer position = luaL_optinteger(L, 2, size);
   // An empty list may be asked for its last element by number, too.
   if (position != size) {
     luaL_argcheck(L, (lua_Unsigned)position - 1 <= (lua_Unsigned)size, 2, "position out of bounds");
   }
   lua_settop(L, 2);
-  if (position == size && plain) {
-    (void)lua_rawgeti(L, 1, position);
-    lua_pushnil(L);
-    lua_rawseti(L, 1, position);
-    return 1;
-  }
   lua_geti(L, 1, position);
   for (; position < size; position++) {
     look(vm, L);
