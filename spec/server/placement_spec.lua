@@ -2,6 +2,7 @@
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 local json = require "dkjson"
+local process = require "spec.support.process"
 
 local server
 
@@ -44,14 +45,17 @@ local function failures(hook)
   return tonumber(server:get("/metrics").body:match(pattern) or 0)
 end
 
--- `count` POSTs at the same moment, each on a connection of its own; how many of each status.
-local function storm(count, more, header)
+-- `count` POSTs at the same moment, each on a connection of its own, to `others` too; how many of each status.
+local function storm(count, more, header, others)
   local body = json.encode(builds.request(more))
-  local text = ("POST /builds HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    .. "%sConnection: close\r\n\r\n%s"):format(server.address, #body, header or "", body)
+  local text = ("Content-Type: application/json\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s")
+    :format(#body, header or "", body)
   local connections, statuses, last = {}, {}, {}
-  for n = 1, count do connections[n] = server:connect(30) end
-  for _, connection in ipairs(connections) do assert(connection:send(text)) end
+  local to = { server, table.unpack(others or {}) }
+  for n = 1, count do connections[n] = to[n % #to + 1]:connect(30) end
+  for n, connection in ipairs(connections) do
+    assert(connection:send(("POST /builds HTTP/1.1\r\nHost: %s\r\n%s"):format(to[n % #to + 1].address, text)))
+  end
   for _, connection in ipairs(connections) do
     local answer = connection:receive "*a"
     connection:close()
@@ -184,6 +188,21 @@ describe("a priority policy", function()
     assert.equal("plain posted", order())
   end)
 
+  it("places a crowd that came by plain SQL in the order in which it came", function()
+    use { priority = "fair" }
+    submit "first" -- once it is placed by this policy, the policy is in force
+    server:wait_for(function()
+      return server:sql "select keyed_by = priority_policy from build_queue, queue_control" == "t"
+    end, 10, "the policy")
+    server:sql [[insert into build_queue (customer_id, customer_name, customer_email, configuration_name, manifest_path,
+        tier, architecture, cloud_provider)
+      select 'a', 'A', 'a@example.org', 'a' || lpad(n::text, 3, '0'), 'x.json', 'pro', 'linux-x64', 'aws'
+      from generate_series(1, 300) as n]]
+    server:wait_for(function() return server:sql "select count(*) from builds_to_place" == "0" end, 10, "their places")
+    assert.equal("t", server:sql [[select array_agg(configuration_name order by claim_key)
+      = array_agg(configuration_name order by configuration_name) from build_queue where customer_id = 'a']])
+  end)
+
   it("that fails leaves the built-in rule, and is counted", function()
     save { mine = "return { priority = function(build) return build.none.x end }",
       active = "return { priority = 'mine' }" }
@@ -230,6 +249,27 @@ describe("an admission policy", function()
     assert.truthy(last[429]:lower():find "retry%-after: 60")
     assert.truthy(last[429]:find("application/problem+json", 1, true))
     assert.equal(202, server:post("/builds", builds.request { customerId = "other" }).status)
+  end)
+
+  it("is as strict when several servers are asked at once", function()
+    limits { ["%-%- pending = 100"] = "pending = 10, today = 11" }
+    local others = {}
+    for n = 1, 2 do
+      others[n] = Server.start {
+        database = server.database,
+        config = { BuildQueue = { MaxConcurrentBuilds = 2, PollIntervalSeconds = 1, MaxConnectionsPerPeer = 200 } },
+        scripts = builds.scripts {
+          ["policies/limits.lua"] = process.read(server.directory .. "/scripts/policies/limits.lua"),
+          ["policies/active.lua"] = "return { admission = 'limits' }",
+        },
+      }
+    end
+    for _ = 1, 3 do
+      server:sql "delete from build_queue"
+      assert.same({ [202] = 10, [429] = 50 }, (storm(60, nil, nil, others)))
+      assert.equal("10", server:sql "select count(*) from build_queue")
+    end
+    for _, other in ipairs(others) do other:stop() end
   end)
 
   it("is no bottleneck for a burst below the limit", function()

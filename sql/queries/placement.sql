@@ -27,7 +27,7 @@ with changed as (
 ), noted as (
   insert into builds_to_place (build_id, priority, enqueued_at) select id, priority, enqueued_at from build_queue
   where status = 'pending' and keyed_by is distinct from $1 and exists (select from changed)
-  on conflict do nothing
+  on conflict (build_id) do update set priority = excluded.priority, enqueued_at = excluded.enqueued_at
 )
 select 1 from changed;
 
