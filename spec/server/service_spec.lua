@@ -54,10 +54,11 @@ describe("the server's process", function()
   it("is of RunAsUser, which is made when it is missing", function()
     if not process.is_root then return end -- only root can become somebody else
     local fake = process.directory()
+    local uid = 20000 + math.tointeger(uv.os_getpid()) % 40000 -- other specs may run at the same time
     process.write(fake .. "/passwd", process.read "/etc/passwd")
     process.write(fake .. "/useradd",
       '#!/bin/sh\necho "$@" > ' .. fake .. '/said\nfor name; do :; done\n'
-      .. 'echo "$name:x:54321:54321::/nonexistent:/usr/sbin/nologin" >> /etc/passwd\n')
+      .. 'echo "$name:x:' .. uid .. ":" .. uid .. '::/nonexistent:/usr/sbin/nologin" >> /etc/passwd\n')
     process.check { "chmod", "755", fake .. "/useradd" }
     local program = wrapper("bwrap", "--dev-bind", "/", "/", "--bind", fake .. "/passwd", "/etc/passwd",
       "--bind", fake .. "/useradd", "/usr/sbin/useradd")
@@ -68,11 +69,11 @@ describe("the server's process", function()
     assert.equal("--system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --user-group "
       .. "bq-spec-missing\n", process.read(fake .. "/said"))
     for _, name in ipairs { "state", "builds", "output" } do
-      assert.equal(54321, uv.fs_stat(server.directory .. "/" .. name).uid, name)
+      assert.equal(uid, uv.fs_stat(server.directory .. "/" .. name).uid, name)
     end
-    local own = process.check { "pgrep", "-u", "54321", "-x", "buildq" }
-    local sees = process.read(("/proc/%s/cmdline"):format(own:match "%d+"))
-    assert.truthy(sees:find(server.directory, 1, true))
+    local own = process.check { "pgrep", "-u", tostring(uid), "-x", "buildq" }
+    local command = process.read(("/proc/%s/cmdline"):format(own:match "%d+"))
+    assert.truthy(command:find(server.directory, 1, true), command)
     server:stop()
     -- A useradd that fails ends the start, and is named.
     process.write(fake .. "/passwd", process.read "/etc/passwd")
