@@ -113,7 +113,9 @@ local STEPS <const> = {
   function() note(pcall(coroutine.create, value())) note(pcall(coroutine.status, value())) end,
   function(depth) table.sort({ 3, 1, 2 }, function(a, b) step(depth - 1, false) return a < b end) end,
   function(depth, inside) local f = load "local s, d, i = ... s(d, i) return 'loaded'" note(f(step, depth, inside)) end,
-  function() note(load(({ "return 1 +", "x = = 1", "return ...", "goto out", "\27Lua" })[random(5)], "=chunk", "t")) end,
+  function()
+    note(load(({ "return 1 +", "x = = 1", "return ...", "goto out", "\27Lua" })[random(5)], "=chunk", "t"))
+  end,
   function() note(load(function() error "in the reader" end)) end,
   function() note(select(random(4) - 2, value(), value())) end,
   function() note(pcall(setmetatable, value(), value())) end,
