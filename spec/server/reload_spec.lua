@@ -159,8 +159,12 @@ describe("the bound on generations", function()
     finally(function() server:stop() end)
     local waiting = {}
     for n = 1, 2 do
+      server:wait_for(function() -- a build starts on the newest generation that is safely stored
+        local stored = "select count(*) from script_generations where hash = '%s'"
+        return server:sql(stored:format(ready(server).generation)) == "1"
+      end, 10, "the generation to be stored")
       waiting[n] = builds.submit(server, { pipeline = "gate" })
-      builds.await(server, waiting[n], "building")
+      assert.equal(ready(server).generation, builds.await(server, waiting[n], "building").generation)
       server:write("scripts", { ["pipelines/word.lua"] = pipeline(tostring(n)) })
       assert.equal(200, server:post("/admin/reload").status)
     end

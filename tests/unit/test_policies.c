@@ -176,8 +176,7 @@ static void a_hook_that_overruns_is_ended(void **state) {
       "while true do pcall(function() while true do end end) end",
       "local t = {} while true do t[#t + 1] = ('x'):rep(1000) .. #t end",
       "return (('a'):rep(40)):find(('a?'):rep(40) .. ('a'):rep(40) .. 'b')",
-      "setmetatable({}, {__close = function() while true do end end})  local c <close> = setmetatable({}, {__close = "
-      "function() while true do end end})",
+      "local c <close> = setmetatable({}, {__close = function() while true do end end})",
       "coroutine.wrap(function() while true do end end)()",
       "local function f() return f() + 1 end return f()",
   };
