@@ -76,7 +76,7 @@ static void on_placed(void *arg, const bq_pg_result *result) {
 }
 
 static void write_batch(bq_placer *placer, json_t *places, json_t *tags) {
-  bq_error err;
+  bq_error err = {0};
   char *place_text = bq_json_dumps(places, JSON_COMPACT);
   char *tag_text = bq_json_dumps(tags, JSON_COMPACT);
   const char *params[] = {fingerprint_or_null(placer), place_text, tag_text};
@@ -122,7 +122,7 @@ static int decide_row(bq_placer *placer, json_t *row, json_t *places, json_t *ta
 
 // Decides on each row of a batch and writes what was decided.
 static void decide_batch(bq_placer *placer, const PGresult *rows) {
-  bq_error err;
+  bq_error err = {0};
   json_t *places = json_array();
   json_t *tags = json_array();
   placer->tags = json_object();
@@ -143,7 +143,7 @@ static void decide_batch(bq_placer *placer, const PGresult *rows) {
 
 static void on_batch(void *arg, const bq_pg_result *result) {
   bq_placer *placer = arg;
-  bq_error err;
+  bq_error err = {0};
   if (result->error != NULL) {
     rest_after(placer, result->error);
     return;
@@ -165,7 +165,7 @@ static void on_batch(void *arg, const bq_pg_result *result) {
 }
 
 static void read_batch(bq_placer *placer) {
-  bq_error err;
+  bq_error err = {0};
   char limit[16];
   (void)snprintf(limit, sizeof limit, "%d", BATCH);
   json_t *names = bq_facts_wanted(placer->server->decider.policies);
@@ -192,7 +192,7 @@ static void on_told(void *arg, const bq_pg_result *result) {
 
 // Nothing to do before this server is a node, or when it stops.
 static void begin(bq_placer *placer) {
-  bq_error err;
+  bq_error err = {0};
   bq_timer_clear(placer->timer);
   const char *fingerprint = bq_policies_fingerprint(placer->server->decider.policies, BQ_HOOK_PRIORITY);
   if (strcmp(fingerprint, placer->fingerprint) != 0) placer->told = 0;

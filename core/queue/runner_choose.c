@@ -24,7 +24,9 @@ static int claim_by_id(bq_runner *runner, const json_t *order, bq_error *err) {
   size_t index;
   json_t *id;
   bq_buf_adds(&ids, "{");
-  json_array_foreach(order, index, id) bq_buf_addf(&ids, index > 0 ? ",%s" : "%s", json_string_value(id));
+  json_array_foreach(order, index, id) {
+    bq_buf_addf(&ids, index > 0 ? ",%s" : "%s", json_string_value(id));
+  }
   bq_buf_adds(&ids, "}");
   int result = bq_buf_check(&ids, err);
   if (result == 0) result = bq_runner_send_claim(runner, ids.data, err);

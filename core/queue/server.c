@@ -44,7 +44,8 @@ void bq_server_stop_now(bq_server *server, int result) {
 static int may_claim(void *arg) {
   const bq_server *server = arg;
   if (server->free_megabytes >= 0 && server->free_megabytes < server->config->disk_reserve_megabytes) return 0;
-  return server->sandbox_works;
+  // A build that was ordered because of the new scripts must not start on the old ones.
+  return server->sandbox_works && server->storing == 0;
 }
 
 static void on_build_changed(void *arg, const char *build_id) {

@@ -48,6 +48,7 @@ typedef struct bq_server {
   bq_metrics *metrics;
   bq_services services;
   bq_generation_set *generations; // those alive
+  int storing;                  // generations on their way into the database: until it has them no build is claimed
   bq_script_host *host;
   bq_decider decider;           // with the policies of the running generation
   int64_t policy_said_us;       // bq_clock_mono_us of the last log line about a failing policy

@@ -33,8 +33,9 @@ static void on_generation_stored(void *arg, const bq_pg_result *result) {
   if (result->error == NULL && (server->stored == NULL || server->stored != current)) {
     bq_generation_release(server->stored);
     server->stored = bq_generation_retain(s->generation);
-    bq_runner_wake(server->runner);
   }
+  server->storing--;
+  bq_runner_wake(server->runner);
   bq_generation_release(s->generation);
   bq_free(s);
 }
@@ -61,6 +62,8 @@ static void store_generation(bq_server *server) {
     bq_log(BQ_ERROR, "the scripts could not be stored: builds go on with the ones before", NULL);
     bq_generation_release(s != NULL ? s->generation : NULL);
     bq_free(s);
+  } else {
+    server->storing++;
   }
   bq_free(text);
 }

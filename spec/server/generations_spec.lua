@@ -78,6 +78,16 @@ describe("a reload on demand", function()
   end)
 end)
 
+describe("a pipeline that is just there", function()
+  it("can be ordered at once: no build starts on the scripts before", function()
+    for n = 1, 20 do
+      server:write("scripts", { [("pipelines/fresh%d.lua"):format(n)] = pipeline "fresh" })
+      assert.equal(200, server:post("/admin/reload").status)
+      builds.run(server, { pipeline = ("fresh%d"):format(n) })
+    end
+  end)
+end)
+
 describe("an activation", function()
   it("holds a generation whatever the disk says, also over a restart, until it is released", function()
     local old = save "old"
