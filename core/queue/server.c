@@ -392,7 +392,8 @@ static void free_parts(bq_server *server) {
   }
   bq_timer_free(server->wind_timer);
   bq_timer_free(server->patience_timer);
-  bq_generation_set_free(server->generations);
+  bq_generation_release(server->stored);
+  bq_generation_set_free(server->generations); // the last generation has left it
   bq_loop_free(server->loop);
 }
 
@@ -405,7 +406,6 @@ static void free_server(bq_server *server) {
   bq_free(server->share);
   bq_free(server->url);
   bq_free(server->predecessor);
-  bq_generation_release(server->stored);
   json_decref(server->statistics);
   for (size_t i = 0; i < server->old_config_count; i++) bq_config_free(server->old_configs[i]);
   bq_free(server->old_configs);
