@@ -24,5 +24,6 @@ build = {
     PREFIX = "$(PREFIX)",
     UNITDIR = "$(PREFIX)/share/buildq/systemd",
     SYSUSERSDIR = "$(PREFIX)/share/buildq/sysusers.d",
+    TMPFILESDIR = "$(PREFIX)/share/buildq/tmpfiles.d",
   },
 }

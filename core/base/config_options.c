@@ -130,7 +130,7 @@ const bq_config_option bq_config_options[] = {
        "Your own scripts; a file here wins over the shipped one of the same path."),
   TEXT(Q, "TemplateDirectory", NULL, PATH, template_directory, "", "only the shipped ones", NULL, RESTART,
        "Your own templates, likewise."),
-  TEXT(Q, "SecretsDirectory", NULL, PATH, secrets_directory, "", "only the shipped ones", NULL, RESTART,
+  TEXT(Q, "SecretsDirectory", NULL, PATH, secrets_directory, "", "none", NULL, RESTART,
        "One file for each secret that pipelines may ask for with build:secret."),
   TEXT(Q, "ManifestDirectory", NULL, PATH, manifest_directory, "", "manifests in StateDirectory", NULL, NOW,
        "Where the files are that manifestPath names."),

@@ -102,6 +102,15 @@ describe("make install", function()
     end
   end)
 
+  it("is what luarocks make does, from a clone: nothing of it is taken for a Lua module", function()
+    local tree = process.directory()
+    local done = process.run({ "luarocks", "--lua-version", "5.4", "make", "--tree", tree,
+      "honua-buildq-scm-1.rockspec" }, { env = environment(), seconds = 120 })
+    assert.equal(0, done.code, done.errors)
+    assert.matches("%d", process.check { tree .. "/bin/buildq", "version" })
+    assert.equal("", process.check { "find", tree, "-path", tree .. "/lib/lua/*", "-type", "f" })
+  end)
+
   it("leaves a program that finds its files, wherever it was moved to", function()
     process.write(root .. "/usr/share/buildq/scripts/routes/spec_probe.lua",
       'return { method = "GET", path = "/spec-probe", handle = function() return { json = { here = true } } end }\n')
