@@ -4,6 +4,7 @@ local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 local process = require "spec.support.process"
 
+local SANITIZED <const> = (os.getenv "BUILDQ_BUILD" or "build") ~= "build"
 local RELOADS <const> = tonumber(os.getenv "BUILDQ_RELOADS" or 300)
 
 local function ready(server) return server:get("/readyz").json end
@@ -47,7 +48,8 @@ describe("thousands of reloads", function()
     end
     assert.equal(0, bad)
     for _, id in ipairs(ids) do builds.await(server, id, "success", 60) end
-    assert.truthy(resident_kilobytes(server) < early + 16 * 1024,
+    -- A sanitizer keeps what is freed, to tell of its use.
+    assert.truthy(SANITIZED or resident_kilobytes(server) < early + 16 * 1024,
       ("%d kB after a third, %d at the end"):format(early, resident_kilobytes(server)))
     local live = tonumber(server:get("/metrics").body:match "\nbuildq_script_generations_live (%d+)")
     assert.truthy(live <= 2, live)

@@ -313,7 +313,7 @@ describe("a thousand schedules", function()
           zone = i %% 2 == 0 and "Europe/Berlin" or "America/New_York", request = %s }
       end
       return { schedule = function() return list end }]]):format(REQUEST) } }:launch()
-    server:wait_for(function() return #server:get("/schedules").json.schedules == 1000 end, 30)
+    server:wait_for(function() return #server:get("/schedules").json.schedules == 1000 end, 90)
     assert.truthy(server:log():find("there are more than 1000 schedules", 1, true))
     assert.equal(1000, tonumber(server:sql "select count(*) from schedules where next_at > now()"))
     server:write("scripts", policy 'name = "one", cron = "@daily"')

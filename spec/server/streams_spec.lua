@@ -386,7 +386,9 @@ describe("a body that a route writes by and by", function()
     end
     local before = memory()
     for _ = 1, 20 do assert.equal(200, server:get("/healthz").status) end
-    assert.truthy(memory() - before < 5000, "pages grown by " .. memory() - before)
+    -- A sanitizer keeps what is freed, to tell of its use.
+    local sanitized = (os.getenv "BUILDQ_BUILD" or "build") ~= "build"
+    assert.truthy(sanitized or memory() - before < 5000, "pages grown by " .. memory() - before)
     connection:close()
     server:wait_for(function() return server:get("/spec/kept").json.ended == "canceled" end, 10, "its end")
     assert.same({ ok = false, kind = "canceled", ended = "canceled" }, server:get("/spec/kept").json)
