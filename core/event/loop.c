@@ -16,6 +16,7 @@ struct bq_loop {
   pthread_mutex_t lock;    // guards first, last
   bq_post *first;          // queue of posted items, oldest first
   bq_post *last;
+  bq_post *due;            // those of this turn that are still to run; the loop thread's
   uint64_t ran;            // items, so far; the loop thread's
   bq_timer *following;     // those set that follow the clock, in no order
 };
@@ -37,15 +38,14 @@ static void run_posts(evutil_socket_t fd, short what, void *arg) {
   uint64_t count;
   if (read(fd, &count, sizeof count) < 0) { /* EAGAIN: an earlier turn has taken the count */ }
   pthread_mutex_lock(&loop->lock);
-  bq_post *post = loop->first;
+  loop->due = loop->first;
   loop->first = loop->last = NULL;
   pthread_mutex_unlock(&loop->lock);
-  while (post != NULL) {
-    bq_post *next = post->next;
+  for (bq_post *post; (post = loop->due) != NULL;) {
+    loop->due = post->next;
     post->next = NULL;
     loop->ran++;
     post->run(post);
-    post = next;
   }
 }
 
@@ -111,6 +111,29 @@ void bq_loop_post(bq_loop *loop, bq_post *post) {
   uint64_t one = 1;
   // Can only fail when the counter is full, and then the loop is awake already.
   if (was_empty && write(loop->wake_fd, &one, sizeof one) < 0) { /* see above */ }
+}
+
+// Unlinks the oldest item of the list at `link` that matches.
+static bq_post *take_matching(bq_post **link, bq_post_match match, const void *arg) {
+  for (; *link != NULL; link = &(*link)->next) {
+    bq_post *post = *link;
+    if (!match(post, arg)) continue;
+    *link = post->next;
+    post->next = NULL;
+    return post;
+  }
+  return NULL;
+}
+
+bq_post *bq_loop_take_back(bq_loop *loop, bq_post_match match, const void *arg) {
+  bq_post *post = take_matching(&loop->due, match, arg);
+  if (post != NULL) return post;
+  pthread_mutex_lock(&loop->lock);
+  post = take_matching(&loop->first, match, arg);
+  loop->last = loop->first;
+  while (loop->last != NULL && loop->last->next != NULL) loop->last = loop->last->next;
+  pthread_mutex_unlock(&loop->lock);
+  return post;
 }
 
 uint64_t bq_loop_ran(bq_loop *loop, int *idle) {

@@ -29,6 +29,11 @@ typedef struct bq_post {
 // Any thread. Items run in the order they were posted, on a later turn of the loop (never inside this call).
 void bq_loop_post(bq_loop *loop, bq_post *post);
 
+// Loop thread. Takes out the oldest posted item that has not run yet and for which `match` returns non-zero: whoever
+// posted it is being freed and settles it. Returns NULL when there is none.
+typedef int (*bq_post_match)(const bq_post *post, const void *arg);
+bq_post *bq_loop_take_back(bq_loop *loop, bq_post_match match, const void *arg);
+
 // How many items have run so far, and whether none waits now: all work of fibers and pools passes through here, so that
 // an equal count later, with none waiting, tells that nothing has happened meanwhile.
 uint64_t bq_loop_ran(bq_loop *loop, int *idle);

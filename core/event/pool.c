@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -23,10 +24,19 @@ struct bq_pool {
   pthread_t threads[];   // thread_count of them
 };
 
+static bq_task *task_of(const bq_post *post) {
+  return (bq_task *)((uintptr_t)post - offsetof(bq_task, post));
+}
+
 static void finish_on_loop(bq_post *post) {
-  bq_task *task = (bq_task *)((char *)post - offsetof(bq_task, post));
+  bq_task *task = task_of(post);
   task->pool->pending--;
   task->done(task);
+}
+
+// Whether a posted item is a finished task of the pool `arg`.
+static int is_of_pool(const bq_post *post, const void *arg) {
+  return post->run == finish_on_loop && task_of(post)->pool == arg;
 }
 
 static bq_task *take(bq_pool *pool) {
@@ -121,6 +131,8 @@ void bq_pool_free(bq_pool *pool) {
   pthread_cond_broadcast(&pool->filled);
   pthread_mutex_unlock(&pool->lock);
   for (unsigned i = 0; i < pool->thread_count; i++) (void)pthread_join(pool->threads[i], NULL);
+  // Those that had ended before: the loop may not run again.
+  for (bq_post *post; (post = bq_loop_take_back(pool->loop, is_of_pool, pool)) != NULL;) finish_on_loop(post);
   while (pool->finished != NULL) {
     bq_task *task = pool->finished;
     pool->finished = task->next;

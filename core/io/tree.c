@@ -189,9 +189,11 @@ int bq_tree_make_path(const char *path, bq_error *err) {
     struct stat st;
     // One that is there already, perhaps behind a link, is left alone, so a read-only parent does no harm.
     int missing = stat(copy, &st) < 0;
-    if ((missing && make_one(AT_FDCWD, copy) < 0) || (!missing && !S_ISDIR(st.st_mode) && (errno = ENOTDIR))) {
-      result = bq_fail_errno(err, errno, "can't make the directory %s", copy);
-    }
+    int errnum = 0;
+    if (!missing) errnum = S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+    else if (make_one(AT_FDCWD, copy) < 0) errnum = errno;
+    if (errnum == ENOENT) result = bq_fail(err, BQ_ENOTFOUND, "can't make %s: its parent has just been removed", copy);
+    else if (errnum != 0) result = bq_fail_errno(err, errnum, "can't make the directory %s", copy);
     *at = was;
     if (was == '\0') break;
   }

@@ -38,7 +38,8 @@ int bq_tree_open_parent(const char *root, const char *relative, int make, const 
 
 // Makes a directory and its missing parents, 0750 whatever the umask. Existing ones are left as they are.
 int bq_tree_make(const char *root, const char *relative, bq_error *err) BQ_MUSTCHECK;
-int bq_tree_make_path(const char *path, bq_error *err) BQ_MUSTCHECK; // of a configured path: links are fine
+// The same for a configured path: links are fine. BQ_ENOTFOUND when somebody removes a parent meanwhile: try again.
+int bq_tree_make_path(const char *path, bq_error *err) BQ_MUSTCHECK;
 
 // Removes a file, a link (not what it points to) or a directory with all in it, also read-only directories and any
 // depth. Stays on the root's file system. Nothing there is fine. Goes on after a failure and reports the first.

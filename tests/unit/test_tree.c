@@ -86,6 +86,9 @@ static void directories_are_made(void **state) {
   assert_true(bq_tree_make_path(in(root, "file/x"), &err) < 0);
   assert_true(bq_tree_make_path(in(root, "file"), &err) < 0);
   assert_int_equal(bq_tree_make_path(in(root, "out/y/z/"), &err), 0); // an operator's link is fine
+  // A parent that went away under it can be made again by the caller: this end has a code of its own.
+  assert_int_equal(symlink("nowhere", in(root, "gone")), 0);
+  assert_int_equal(bq_tree_make_path(in(root, "gone/x"), &err), BQ_ENOTFOUND);
   assert_true(exists(in(other, "y/z")));
 }
 
