@@ -1,0 +1,24 @@
+// What became of a message that was handed to a server elsewhere: a mail server (smtp.h), a web server (webhook.h).
+#ifndef BQ_IO_TRANSPORT_H
+#define BQ_IO_TRANSPORT_H
+
+#include <stdint.h>
+
+typedef enum bq_transport_outcome {
+  BQ_TRANSPORT_SENT,
+  BQ_TRANSPORT_RETRY, // it may go well later: no connection, a timeout, a temporary refusal, a lost reply
+  BQ_TRANSPORT_DEAD,  // it won't
+  BQ_TRANSPORT_GONE   // the recipient wants no more of them (HTTP 410)
+} bq_transport_outcome;
+
+typedef struct bq_transport_result {
+  bq_transport_outcome outcome;
+  int code;               // of the server's last reply; 0: none came
+  const char *reply;      // its text, or what failed; borrowed, UTF-8, without secrets
+  int64_t retry_after_s;  // what the server asked for; 0: nothing
+} bq_transport_result;
+
+// Called once, on a later turn of the loop.
+typedef void (*bq_transport_done)(void *arg, const bq_transport_result *result);
+
+#endif
