@@ -3,8 +3,8 @@
 --   local engine = template.new { read = function(path) return text_of(path) end, null = json.null }
 --   local text = engine:render("email/failed.html", { build = … })
 --
--- Everything is escaped for the place it stands in. A variable that isn't there is an error with file and line, never an
--- empty string; one that is there and null is an error too where it is printed (`| default: "–"` says what to print).
+-- Everything is escaped for the place it stands in. A variable that isn't there is an error with file and line, never
+-- an empty string; one that is there and null is an error too where it is printed (`| default: "-"` says what instead).
 
 local compiler = require "template.compiler"
 local escape = require "template.escape"

@@ -39,7 +39,8 @@ describe("a template", function()
     text = "{% for x in list %}{{ loop.index }}{{ x.name }}{% if not loop.last %}, {% end %}{% else %}empty{% end %}"
     assert.equal("1a, 2b", render(text, { list = { { name = "a" }, { name = "b" } } }))
     assert.equal("empty", render(text, { list = {} }))
-    assert.equal("12 34 ", render("{% for r in rows %}{% for c in r %}{{ c }}{% end %} {% end %}", { rows = { { 1, 2 }, { 3, 4 } } }))
+    assert.equal("12 34 ", render("{% for r in rows %}{% for c in r %}{{ c }}{% end %} {% end %}", { rows = { { 1,
+      2 }, { 3, 4 } } }))
     assert.equal("y", render("{% if not (a and b) or c == 'x' %}y{% end %}", { a = true, b = NULL, c = "q" }))
     assert.equal("-3", render("{{ n }}{% if n < -2 %}{% end %}", { n = -3 }))
     assert.matches("a string and a number can't be compared", fails("{% if s > 1 %}{% end %}", { s = "a" }))
@@ -64,7 +65,8 @@ describe("a template", function()
 
   it("escapes for the place a value stands in", function()
     local evil = [[<script>alert("x")</script>&' ]]
-    assert.equal("<p>&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&#39; </p>", render("<p>{{ x }}</p>", { x = evil }))
+    assert.equal("<p>&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&#39; </p>", render("<p>{{ x }}</p>",
+      { x = evil }))
     assert.equal('<a title="&quot;&gt;">', render('<a title="{{ x }}">', { x = '">' }))
     assert.equal("<a title='&#39;&gt;'>", render("<a title='{{ x }}'>", { x = "'>" }))
     assert.equal('<a href="#">', render('<a href="{{ x }}">', { x = "javascript:alert(1)" }))
@@ -78,10 +80,26 @@ describe("a template", function()
     assert.equal("<b>", render("{{ x | unescaped }}", { x = "<b>" }))
   end)
 
+  it("lets no name turn the words behind it round", function()
+    assert.equal("gnp.exe", render("{{ x }}", { x = "\u{202E}gnp.exe\u{2066}" }))
+    assert.equal("gnp.exe", plain("{{ x }}", { x = "\u{202E}gnp.exe\u{2066}" }))
+    assert.equal("שלום é 🚀", render("{{ x }}", { x = "שלום é 🚀" }))
+  end)
+
+  it("quotes and colours a shell's lines", function()
+    assert.equal("a 'it'\\''s; rm -rf /'", plain("a {{ x | quoted }}", { x = "it's; rm -rf /" }))
+    local html = render("<pre>{{ x | shell }}</pre>", { x = "# <b>\naws s3 --x '</pre><script>'" })
+    assert.falsy(html:find("<b>", 1, true) or html:find("<script>", 1, true))
+    local text = html:match("^<pre>(.*)</pre>$"):gsub("<span[^>]*>", ""):gsub("</span>", "")
+    assert.equal("# &lt;b&gt;\naws s3 --x &#39;&lt;/pre&gt;&lt;script&gt;&#39;", text)
+  end)
+
   it("refuses places that no escaping makes safe", function()
     local data = { x = "1" }
-    for _, text in ipairs { "<a {{ x }}>", "<a title={{ x }}>", "<{{ x }}>", "<script>{{ x }}</script>", "<a x{{ x }}=''>",
-      "<style>{{ x }}</style>", "<!-- {{ x }} -->", '<a onclick="{{ x }}">', "<a title= {{ x }}>" } do
+    for _, text in ipairs { "<a {{ x }}>", "<a title={{ x }}>", "<{{ x }}>", "<script>{{ x }}</script>",
+      "<a x{{ x }}=''>",
+      "<style>{{ x }}</style>", '<iframe srcdoc="{{ x }}">', "<!-- {{ x }} -->", '<a onclick="{{ x }}">',
+        "<a title= {{ x }}>" } do
       local ok, message = pcall(render, text, data)
       assert.is_false(ok, text)
       assert.matches("^templates/t.html:1: ", message)
@@ -102,8 +120,10 @@ describe("a template", function()
     local rows = {
       ["{{ }}"] = "an expression is missing", ["{{ a"] = "{{ is not closed", ["{% if true %}"] = "the if is not ended",
       ["{% end %}"] = "an end too many", ["{% else %}"] = "without an if", ["{% elseif true %}"] = "without an if",
-      ["{% fi %}"] = "there is no tag", ["{{ a | nope }}"] = 'there is no filter "nope"', ["{{ a b }}"] = '"b" is not expected',
-      ["{{ a. }}"] = "a name after . expected", ["{{ 'a }}"] = "a string is not closed", ["{{ a ; b }}"] = '";" is no part',
+      ["{% fi %}"] = "there is no tag", ["{{ a | nope }}"] = 'there is no filter "nope"',
+        ["{{ a b }}"] = '"b" is not expected',
+      ["{{ a. }}"] = "a name after . expected", ["{{ 'a }}"] = "a string is not closed",
+        ["{{ a ; b }}"] = '";" is no part',
       ["{% for x %}{% end %}"] = "a for is written", ["{% include x %}"] = "needs a path in quotes",
       ["{% block a %}{% end %}{% block a %}{% end %}"] = "two blocks", ["{{ (a }}"] = '")" expected',
       ["x{% layout 'y' %}"] = "named first", ["{{ 3 | date }}"] = "date needs a time",
@@ -116,7 +136,8 @@ describe("a template", function()
   end)
 
   it("is bounded", function()
-    assert.matches("longer than 1 MB", fails("{% for x in l %}{{ x }}{% end %}", { l = { ("x"):rep(600000), ("x"):rep(600000) } }))
+    assert.matches("longer than 1 MB", fails("{% for x in l %}{{ x }}{% end %}", { l = { ("x"):rep(600000),
+      ("x"):rep(600000) } }))
     assert.matches("more than 50 tags are open", fails(("{% if true %}"):rep(60) .. ("{% end %}"):rep(60)))
   end)
 end)
@@ -127,11 +148,15 @@ describe("a filter", function()
   it("writes values for people", function()
     for _, row in ipairs {
       { "v | bytes", 999, "999 bytes" }, { "v | bytes", 12345678, "12.3 MB" }, { "v | bytes", 1000, "1 kB" },
-      { "v | duration", 3.14159, "3.14 s" }, { "v | duration", 200, "3 min 20 s" }, { "v | duration", 7300, "2 h 1 min" },
+      { "v | duration", 3.14159, "3.14 s" }, { "v | duration", 200, "3 min 20 s" }, { "v | duration", 7300,
+        "2 h 1 min" },
       { "v | date", "2026-02-28T23:59:59.123456Z", "28 February 2026 23:59" },
-      { "v | date: '%Y/%m/%d'", "2024-02-29T00:00:00Z", "2024/02/29" }, { "v | date", "1970-01-01T00:00:00Z", "01 January 1970 00:00" },
-      { "v | join", { "a", "b" }, "a, b" }, { "v | join: '-'", { "a", 2 }, "a-2" }, { "v | truncate: 3", "äöüß", "äö…" },
-      { "v | truncate: 4", "äöüß", "äöüß" }, { "v | upper | lower", "Ab", "ab" }, { "v | number: 2", 3.14159, "3.14" },
+      { "v | date: '%Y/%m/%d'", "2024-02-29T00:00:00Z", "2024/02/29" }, { "v | date", "1970-01-01T00:00:00Z",
+        "01 January 1970 00:00" },
+      { "v | join", { "a", "b" }, "a, b" }, { "v | join: '-'", { "a", 2 }, "a-2" }, { "v | truncate: 3", "äöüß",
+        "äö…" },
+      { "v | truncate: 4", "äöüß", "äöüß" }, { "v | upper | lower", "Ab", "ab" }, { "v | number: 2", 3.14159,
+        "3.14" },
       { "v | length", "äö", "2" }, { "v | default: 'x'", "", "x" }, { "v | indent: 2", "a\nb", "  a\n  b" },
       { "v | url_part", "a b/ä", "a%20b%2F%C3%A4" }, { "v", 5.0, "5" },
     } do assert.equal(row[3], filtered(row[1], row[2])) end

@@ -17,7 +17,8 @@ local compiler = {}
 
 local MAX_DEPTH <const> = 50
 local PRELUDE <const> = [[
-local put, value, field, filter, truth, items, include, block, line, null, same, other, less, at_most, more, at_least = ...
+local put, value, field, filter, truth, items, include, block, line, null,
+  same, other, less, at_most, more, at_least = ...
 return function(data)
 ]]
 
@@ -182,7 +183,9 @@ end
 local function do_tag(c, inside)
   local tag, rest = inside:match("^%s*(%a+)%s*(.-)%s*$")
   local handler = tag and TAGS[tag]
-  if not handler then fail(c, ("there is no tag %q; there are if, elseif, else, for, end, include, layout, block"):format(inside)) end
+  if not handler then
+    fail(c, ("there is no tag %q; there are if, elseif, else, for, end, include, layout, block"):format(inside))
+  end
   handler(c, rest)
 end
 

@@ -4,12 +4,18 @@ local escape = {}
 
 local ENTITIES <const> = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
+-- Without the characters that turn the direction of what follows (U+202A to U+202E, U+2066 to U+2069): a name with one
+-- of them could make the words behind it read as others.
+local function without_directions(text)
+  return (text:gsub("\226\128[\170-\174]", ""):gsub("\226\129[\166-\169]", ""))
+end
+
 --- HTML text and quoted attributes (HTML Living Standard, 13.1.2.3 and 13.1.4). Control characters go: they have no
 --- place in HTML, and none in mail.
 ---@param text string
 ---@return string
 function escape.html(text)
-  return (text:gsub("[%z\1-\8\11\12\14-\31\127]", ""):gsub("[&<>\"']", ENTITIES))
+  return (without_directions(text):gsub("[\0-\8\11\12\14-\31\127]", ""):gsub("[&<>\"']", ENTITIES))
 end
 
 --- One part of a URL: everything but RFC 3986's unreserved characters as %XX.
@@ -43,7 +49,7 @@ end
 ---@param text string
 ---@return string
 function escape.plain(text)
-  return (text:gsub("\r\n?", "\n"):gsub("[%z\1-\8\11-\31\127]", ""))
+  return (without_directions(text):gsub("\r\n?", "\n"):gsub("[\0-\8\11-\31\127]", ""))
 end
 
 return escape

@@ -14,7 +14,9 @@ local expression = {}
 ---@field scope table<string, string> loop variable → its Lua name
 ---@field is_known_filter fun(name: string): boolean
 
-local KEYWORDS <const> = { ["or"] = true, ["and"] = true, ["not"] = true, ["true"] = true, ["false"] = true, null = true }
+local KEYWORDS <const> = {
+  ["or"] = true, ["and"] = true, ["not"] = true, ["true"] = true, ["false"] = true, null = true,
+}
 local COMPARISONS <const> = { ["=="] = "same", ["~="] = "other", ["<"] = "less", ["<="] = "at_most", [">"] = "more",
   [">="] = "at_least" }
 

@@ -1,5 +1,5 @@
 -- The filters of templates. A filter is called as f(value, arguments …) and returns a value; one that returns
--- filters.safe(text) has made HTML itself and vouches for it. `values` says which values a filter takes, for the manual.
+-- filters.safe(text) has made HTML itself and vouches for it. `values` says what a filter takes, for the manual.
 
 local escape = require "template.escape"
 
@@ -45,13 +45,50 @@ local function days_from_civil(year, month, day)
   return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
 end
 
+local function span(color, text) return ('<span style="color:%s">%s</span>'):format(color, escape.html(text)) end
+
+-- The colours stand on the dark background that code has in mails, by day and by night.
+local function shell_html(text)
+  local parts = {}
+  for line, ending in text:gmatch("([^\n]*)(\n?)") do
+    if line:find("^%s*#") then
+      parts[#parts + 1] = span("#8b98a9", line)
+    else
+      local at = 1
+      while at <= #line do
+        local word = line:match("^'[^']*'", at) or line:match('^"[^"]*"', at)
+        local color = word and "#a5d6a7"
+        if not word and (at == 1 or line:find("^%s", at - 1)) then
+          word = line:match("^%-%-?[%w-]+", at)
+          color = "#f2c97d"
+        end
+        if not word and not line:sub(1, at - 1):find("%S") then
+          word = line:match("^[%w_.+-]+", at)
+          color = "#82b1ff"
+        end
+        parts[#parts + 1] = word and span(color, word) or escape.html(line:sub(at, at))
+        at = at + (word and #word or 1)
+      end
+    end
+    parts[#parts + 1] = ending
+  end
+  return table.concat(parts)
+end
+
 local ALL = {
   default = {
-    values = "anything, also null", arguments = "what stands in for it", does = "the argument where the value is null or empty",
+    values = "anything, also null", arguments = "what stands in for it",
+    does = "the argument where the value is null or empty",
     call = function(value, otherwise) return (value == nil or value == "") and otherwise or value end,
   },
-  upper = { values = "text", does = "capital letters (ASCII)", call = function(v) return text_of(v, "upper"):upper() end },
-  lower = { values = "text", does = "small letters (ASCII)", call = function(v) return text_of(v, "lower"):lower() end },
+  upper = {
+    values = "text", does = "capital letters (ASCII)",
+    call = function(v) return text_of(v, "upper"):upper() end,
+  },
+  lower = {
+    values = "text", does = "small letters (ASCII)",
+    call = function(v) return text_of(v, "lower"):lower() end,
+  },
   length = {
     values = "text or a list", does = "how many characters or items",
     call = function(v)
@@ -103,13 +140,17 @@ local ALL = {
     end,
   },
   date = {
-    values = "a time as the API writes it (RFC 3339)", arguments = "a format of strftime, \"%d %B %Y %H:%M\" when absent",
+    values = "a time as the API writes it (RFC 3339)",
+    arguments = "a format of strftime, \"%d %B %Y %H:%M\" when absent",
     does = "the time in UTC",
     call = function(v, format)
       local text = text_of(v, "date")
       local year, month, day, hour, minute, second = text:match("^(%d%d%d%d)%-(%d%d)%-(%d%d)T(%d%d):(%d%d):(%d%d)")
-      if not year or not text:find("Z$") then error(("date needs a time like 2026-01-31T12:00:00Z, it got %q"):format(text), 0) end
-      local days = days_from_civil(math.tointeger(tonumber(year)), math.tointeger(tonumber(month)), math.tointeger(tonumber(day)))
+      if not year or not text:find("Z$") then
+        error(("date needs a time like 2026-01-31T12:00:00Z, it got %q"):format(text), 0)
+      end
+      local function integer(digits) return math.tointeger(tonumber(digits)) end
+      local days = days_from_civil(integer(year), integer(month), integer(day))
       local unix = days * 86400 + tonumber(hour) * 3600 + tonumber(minute) * 60 + tonumber(second)
       return os.date("!" .. (format or "%d %B %Y %H:%M"), math.tointeger(unix))
     end,
@@ -117,6 +158,14 @@ local ALL = {
   url_part = {
     values = "text", does = "percent-encoded, to stand inside a URL in plain text",
     call = function(v) return escape.url_part(text_of(v, "url_part")) end,
+  },
+  quoted = {
+    values = "text", does = "in single quotes, as one word of a shell's line",
+    call = function(v) return "'" .. text_of(v, "quoted"):gsub("'", "'\\''") .. "'" end,
+  },
+  shell = {
+    values = "lines for a shell", does = "HTML with comments, strings and options in colour",
+    call = function(v) return filters.safe(shell_html(text_of(v, "shell"))) end,
   },
   indent = {
     values = "text", arguments = "how many blanks", does = "each line begins with them",
@@ -126,7 +175,8 @@ local ALL = {
     end,
   },
   unescaped = {
-    values = "text", does = "HTML as it is: only for what you have written yourself, never for what a customer may have",
+    values = "text",
+    does = "HTML as it is: only for what you have written yourself, never for what a customer may have",
     call = function(v) return filters.safe(text_of(v, "unescaped")) end,
   },
 }

@@ -24,7 +24,8 @@ end
 ---@return boolean
 function html.same(a, b)
   if a.state ~= b.state then return false end
-  return (a.state ~= "double" and a.state ~= "single") or (a.attribute == b.attribute and a.value_begun == b.value_begun)
+  if a.state ~= "double" and a.state ~= "single" then return true end
+  return a.attribute == b.attribute and a.value_begun == b.value_begun
 end
 
 -- One function for each state: reads from `at`, changes the place, returns where to go on.
@@ -123,7 +124,10 @@ function html.read(place, text)
   while at <= #text do at = STEPS[place.state](place, text, at) end
 end
 
-local URLS <const> = { href = true, src = true, action = true, background = true, poster = true, cite = true }
+local URLS <const> = {
+  href = true, ["xlink:href"] = true, src = true, srcset = true, action = true, formaction = true, background = true,
+  poster = true, cite = true, longdesc = true, ping = true, data = true, manifest = true,
+}
 
 --- How a value must be escaped that stands here; nil and a sentence where none may.
 ---@param place HtmlPlace
@@ -135,7 +139,9 @@ function html.escaping(place)
   if state == "double" or state == "single" then
     local begun = place.value_begun
     place.value_begun = true
-    if place.attribute:sub(1, 2) == "on" then return nil, "a value can't stand in " .. place.attribute .. ": it is code" end
+    if place.attribute:find("^on") or place.attribute == "srcdoc" then
+      return nil, ("a value can't stand in %s: it is code"):format(place.attribute)
+    end
     if place.attribute == "style" then return "css" end
     if URLS[place.attribute] then return begun and "url_part" or "url" end
     return "html"
