@@ -23,7 +23,7 @@ void bq_check_free(bq_check *check) {
 static void add_fault(bq_check *check, const char *path, const char *reason) {
   if (check->fault_count++ > 0) bq_buf_adds(&check->faults, "\n");
   // A Lua error begins with the place already.
-  if (strncmp(reason, "scripts/", 8) == 0) bq_buf_adds(&check->faults, reason);
+  if (strncmp(reason, "scripts/", 8) == 0 || strncmp(reason, "templates/", 10) == 0) bq_buf_adds(&check->faults, reason);
   else bq_buf_addf(&check->faults, "%s: %s", path, reason);
 }
 

@@ -17,6 +17,9 @@ int bq_lua_all(lua_State *L);
 // Pushes a fresh table of the module `json`: null, encode, decode, array, is_array. A lua_CFunction without arguments.
 int bq_lua_open_json(lua_State *L);
 
+// Pushes a fresh table of the module `templates`: read, rules, load_rule. A lua_CFunction without arguments.
+int bq_lua_open_templates(lua_State *L);
+
 enum {
   BQ_LUA_JSON_MAX_DEPTH = 64,
   BQ_LUA_JSON_MAX_VALUES = 500 * 1000,      // in one text, either way

@@ -42,6 +42,7 @@
 ---@field schedule buildq.schedule
 ---@field generations buildq.generations
 ---@field response buildq.response
+---@field templates buildq.templates
 ---@field config buildq.config
 local buildq = {}
 
@@ -629,6 +630,24 @@ function response.event_stream(options) end
 ---@return Response
 function response.stream(producer, options) end
 
+-- templates ------------------------------------------------------------------------------------------------------
+
+---Templates and the scripts of scripts/notifications, of the generation that this script belongs to.
+---@class buildq.templates [route]
+local templates = {}
+
+---@param path string below templates: "email/failed.html"
+---@return string? # nil when there is none
+function templates.read(path) end
+
+---@return string[] # the paths of the scripts in scripts/notifications, sorted
+function templates.rules() end
+
+---Runs one of them.
+---@param path string one that rules() gave
+---@return Notification
+function templates.load_rule(path) end
+
 -- pipelines ------------------------------------------------------------------------------------------------------
 
 ---What a file in scripts/pipelines returns.
@@ -839,19 +858,25 @@ function Build:secret(name) end
 
 ---What a file in scripts/notifications returns. Its shape is checked at a reload.
 ---@class Notification
----@field events string[] "completed", "failed", "cancelled", "timedout": which of a build's ends it is for
+---@field events string[] which it is for: "queued", "started", "retrying", "completed", "failed", "timedout", "cancelled"
 ---@field deliver fun(event: NotificationEvent): Delivery[] who is told, and how; an empty list for nobody
+---@field channel? string the channel that `message` serves; "email" when absent
+---@field message? fun(delivery: table): table {mail = …} or {http = …}; without one a mail is made of its templates
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
 ---@class NotificationEvent
 ---@field event string one of `events`
----@field build string the build's id
+---@field round integer from 1; a manual retry begins another
+---@field attempt integer which attempt, for "retrying"; else 0
+---@field createdAt string
+---@field data table error, nextAttemptAt, priority: what the event itself says
+---@field build table a BuildView with artifacts {name, kind, size, sha256}, logTail (lines), expiresAt, maxRetries
 ---@field customer Customer
 
 ---@class Delivery
 ---@field channel string "email"
 ---@field recipient string
----@field template string its name below templates/email
+---@field template? string its name below templates/email; the event's when absent
 ---@field data? table what the template is given
 
 -- what the server itself asks of scripts/lib ---------------------------------------------------------------------

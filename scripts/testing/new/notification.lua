@@ -7,7 +7,7 @@
 local function deliver(event)
   if not event.customer.email:find("@", 1, true) then return {} end
   return {
-    { channel = "email", recipient = event.customer.email, template = "@NAME@", data = { build = event.build } },
+    { channel = "email", recipient = event.customer.email, template = event.event, data = { by = "@NAME@" } },
   }
 end
 
