@@ -39,7 +39,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/b
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
-.PHONY: all run test unit spec lint asan tsan fuzz bench install clean help packages
+.PHONY: templates-manual all run test unit spec lint asan tsan fuzz bench install clean help packages
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/buildq ## build the program at build/buildq
@@ -105,6 +105,10 @@ fuzz-run: $(FUZZERS)
 bench: packages-bench ## measure: each figure beside a limit of the same run (BENCH=name picks, ARGS=--json)
 	@$(MAKE) --no-print-directory -j$(JOBS) all $(BENCHES) >&2
 	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/bench/run.lua $(ARGS) $(BENCH)
+
+templates-manual: ## write templates/README.md from the code
+	@LUA_PATH="./?.lua;./scripts/lib/?.lua;;" lua5.4 -e 'io.write(require("spec.support.templates_manual").text())' \
+	  > templates/README.md.new && mv templates/README.md.new templates/README.md
 
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------
 

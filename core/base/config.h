@@ -98,6 +98,11 @@ typedef struct bq_config {
   char *email_from_address;
   char *email_from_name;
   int email_timeout_seconds;             // of one delivery
+  char *email_reply_to;                  // "": answers go to the sender
+  char *email_brand_name;                // "": email_from_name
+  char *email_brand_color;               // "#rrggbb"
+  char *email_logo_url;                  // "": the brand's name instead
+  char *email_support_address;           // "": none is named
 
   bq_config_details *details;            // private
 } bq_config;

@@ -55,6 +55,18 @@ static const char *check_url(const char *text) {
   return NULL;
 }
 
+static const char *check_address(const char *text) {
+  static const char right[] = "must be empty or a mail address such as help@example.com";
+  const char *at = strchr(text, '@');
+  if (*text == '\0') return NULL;
+  return at != NULL && at != text && at[1] != '\0' && strpbrk(text, " <>\",;\t\r\n") == NULL ? NULL : right;
+}
+
+static const char *check_color(const char *text) {
+  int is_color = text[0] == '#' && strspn(text + 1, "0123456789abcdefABCDEF") == 6 && text[7] == '\0';
+  return is_color ? NULL : "must be a colour such as #2563c9";
+}
+
 static const char *check_host(const char *text) {
   static const char right[] = "must be a host name, or a host name and a port, without a wildcard";
   return *text != '\0' && strpbrk(text, " */\\@?#,\"") == NULL ? NULL : right;
@@ -203,6 +215,16 @@ const bq_config_option bq_config_options[] = {
   TEXT(E, "FromName", NULL, STRING, email_from_name, "Honua Server", NULL, NULL, NOW, "The name shown with it."),
   INTEGER(E, "TimeoutSeconds", NULL, email_timeout_seconds, "30", 1, 3600, "seconds", NOW,
           "How long the sending of one mail may take."),
+  TEXT(E, "ReplyTo", NULL, STRING, email_reply_to, "", "the sender", check_address, RESTART,
+       "Where answers to mails go."),
+  TEXT(E, "BrandName", NULL, STRING, email_brand_name, "", "FromName", NULL, RESTART,
+       "The name at the head of mails."),
+  TEXT(E, "BrandColor", NULL, STRING, email_brand_color, "#2563c9", NULL, check_color, RESTART,
+       "The colour of a mail's button; white text stands on it."),
+  TEXT(E, "LogoUrl", NULL, STRING, email_logo_url, "", "the name in letters", check_url, RESTART,
+       "A picture for the head of mails, shown 28 pixels high."),
+  TEXT(E, "SupportAddress", NULL, STRING, email_support_address, "", "none", check_address, RESTART,
+       "Whom mails name for questions."),
 };
 
 const size_t bq_config_option_count = sizeof bq_config_options / sizeof bq_config_options[0];

@@ -144,15 +144,21 @@ int bq_intake_open(lua_State *L) {
 int bq_config_open(lua_State *L) {
   const bq_server *server = server_of(L);
   const bq_config *config = server->config;
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 16);
   lua_pushboolean(L, config->allow_inline_commands);
   lua_setfield(L, -2, "AllowInlineCommands");
+  lua_pushstring(L, config->email_brand_color);
+  lua_setfield(L, -2, "BrandColor");
+  lua_pushstring(L, *config->email_brand_name != '\0' ? config->email_brand_name : config->email_from_name);
+  lua_setfield(L, -2, "BrandName");
   lua_pushinteger(L, config->build_timeout_minutes);
   lua_setfield(L, -2, "BuildTimeoutMinutes");
   lua_pushstring(L, config->download_base_url);
   lua_setfield(L, -2, "DownloadBaseUrl");
   lua_pushboolean(L, config->enable_health_checks);
   lua_setfield(L, -2, "EnableHealthChecks");
+  lua_pushstring(L, config->email_logo_url);
+  lua_setfield(L, -2, "LogoUrl");
   struct utsname machine = {0};
   (void)uname(&machine);
   int is_arm = strcmp(machine.machine, "aarch64") == 0;
@@ -163,9 +169,13 @@ int bq_config_open(lua_State *L) {
   lua_setfield(L, -2, "MaxConcurrentBuilds");
   lua_pushinteger(L, config->max_retry_attempts);
   lua_setfield(L, -2, "MaxRetryAttempts");
+  lua_pushstring(L, config->email_reply_to);
+  lua_setfield(L, -2, "ReplyTo");
   lua_pushinteger(L, config->retry_delay_minutes);
   lua_setfield(L, -2, "RetryDelayMinutes");
   lua_pushstring(L, server->url != NULL ? server->url : "");
   lua_setfield(L, -2, "ServerUrl");
+  lua_pushstring(L, config->email_support_address);
+  lua_setfield(L, -2, "SupportAddress");
   return 1;
 }

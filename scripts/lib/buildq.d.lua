@@ -62,14 +62,19 @@ function buildq.uuid() end
 ---Read-only: the options that scripts may see, under their names in the configuration. Nothing secret is here.
 ---@class buildq.config
 ---@field AllowInlineCommands boolean
+---@field BrandColor string "#2563c9"
+---@field BrandName string FromName when not set
 ---@field BuildTimeoutMinutes integer
 ---@field DownloadBaseUrl string "" when not set
 ---@field EnableHealthChecks boolean
+---@field LogoUrl string "" when not set
 ---@field MaxConcurrentBuilds integer
 ---@field MaxRetryAttempts integer
+---@field ReplyTo string "" when not set
 ---@field RetryDelayMinutes integer
 ---@field MachineArchitecture string what this server's compilers make unless told otherwise: "linux-x64", "linux-arm64"
 ---@field ServerUrl string "http://127.0.0.1:8080", the address really bound
+---@field SupportAddress string "" when not set
 
 -- json -----------------------------------------------------------------------------------------------------------
 

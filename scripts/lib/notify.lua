@@ -88,7 +88,8 @@ local function mail(delivery, read)
   return {
     to = { name = data.customer.email == delivery.recipient and data.customer.name or "",
       address = delivery.recipient },
-    subject = data.subject, html = engine:render(path .. ".html", data), text = engine:render(path .. ".txt", data),
+    replyTo = buildq.config.ReplyTo ~= "" and buildq.config.ReplyTo or nil, subject = data.subject,
+      html = engine:render(path .. ".html", data), text = engine:render(path .. ".txt", data),
   }
 end
 

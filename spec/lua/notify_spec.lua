@@ -18,7 +18,10 @@ local function load_notify()
   end
   package.loaded.buildq = {
     json = { null = NULL },
-    config = { DownloadBaseUrl = "https://builds.example/", ServerUrl = "http://127.0.0.1:1", MaxRetryAttempts = 3 },
+    config = {
+      DownloadBaseUrl = "https://builds.example/", ServerUrl = "http://127.0.0.1:1", MaxRetryAttempts = 3,
+      BrandName = "Acme <Maps>", BrandColor = "#2563c9", LogoUrl = "", SupportAddress = "", ReplyTo = "",
+    },
     templates = {
       read = read,
       rules = function()
@@ -75,6 +78,20 @@ describe("notify", function()
     local again = notify.preview("retrying").mail
     assert.truthy(again.text:find("Attempt 1 of 4 failed", 1, true))
     assert.truthy(again.text:find("12:18 UTC on 31 January 2026", 1, true))
+  end)
+
+  it("is another company's where the options say so", function()
+    local config = package.loaded.buildq.config
+    assert.truthy(notify.preview("queued").mail.html:find("Acme &lt;Maps&gt;", 1, true))
+    assert.is_nil(notify.preview("queued").mail.replyTo)
+    config.BrandColor, config.LogoUrl, config.SupportAddress, config.ReplyTo =
+      "#123abc", "https://acme.example/logo.png", "help@acme.example", "reply@acme.example"
+    local mail = notify.preview("queued").mail
+    for _, words in ipairs { "background-color:#123abc", 'src="https://acme.example/logo.png"',
+      'href="mailto:help%40acme.example"' } do
+      assert.truthy(mail.html:find(words, 1, true), words)
+    end
+    assert.equal("reply@acme.example", mail.replyTo)
   end)
 
   it("lets no customer's text out of its place", function()

@@ -79,7 +79,7 @@ local function files_of(build, base)
 end
 
 local function steps_of(event, has_support)
-  local last = has_support and "Answer the address below, and name the build's id, if you can't tell why."
+  local last = has_support and "Write to the address below, and name the build's id, if you can't tell why."
     or "Ask whoever ordered the build, and name its id, if you can't tell why."
   if event == "timedout" then
     return { "See in the log which step took so long.", "Order the build again when that is mended.", last }
@@ -90,10 +90,9 @@ local function steps_of(event, has_support)
 end
 
 local function brand_of(config)
-  local own = config.Brand or {}
   return {
-    name = some(own.name) or "Honua Server", color = some(own.color) or "#2563c9", logoUrl = some(own.logoUrl) or null,
-    supportAddress = some(own.supportAddress) or null,
+    name = config.BrandName, color = config.BrandColor, logoUrl = some(config.LogoUrl) or null,
+    supportAddress = some(config.SupportAddress) or null,
   }
 end
 
