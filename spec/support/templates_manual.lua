@@ -28,11 +28,11 @@ section `Email`.
 | `{# … #}` | not for the reader |
 
 Expressions: names (`build.tier`), `list[1]`, `"text"`, numbers, `true`, `false`, `null`, `==` `~=` `<` `<=` `>` `>=`,
-`and`, `or`, `not`, parentheses. Files that end in `.html` are HTML, all others plain text. A name that isn't there is an error
-with file and line; so is `null` where it is printed (`| default: "none"` prints something instead). No value can stand
-where escaping doesn't help: in a script, a style sheet, a comment, an attribute without quotes, `onclick`. A URL for
-`href` or `src` has the scheme http, https, mailto, tel or cid, or becomes `#`; behind text that begins the URL a value is
-one part of it.
+`and`, `or`, `not`, parentheses. Files that end in `.html` are HTML, all others plain text. A name that isn't there is
+an error with file and line; so is `null` where it is printed (`| default: "none"` prints something instead). No value
+can stand where escaping doesn't help: in a script, a style sheet, a comment, an attribute without quotes, `onclick`.
+A URL for `href` or `src` has the scheme http, https, mailto, tel or cid, or becomes `#`; behind text that begins the
+URL a value is one part of it.
 
 ## Filters
 
