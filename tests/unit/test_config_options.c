@@ -83,6 +83,11 @@ static const expected table[] = {
   {"Email", "FromAddress", S, AT(email_from_address), "", 0, 0, "a@b.example", true},
   {"Email", "FromName", S, AT(email_from_name), "Honua Server", 0, 0, "X", true},
   {"Email", "TimeoutSeconds", I, AT(email_timeout_seconds), "30", 1, 3600, "3", true},
+  {"Email", "ReplyTo", S, AT(email_reply_to), "", 0, 0, "a@b.example", false},
+  {"Email", "BrandName", S, AT(email_brand_name), "", 0, 0, "Acme", false},
+  {"Email", "BrandColor", S, AT(email_brand_color), "#2563c9", 0, 0, "#aB0123", false},
+  {"Email", "LogoUrl", S, AT(email_logo_url), "", 0, 0, "https://a.example/l.png", false},
+  {"Email", "SupportAddress", S, AT(email_support_address), "", 0, 0, "a@b.example", false},
 };
 
 enum { COUNT = sizeof table / sizeof table[0] };
@@ -170,6 +175,21 @@ static void ranges_hold(void **state) {
   }
 }
 
+static void what_mails_show_is_checked(void **state) {
+  (void)state;
+  static const char *const colors[] = {"", "red", "#fff", "#12345g", "#2563c9;background:url(x)"};
+  static const char *const addresses[] = {"help", "@b.example", "a@", "a b@c.example", "a@b.example>", "a@b,c@d"};
+  char settings[200];
+  for (size_t i = 0; i < sizeof colors / sizeof colors[0]; i++) {
+    (void)snprintf(settings, sizeof settings, "{\"Email\": {\"BrandColor\": \"%s\"}}", colors[i]);
+    refuse(settings, "Email.BrandColor", "must be a colour", NULL);
+  }
+  for (size_t i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
+    (void)snprintf(settings, sizeof settings, "{\"Email\": {\"ReplyTo\": \"%s\"}}", addresses[i]);
+    refuse(settings, "Email.ReplyTo", "a mail address", NULL);
+  }
+}
+
 static void wrong_types_are_refused(void **state) {
   (void)state;
   static const char *const values[][5] = {
@@ -240,6 +260,7 @@ int main(void) {
     cmocka_unit_test_setup_teardown(defaults_are_right, setup, teardown),
     cmocka_unit_test_setup_teardown(files_and_environment_set_each, setup, teardown),
     cmocka_unit_test_setup_teardown(ranges_hold, setup, teardown),
+    cmocka_unit_test_setup_teardown(what_mails_show_is_checked, setup, teardown),
     cmocka_unit_test_setup_teardown(wrong_types_are_refused, setup, teardown),
     cmocka_unit_test_setup_teardown(changes_are_told, setup, teardown),
   };
