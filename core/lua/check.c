@@ -220,5 +220,8 @@ int bq_check_run(lua_State *L) {
     // What scripts/lib holds is run by those that require it, with their arguments and for their purpose.
     if (is_below(path, "scripts/") && !is_below(path, "scripts/lib/")) check_script(L, check, path, *router);
   }
+  // Renders every mail. It calls the rules of scripts/notifications, so these must be right first.
+  static const char notify[] = "scripts/lib/notify.lua";
+  if (check->fault_count == 0 && bq_sources_find(sources, notify) != NULL) check_script(L, check, notify, *router);
   return 0;
 }

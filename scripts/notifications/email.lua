@@ -1,7 +1,5 @@
 -- The customer is told by mail what becomes of the build. A file of this name in your ScriptDirectory replaces it.
 
-local notify = require "notify"
-
 ---@param event NotificationEvent
 ---@return Delivery[]
 local function deliver(event)
@@ -13,5 +11,4 @@ end
 return {
   events = { "queued", "started", "retrying", "completed", "failed", "timedout", "cancelled" },
   deliver = deliver,
-  check = function() notify.check() end,
 }

@@ -23,5 +23,11 @@ describe("a saved template", function()
     answer = server:post("/admin/reload", {})
     assert.equal(200, answer.status, answer.body)
     assert.not_equal(before, generation())
+    server:write("scripts", {
+      ["notifications/chat.lua"] = "return { events = { 'failed' }, deliver = function(e)\n return e.build.x.y end }",
+    })
+    answer = server:post("/admin/reload", {})
+    assert.equal(422, answer.status)
+    assert.truthy(answer.body:find("scripts/notifications/chat.lua:2: ", 1, true), answer.body)
   end)
 end)
