@@ -204,10 +204,11 @@ local function count_lines(text) return select(2, text:gsub("\n", "\n")) end
 
 -- Whether the tag at [first, last] is alone on its line; then where that line begins and where the next one does.
 local function whole_line(text, first, last)
-  local before = text:sub(1, first - 1):match("([^\n]*)$")
-  local after = text:match("^[ \t]*\r?\n", last + 1) or (text:match("^[ \t]*$", last + 1))
-  if not after or before:find("%S") then return first, last end
-  return first - #before, last + #after
+  local after = text:match("^[ \t]*\r?\n", last + 1) or text:match("^[ \t]*$", last + 1)
+  local start = first
+  while start > 1 and text:find("^[ \t]", start - 1) do start = start - 1 end
+  if not after or (start > 1 and text:byte(start - 1) ~= 10) then return first, last end
+  return start, last + #after
 end
 
 -- Text between blocks of a template that has a layout goes nowhere: only blanks may stand there.
