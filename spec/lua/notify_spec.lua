@@ -94,6 +94,18 @@ describe("notify", function()
     assert.equal("reply@acme.example", mail.replyTo)
   end)
 
+  it("stays below what Gmail cuts, whatever the build says", function()
+    local build = samples.make("completed", "aws").build
+    for n = 1, 300 do build.artifacts[n] = { name = "file" .. n, kind = "file", size = n, sha256 = ("a"):rep(64) } end
+    for n = 1, 40 do build.logTail[n] = ("<ü"):rep(5000) end
+    for _, name in ipairs(samples.events) do
+      local mail = notify.preview(name, build, { data = { error = ("&ü"):rep(50000) } }).mail
+      assert.truthy(#mail.html < 100 * 1000, name .. " has " .. #mail.html)
+      assert.truthy(utf8.len(mail.html) and utf8.len(mail.text), name)
+    end
+    assert.truthy(notify.preview("completed", build).mail.text:find("and 275 more", 1, true))
+  end)
+
   it("lets no customer's text out of its place", function()
     for _, evil in ipairs { '"><script>alert(1)</script>', "a\r\nBcc: all@evil.example\r\n",
       "🚀 שלום " .. ("ü"):rep(255),

@@ -33,6 +33,22 @@ local function some(value)
   return value
 end
 
+-- A mail stays below what Gmail cuts (102 kB), whatever a build says; escaping makes five bytes of one.
+local MAX_ERROR <const>, MAX_LINE <const>, MAX_LINES <const>, MAX_FILES <const> = 2000, 300, 20, 25
+
+local function cut(text, bytes)
+  if #text <= bytes then return text end
+  local stop = bytes
+  while stop > 0 and (text:byte(stop + 1) & 0xC0) == 0x80 do stop = stop - 1 end
+  return text:sub(1, stop) .. "…"
+end
+
+local function last_lines(lines)
+  local list = {}
+  for at = math.max(1, #lines - MAX_LINES + 1), #lines do list[#list + 1] = cut(lines[at], MAX_LINE) end
+  return #list > 0 and table.concat(list, "\n") or null
+end
+
 local function one_line(text) return (text:gsub("[%c%s]+", " "):gsub("^ ", ""):gsub(" $", "")) end
 
 local function time(text)
@@ -68,14 +84,16 @@ end
 
 local function files_of(build, base)
   local list, archive = {}, nil
-  for index, file in ipairs(some(build.artifacts) or {}) do
+  local all = some(build.artifacts) or {}
+  for index = 1, math.min(#all, MAX_FILES) do
+    local file = all[index]
     list[index] = {
       name = file.name, kind = file.kind or "file", size = file.size, sha256 = file.sha256,
       url = file.url or ("%s/downloads/%s/%s"):format(base, build.id, file.name),
     }
     if not archive and file.kind == "archive" then archive = list[index] end
   end
-  return list, archive or list[1]
+  return list, archive or list[1], #all - #list
 end
 
 local function steps_of(event, has_support)
@@ -108,7 +126,7 @@ local function button_of(event, links, archive, build)
 end
 
 local function preheader_of(event, reason, build)
-  if reason then return one_line(reason) end
+  if reason then return cut(one_line(reason), 200) end
   if event == "completed" then return ("%s for %s is ready."):format(build.configurationName, build.architecture) end
   return ("%s, %s, %s"):format(build.tier, build.architecture, build.cloudProvider)
 end
@@ -127,14 +145,13 @@ function view.make(delivery)
   local config = buildq.config
   local base = some(config.DownloadBaseUrl) or config.ServerUrl
   base = base:gsub("/+$", "")
-  local files, archive = files_of(given, base)
+  local files, archive, more_files = files_of(given, base)
   local links = {
     status = ("%s/builds/%s"):format(base, build.id), log = ("%s/builds/%s/log"):format(base, build.id),
   }
   local brand = brand_of(config)
   local reason = some(outbox.error)
   if not reason and event ~= "completed" then reason = some(given.errorMessage) end
-  local tail = some(given.logTail) or {}
   local attempt = delivery.attempt ~= 0 and delivery.attempt or some(build.attempt) or 1
   local status = STATUS[event] or { word = event, color = "#4a5563", background = "#eceff3" }
   local cloud = CLOUDS[tostring(some(build.cloudProvider) or ""):lower()]
@@ -144,8 +161,8 @@ function view.make(delivery)
     subject = one_line(("%s: %s"):format(status.word, build.configurationName)),
     preheader = preheader_of(event, reason, build), button = button_of(event, links, archive, build),
     customer = delivery.customer or { id = given.customerId, name = given.customerName, email = given.customerEmail },
-    artifacts = files, archive = or_null(archive), error = or_null(reason),
-    logTail = #tail > 0 and table.concat(tail, "\n") or null,
+    artifacts = files, archive = or_null(archive), error = or_null(reason and cut(reason, MAX_ERROR)),
+    moreArtifacts = more_files, logTail = last_lines(some(given.logTail) or {}),
     nextAttemptAt = or_null(some(outbox.nextAttemptAt) or some(build.nextAttemptAt)),
     attempt = { number = attempt, of = (some(build.maxRetries) or config.MaxRetryAttempts) + 1 },
     expiresAt = or_null(event == "completed" and some(given.expiresAt) or nil),
