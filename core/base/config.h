@@ -103,6 +103,8 @@ typedef struct bq_config {
   char *email_brand_color;               // "#rrggbb"
   char *email_logo_url;                  // "": the brand's name instead
   char *email_support_address;           // "": none is named
+  char *email_unsubscribe_url;           // "": mails have no link to stop them
+  char *email_unsubscribe_secret;        // signs these links. Secret
 
   bq_config_details *details;            // private
 } bq_config;

@@ -323,6 +323,16 @@ static void check_together(bq_config_input *input, const bq_config *config) {
     bq_config_fault_add(input, true, "Email.FromAddress", "", "",
                         "is not given; mails need it, set it or set Email.Enabled to false");
   }
+  if (*config->email_unsubscribe_url != '\0' && *config->email_unsubscribe_secret == '\0') {
+    bq_config_fault_add(input, true, "Email.UnsubscribeSecret", "", "",
+                        "is not given, so mails have no link to UnsubscribeUrl; give it file:PATH of what "
+                        "`openssl rand -hex 32` prints, the same on all servers");
+  }
+  size_t length = strlen(config->email_unsubscribe_secret);
+  if (length > 0 && length < 16) {
+    bq_config_fault_add(input, false, "Email.UnsubscribeSecret", "***", "",
+                        "must have 16 characters or more, such as `openssl rand -hex 32` prints");
+  }
 }
 
 void bq_config_check(bq_config_input *input, bq_config *config, const char **origins) {

@@ -225,6 +225,10 @@ const bq_config_option bq_config_options[] = {
        "A picture for the head of mails, shown 28 pixels high."),
   TEXT(E, "SupportAddress", NULL, STRING, email_support_address, "", "none", check_address, RESTART,
        "Whom mails name for questions."),
+  TEXT(E, "UnsubscribeUrl", NULL, STRING, email_unsubscribe_url, "", "mails have no link to stop them", check_url, RESTART,
+       "What people reach /notifications/unsubscribe of this server by; mails have a signed link to it."),
+  TEXT(E, "UnsubscribeSecret", NULL, SECRET, email_unsubscribe_secret, "", "none", NULL, RESTART,
+       "Signs these links, 16 characters or more; with another one the links of sent mails are void."),
 };
 
 const size_t bq_config_option_count = sizeof bq_config_options / sizeof bq_config_options[0];

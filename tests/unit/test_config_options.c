@@ -88,6 +88,8 @@ static const expected table[] = {
   {"Email", "BrandColor", S, AT(email_brand_color), "#2563c9", 0, 0, "#aB0123", false},
   {"Email", "LogoUrl", S, AT(email_logo_url), "", 0, 0, "https://a.example/l.png", false},
   {"Email", "SupportAddress", S, AT(email_support_address), "", 0, 0, "a@b.example", false},
+  {"Email", "UnsubscribeUrl", S, AT(email_unsubscribe_url), "", 0, 0, "https://a.example/u", false},
+  {"Email", "UnsubscribeSecret", S, AT(email_unsubscribe_secret), "", 0, 0, "0123456789abcdef", false},
 };
 
 enum { COUNT = sizeof table / sizeof table[0] };
@@ -224,7 +226,8 @@ static void changes_are_told(void **state) {
     char settings[300];
     char name[100];
     char text[400] = "";
-    bool secret = strstr(row->name, "ConnectionString") != NULL || strstr(row->name, "Password") != NULL;
+    bool secret = strstr(row->name, "ConnectionString") != NULL || strstr(row->name, "Password") != NULL ||
+                  strstr(row->name, "UnsubscribeSecret") != NULL;
     load("{\"BuildQueue\": {\"StateDirectory\": \"/st\", \"ManifestDirectory\": \"/m\"}}");
     bq_config *before = config;
     config = NULL;
