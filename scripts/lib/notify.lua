@@ -10,7 +10,7 @@ local notify = {}
 
 local MAX_DELIVERIES <const> = 50 -- of one event
 
-local rules, own_engine
+local rules, engine
 
 -- {path, events = {name = true}, rule}, in the order of their paths.
 local function all_rules()
@@ -23,12 +23,6 @@ local function all_rules()
   end
   rules = list
   return list
-end
-
-local function engine_of(read)
-  if read then return template.new { read = read, null = buildq.json.null } end
-  own_engine = own_engine or template.new { read = buildq.templates.read, null = buildq.json.null }
-  return own_engine
 end
 
 local function check_delivery(path, given)
@@ -77,8 +71,8 @@ function notify.expand(events)
   return results
 end
 
-local function mail(delivery, read)
-  local engine = engine_of(read)
+local function mail(delivery)
+  engine = engine or template.new { read = buildq.templates.read, null = buildq.json.null }
   local data, cloud, where = view.make(delivery)
   if delivery.event == "completed" then
     local commands = engine:render(("email/deploy/%s.txt"):format(cloud), data):gsub("^%s+", ""):gsub("%s+$", "")
@@ -93,10 +87,21 @@ local function mail(delivery, read)
   }
 end
 
---- What a delivery sends. Raises "templates/email/failed.html:12: …" or the rule's own error.
+local function with_sample(delivery)
+  local copy, sample = {}, samples.make(delivery.event)
+  for name, value in pairs(delivery) do copy[name] = value end
+  copy.build, copy.customer = sample.build, sample.customer
+  copy.outboxData, copy.attempt = sample.data, sample.attempt
+  return copy
+end
+
+--- What a delivery sends. Raises "templates/email/failed.html:12: …" or the rule's own error. A delivery without a build
+--- is a test: it shows a sample.
 ---@param delivery table
 ---@return {mail: table?, http: table?}
 function notify.message(delivery)
+  local build = delivery.build
+  if build == nil or build == buildq.json.null then delivery = with_sample(delivery) end
   for _, entry in ipairs(all_rules()) do
     local rule = entry.rule
     if rule.message and (rule.channel or "email") == delivery.channel then
@@ -118,29 +123,48 @@ local function delivery_of(event, channel, recipient)
   }
 end
 
----@class PreviewOptions
----@field read? fun(path: string): string? the text of "email/x.html", for templates that aren't live
----@field cloud? string of the sample
----@field data? table what the event says, beside a build: error, nextAttemptAt
----@field attempt? integer likewise
----@field recipient? string the customer when absent
----@field template? string the event's when absent
+--- The names of all events.
+---@return string[]
+function notify.events() return samples.events end
 
---- A mail as it would be sent.
----@param event string "completed"
----@param build? table as events have it; a sample when absent
----@param options? PreviewOptions
----@return {mail: table}
-function notify.preview(event, build, options)
-  options = options or {}
-  local made = samples.make(event, options.cloud)
-  if build then
-    made.build, made.data, made.attempt = build, options.data or {}, options.attempt or 0
-    made.customer = { id = build.customerId, name = build.customerName, email = build.customerEmail or "" }
+--- Whether there is such an event; a sentence that names them when there is none.
+---@param name string
+---@return boolean known
+---@return string? refusal
+function notify.is_event(name)
+  for _, known in ipairs(samples.events) do
+    if known == name then return true end
   end
-  local delivery = delivery_of(made, "email", options.recipient or made.customer.email)
-  delivery.template = options.template or event
-  return { mail = mail(delivery, options.read) }
+  return false, ("there is no event %s; there are %s"):format(name, table.concat(samples.events, ", "))
+end
+
+---@class PreviewOptions
+---@field cloud? string of a sample
+---@field channel? string "email" when absent
+---@field recipient? string whom the rules name for that channel, else the customer
+
+---@class Preview
+---@field mail? table
+---@field http? table
+---@field delivery table what it was made of
+---@field owed boolean whether a rule tells anybody of this event by this channel
+
+--- What would be sent for an event, by the rules and templates of this generation.
+---@param event string|NotificationEvent a name: with a sample
+---@param options? PreviewOptions
+---@return Preview
+function notify.preview(event, options)
+  options = options or {}
+  local made = type(event) == "table" and event or samples.make(event, options.cloud)
+  local channel, owed = options.channel or "email", nil
+  for _, entry in ipairs(deliveries_of(made)) do
+    if not owed and entry.channel == channel then owed = entry end
+  end
+  local delivery = delivery_of(made, channel, options.recipient or owed and owed.recipient or made.customer.email)
+  if owed then delivery.template, delivery.data = owed.template, owed.data end
+  local preview = notify.message(delivery)
+  preview.delivery, preview.owed = delivery, owed ~= nil
+  return preview
 end
 
 ---@return NotificationEvent[]

@@ -54,7 +54,7 @@ describe("notify", function()
   it("renders each event with each cloud, below what Gmail cuts", function()
     notify.check()
     for _, event in ipairs(samples.all()) do
-      local mail = notify.preview(event.event, nil, { cloud = event.build.cloudProvider }).mail
+      local mail = notify.preview(event).mail
       assert.equal("ops@acme.example", mail.to.address)
       assert.truthy(#mail.html < 100 * 1000, event.event .. " has " .. #mail.html .. " bytes")
       assert.truthy(mail.subject:find("Köln tiles", 1, true))
@@ -66,7 +66,7 @@ describe("notify", function()
   end)
 
   it("says what each event is for", function()
-    local done = notify.preview("completed", nil, { cloud = "gcp" }).mail
+    local done = notify.preview("completed", { cloud = "gcp" }).mail
     for _, words in ipairs { "Download the build", "gcloud run deploy", "48.2 MB", "2c26b46b68ff", "02 March 2026",
       "registry.acme.example", "https://builds.example/downloads/0193a5c2" } do
       assert.truthy(done.text:find(words, 1, true), words)
@@ -94,16 +94,22 @@ describe("notify", function()
     assert.equal("reply@acme.example", mail.replyTo)
   end)
 
+  local function preview_of(name, build, reason)
+    local event = samples.make(name, "aws")
+    event.build, event.data = build, { error = reason }
+    return notify.preview(event).mail
+  end
+
   it("stays below what Gmail cuts, whatever the build says", function()
     local build = samples.make("completed", "aws").build
     for n = 1, 300 do build.artifacts[n] = { name = "file" .. n, kind = "file", size = n, sha256 = ("a"):rep(64) } end
     for n = 1, 40 do build.logTail[n] = ("<ü"):rep(5000) end
     for _, name in ipairs(samples.events) do
-      local mail = notify.preview(name, build, { data = { error = ("&ü"):rep(50000) } }).mail
+      local mail = preview_of(name, build, ("&ü"):rep(50000))
       assert.truthy(#mail.html < 100 * 1000, name .. " has " .. #mail.html)
       assert.truthy(utf8.len(mail.html) and utf8.len(mail.text), name)
     end
-    assert.truthy(notify.preview("completed", build).mail.text:find("and 275 more", 1, true))
+    assert.truthy(preview_of("completed", build).text:find("and 275 more", 1, true))
   end)
 
   it("lets no customer's text out of its place", function()
@@ -117,7 +123,7 @@ describe("notify", function()
       build.logTail = { evil, evil }
       build.artifacts[1].name, build.artifacts[1].url = evil, nil
       for _, name in ipairs(samples.events) do
-        local mail = notify.preview(name, build, { data = { error = evil } }).mail
+        local mail = preview_of(name, build, evil)
         assert.falsy(mail.subject:find("%c"), name)
         local tags = mail.html:gsub('"[^"]*"', '""')
         assert.falsy(tags:find("<script", 1, true) or tags:find("onload='", 1, true), name)
@@ -125,7 +131,7 @@ describe("notify", function()
         assert.falsy(mail.html:find("\u{202E}", 1, true) or mail.text:find("\u{202E}", 1, true), name)
         local build_of_words = samples.make("completed", "aws").build
         build_of_words.logTail = { "x" }
-        local ordinary = notify.preview(name, build_of_words, { data = { error = "x" } }).mail
+        local ordinary = preview_of(name, build_of_words, "x")
         local function count(text) return select(2, text:gsub("</td>", "")) end
         assert.equal(count(ordinary.html), count(mail.html), name)
       end
@@ -161,11 +167,35 @@ describe("notify", function()
     local ok, message = pcall(notify.check)
     assert.is_false(ok)
     assert.equal("templates/email/failed.html:2: there is no build.nope", message)
-    overlay = {}
-    local files = { ["email/queued.html"] = "<p>{{ build.tier }}</p>", ["email/queued.txt"] = "mine" }
-    local mail = notify.preview("queued", nil, { read = function(path) return files[path] or read(path) end }).mail
-    assert.equal("<p>enterprise</p>", mail.html)
-    assert.equal("mine", mail.text)
+  end)
+
+  it("previews what the rules say", function()
+    assert.is_true(notify.preview("queued").owed)
+    assert.is_nil(notify.preview("queued").http)
+    overlay["email/short.html"], overlay["email/short.txt"] = "<p>{{ build.tier }}</p>", "to {{ data.whom }}"
+    extra["scripts/notifications/a.lua"] = {
+      events = { "queued" },
+      deliver = function()
+        return { { channel = "email", recipient = "a@b.example", template = "short", data = { whom = "a" } } }
+      end,
+    }
+    notify = load_notify()
+    local preview = notify.preview "queued"
+    assert.equal("<p>enterprise</p>", preview.mail.html)
+    assert.equal("to a", preview.mail.text)
+    assert.equal("a@b.example", preview.mail.to.address)
+    assert.equal("x@y.example", notify.preview("queued", { recipient = "x@y.example" }).mail.to.address)
+    assert.has_error(function() notify.preview("queued", { channel = "chat" }) end, "no script serves the channel chat")
+  end)
+
+  it("shows a sample to who is sent a test", function()
+    local made = notify.message { channel = "email", event = "failed", recipient = "me@b.example", build = NULL }
+    assert.equal("me@b.example", made.mail.to.address)
+    assert.truthy(made.mail.text:find("build/tiles.o", 1, true))
+    assert.is_true(notify.is_event "queued")
+    local known, refusal = notify.is_event "quued"
+    assert.is_false(known)
+    assert.matches("there is no event quued; there are queued, started", refusal)
   end)
 
   it("gives a channel's deliveries to the script that serves it", function()
