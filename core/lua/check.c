@@ -9,8 +9,8 @@
 #include "lua/modules.h"
 #include "lua/router.h"
 
-int bq_check_init(bq_check *check, const bq_generation *generation, bq_error *err) {
-  *check = (bq_check){.generation = generation, .pipelines = json_object()};
+int bq_check_init(bq_check *check, const bq_generation *generation, const bq_generation *like, bq_error *err) {
+  *check = (bq_check){.generation = generation, .like = like, .pipelines = json_object()};
   return check->pipelines != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory for checking scripts");
 }
 
@@ -203,6 +203,16 @@ static int free_router(lua_State *L) {
   return 0;
 }
 
+// Rendering each mail for each sample is most of a check's work, and only these rooms have a part in it.
+static int has_mails_like(const bq_sources *sources, const bq_generation *like) {
+  static const char *const rooms[] = {"scripts/lib/", "scripts/notifications/", "templates/"};
+  int same = like != NULL;
+  for (size_t i = 0; same && i < sizeof rooms / sizeof rooms[0]; i++) {
+    same = bq_sources_are_same(sources, bq_generation_sources(like), rooms[i]);
+  }
+  return same;
+}
+
 int bq_check_run(lua_State *L) {
   bq_check *check = lua_touserdata(L, 1);
   bq_router **router = lua_newuserdatauv(L, sizeof(bq_router *), 0);
@@ -222,6 +232,8 @@ int bq_check_run(lua_State *L) {
   }
   // Renders every mail. It calls the rules of scripts/notifications, so these must be right first.
   static const char notify[] = "scripts/lib/notify.lua";
-  if (check->fault_count == 0 && bq_sources_find(sources, notify) != NULL) check_script(L, check, notify, *router);
+  if (check->fault_count == 0 && bq_sources_find(sources, notify) != NULL && !has_mails_like(sources, check->like)) {
+    check_script(L, check, notify, *router);
+  }
   return 0;
 }

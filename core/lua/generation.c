@@ -51,7 +51,15 @@ static void compile(lua_State *L, const bq_source *source, bq_buf *chunk, bq_buf
   bq_free(name);
 }
 
-int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *err) {
+// The bytecode names the path, so that must be the same too. NULL when there is none.
+static const bq_buf *find_compiled(const bq_generation *like, const bq_source *source) {
+  if (like == NULL) return NULL;
+  const bq_source *known = bq_sources_find(like->sources, source->path);
+  if (known == NULL || strcmp(known->hash, source->hash) != 0) return NULL;
+  return &like->chunks[known - bq_sources_at(like->sources, 0)];
+}
+
+int bq_generation_compile(bq_generation **out, bq_sources *sources, const bq_generation *like, bq_error *err) {
   *out = NULL;
   int result = 0;
   bq_buf faults = {0};
@@ -72,7 +80,11 @@ int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *er
   }
   for (size_t i = 0; i < count; i++) {
     const bq_source *source = bq_sources_at(sources, i);
-    if (is_script(source->path)) compile(L, source, &generation->chunks[i], &faults);
+    if (!is_script(source->path)) continue;
+    const bq_buf *known = find_compiled(like, source);
+    if (known == NULL) compile(L, source, &generation->chunks[i], &faults);
+    else bq_buf_add(&generation->chunks[i], known->data, known->length);
+    if (generation->chunks[i].failed) faults.failed = 1;
   }
   result = bq_buf_check(&faults, err);
   if (result == 0 && faults.length > 0) result = bq_fail(err, BQ_ESCRIPT, "%s", faults.data);

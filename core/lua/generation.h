@@ -12,9 +12,11 @@
 
 typedef struct bq_generation bq_generation;
 
-// Compiles every script to bytecode. Takes ownership of `sources` in every case. All files that don't compile are
-// named in `err`, a line each. CPU-bound: compute pool. The new generation has one reference.
-int bq_generation_compile(bq_generation **out, bq_sources *sources, bq_error *err) BQ_MUSTCHECK;
+// Compiles every script to bytecode; what `like` (borrowed, or NULL) has the same file of is taken from there. Takes
+// ownership of `sources` in every case. All files that don't compile are named in `err`, a line each. CPU-bound: compute
+// pool. The new generation has one reference.
+int bq_generation_compile(bq_generation **out, bq_sources *sources, const bq_generation *like,
+                          bq_error *err) BQ_MUSTCHECK;
 
 bq_generation *bq_generation_retain(bq_generation *generation); // returns its argument
 void bq_generation_release(bq_generation *generation);          // NULL is fine; the last one frees it

@@ -190,7 +190,7 @@ static int start_check(bq_script_host *host) {
                            .memory_bytes = host->options.memory_bytes,
                            .slice_us = SLICE_US,
                            .cpu_us = CHECK_CPU_US};
-  int result = bq_check_init(&host->check, host->next, &host->error);
+  int result = bq_check_init(&host->check, host->next, host->current, &host->error);
   if (result == 0) {
     result = bq_script_vm_new(&host->check_vm, &options, host->next, host->options.check_modules,
                               host->options.services, &host->error);
@@ -205,7 +205,7 @@ static int start_check(bq_script_host *host) {
 
 static void compile_work(bq_task *task) {
   bq_script_host *host = (bq_script_host *)((char *)task - offsetof(bq_script_host, task));
-  if (bq_generation_compile(&host->next, host->sources, &host->error) < 0) host->next = NULL; // the error tells
+  if (bq_generation_compile(&host->next, host->sources, host->current, &host->error) < 0) host->next = NULL; // the error tells
   if (host->next != NULL && host->options.generations != NULL) bq_generation_set_add(host->options.generations, host->next);
   host->sources = NULL;
 }

@@ -154,6 +154,23 @@ const bq_source *bq_sources_find(const bq_sources *sources, const char *path) {
   return bsearch(&wanted, sources->files, sources->count, sizeof wanted, by_path);
 }
 
+// The first file at or behind `index` that lies in the room; NULL when there is none.
+static const bq_source *next_below(const bq_sources *sources, size_t *index, const char *room) {
+  while (*index < sources->count && strncmp(sources->files[*index].path, room, strlen(room)) != 0) (*index)++;
+  return *index < sources->count ? &sources->files[(*index)++] : NULL;
+}
+
+int bq_sources_are_same(const bq_sources *a, const bq_sources *b, const char *room) {
+  size_t i = 0;
+  size_t j = 0;
+  for (;;) {
+    const bq_source *one = next_below(a, &i, room);
+    const bq_source *other = next_below(b, &j, room);
+    if (one == NULL || other == NULL) return one == other;
+    if (strcmp(one->path, other->path) != 0 || strcmp(one->hash, other->hash) != 0) return 0;
+  }
+}
+
 static int ends_with(const char *name, const char *end) {
   size_t length = strlen(name);
   size_t end_length = strlen(end);

@@ -50,6 +50,8 @@ void bq_sources_free(bq_sources *sources);
 const char *bq_sources_hash(const bq_sources *sources); // SHA-256 over the sorted (path, hash) pairs
 size_t bq_sources_count(const bq_sources *sources);
 const bq_source *bq_sources_at(const bq_sources *sources, size_t index); // sorted by path
+// Whether both have the same files, by path and contents, among those whose paths begin with `room` ("templates/").
+int bq_sources_are_same(const bq_sources *a, const bq_sources *b, const char *room);
 const bq_source *bq_sources_find(const bq_sources *sources, const char *path); // NULL when absent
 
 #endif

@@ -241,5 +241,5 @@ int bq_rehearse_generation(bq_generation **out, const bq_sources *base, const ch
   bq_sources *sources = NULL;
   int result = path != NULL ? add_policy(base, path, name, &sources, err)
                             : copy_sources(base, NULL, NULL, 0, &sources, err);
-  return result == 0 ? bq_generation_compile(out, sources, err) : result;
+  return result == 0 ? bq_generation_compile(out, sources, NULL, err) : result;
 }

@@ -162,7 +162,7 @@ static void finish_loading(loading *l) {
 
 static void compile_work(bq_task *task) {
   loading *l = (loading *)task;
-  if (bq_generation_compile(&l->generation, l->sources, &l->error) < 0) l->generation = NULL;
+  if (bq_generation_compile(&l->generation, l->sources, NULL, &l->error) < 0) l->generation = NULL;
   else bq_generation_set_add(l->runner->options.generations, l->generation);
   l->sources = NULL;
 }

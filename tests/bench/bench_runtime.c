@@ -174,7 +174,7 @@ static bq_generation *shipped_scripts(void) {
   bq_generation *generation;
   bq_error err;
   if (bq_sources_read(&sources, &directories, &err) < 0) bench_fail(err.message);
-  if (bq_generation_compile(&generation, sources, &err) < 0) bench_fail(err.message);
+  if (bq_generation_compile(&generation, sources, NULL, &err) < 0) bench_fail(err.message);
   return generation;
 }
 

@@ -17,17 +17,18 @@ end
 ---@return number
 function support.median(values) return support.percentile(values, 0.5) end
 
---- A client whose requests go one after the other over one connection: get(path) returns status, body, seconds.
+--- A client whose requests go one after the other over one connection: get(path, method) returns status, body, seconds.
 ---@param address string "127.0.0.1:34567"
----@return fun(path: string): integer, string, number
+---@return fun(path: string, method?: "GET"|"POST"): integer, string, number
 function support.client(address)
   local host, port = address:match "^(.*):(%d+)$"
   local connection = assert(socket.connect(host, tonumber(port)))
   connection:setoption("tcp-nodelay", true)
   connection:settimeout(30)
-  return function(path)
+  return function(path, method)
     local began = socket.gettime()
-    assert(connection:send(("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n"):format(path, address)))
+    assert(connection:send(("%s %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n")
+      :format(method or "GET", path, address)))
     local status = assert(connection:receive "*l"):match "^HTTP/1.1 (%d+)"
     local length = 0
     while true do

@@ -33,7 +33,7 @@ static inline bq_generation *bench_generation(const char *const (*files)[2]) {
     assert_int_equal(bq_sources_add(sources, files[i][0], files[i][1], strlen(files[i][1]), 0, &err), 0);
   }
   assert_int_equal(bq_sources_seal(sources, &err), 0);
-  if (bq_generation_compile(&generation, sources, &err) < 0) fail_msg("%s", err.message);
+  if (bq_generation_compile(&generation, sources, NULL, &err) < 0) fail_msg("%s", err.message);
   return generation;
 }
 

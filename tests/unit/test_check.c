@@ -4,14 +4,14 @@
 
 static const bq_lua_module modules[] = {{NULL, NULL}};
 
-// Runs the check over the files; the faults, one a line, are the caller's.
-static char *check(const char *const (*files)[2], char **pipelines, size_t *routes) {
+// Runs the check over the files; the faults, one a line, are the caller's. `again`: as if they had passed one already.
+static char *check_after(int again, const char *const (*files)[2], char **pipelines, size_t *routes) {
   bench b;
   bq_check c;
   bq_error err;
   script s = {0};
   bench_open(&b, modules, files);
-  assert_int_equal(bq_check_init(&c, b.generation, &err), 0);
+  assert_int_equal(bq_check_init(&c, b.generation, again ? b.generation : NULL, &err), 0);
   bq_vm *vm = bench_vm(&b);
   lua_State *L = bq_vm_state(vm);
   s.w = &b.w;
@@ -28,6 +28,29 @@ static char *check(const char *const (*files)[2], char **pipelines, size_t *rout
   bq_check_free(&c);
   bench_close(&b);
   return faults;
+}
+
+static char *check(const char *const (*files)[2], char **pipelines, size_t *routes) {
+  return check_after(0, files, pipelines, routes);
+}
+
+// Rendering takes its time; the rest is checked whenever something changes.
+static void renders_mails_only_when_they_may_differ(void **state) {
+  (void)state;
+  static const char *const mails[][2] = {{"scripts/lib/notify.lua", "return {check = function() error 'mails' end}"},
+                                         {NULL, NULL}};
+  static const char *const routes[][2] = {
+      {"scripts/routes/a.lua", "return {method = 'GET', path = '/a', handle = print, check = function() error 'a' end}"},
+      {NULL, NULL}};
+  char *faults = check_after(0, mails, NULL, NULL);
+  assert_non_null(strstr(faults, "mails"));
+  bq_free(faults);
+  faults = check_after(1, mails, NULL, NULL);
+  assert_string_equal(faults, "");
+  bq_free(faults);
+  faults = check_after(1, routes, NULL, NULL);
+  assert_non_null(strstr(faults, "scripts/routes/a.lua:1: a"));
+  bq_free(faults);
 }
 
 static void takes_what_is_right(void **state) {
@@ -126,7 +149,8 @@ static void finds_all_faults(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(takes_what_is_right), cmocka_unit_test(names_each_wrong_shape),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(renders_mails_only_when_they_may_differ),
+                                     cmocka_unit_test(takes_what_is_right), cmocka_unit_test(names_each_wrong_shape),
                                      cmocka_unit_test(finds_all_faults)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -139,7 +139,7 @@ static int compile(const char *const (*files)[2], size_t count, bq_generation **
     assert_int_equal(bq_sources_add(sources, files[i][0], files[i][1], strlen(files[i][1]), 0, err), 0);
   }
   assert_int_equal(bq_sources_seal(sources, err), 0);
-  return bq_generation_compile(out, sources, err);
+  return bq_generation_compile(out, sources, NULL, err);
 }
 
 static void lists_all_faults(void **state) {
@@ -192,8 +192,64 @@ static void lives_as_long_as_it_is_held(void **state) {
   bq_generation_set_free(set);
 }
 
+static void make(bq_sources **out, const char *const (*files)[2]) {
+  bq_error err;
+  assert_int_equal(bq_sources_new(out, &err), 0);
+  for (; (*files)[0] != NULL; files++) {
+    assert_int_equal(bq_sources_add(*out, (*files)[0], (*files)[1], strlen((*files)[1]), 0, &err), 0);
+  }
+  assert_int_equal(bq_sources_seal(*out, &err), 0);
+}
+
+static void compares_rooms(void **state) {
+  (void)state;
+  bq_sources *a;
+  bq_sources *b;
+  make(&a, (const char *const[][2]){{"scripts/lib/x.lua", "1"}, {"scripts/routes/x.lua", "1"}, {"templates/t", "1"},
+                                    {NULL, NULL}});
+  make(&b, (const char *const[][2]){{"scripts/lib/x.lua", "1"}, {"scripts/routes/x.lua", "2"}, {"templates/t", "1"},
+                                    {"templates/u", "1"}, {NULL, NULL}});
+  assert_true(bq_sources_are_same(a, b, "scripts/lib/"));
+  assert_true(bq_sources_are_same(a, b, "scripts/policies/")); // both have none
+  assert_false(bq_sources_are_same(a, b, "scripts/routes/"));
+  assert_false(bq_sources_are_same(a, b, "templates/")); // one more
+  assert_false(bq_sources_are_same(b, a, "templates/"));
+  bq_sources_free(a);
+  bq_sources_free(b);
+}
+
+// What is taken from another generation is what it was compiled to, and only of the same file.
+static void takes_what_is_compiled_already(void **state) {
+  (void)state;
+  bq_error err;
+  bq_generation *before;
+  bq_generation *after;
+  bq_sources *sources;
+  make(&sources, (const char *const[][2]){{"scripts/a.lua", "return 1"}, {"scripts/b.lua", "return 2"}, {NULL, NULL}});
+  assert_int_equal(bq_generation_compile(&before, sources, NULL, &err), 0);
+  make(&sources, (const char *const[][2]){{"scripts/a.lua", "return 1"}, {"scripts/b.lua", "return 3"},
+                                          {"scripts/c.lua", "return 1"}, {NULL, NULL}});
+  assert_int_equal(bq_generation_compile(&after, sources, before, &err), 0);
+  bq_generation_release(before); // nothing is borrowed of it
+  static const struct {
+    const char *path;
+    int value;
+  } rows[] = {{"scripts/a.lua", 1}, {"scripts/b.lua", 3}, {"scripts/c.lua", 1}};
+  lua_State *L = luaL_newstate();
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    lua_newtable(L);
+    assert_int_equal(bq_generation_push_chunk(after, L, rows[i].path, -1, &err), 0);
+    assert_int_equal(lua_pcall(L, 0, 1, 0), LUA_OK);
+    assert_int_equal(lua_tointeger(L, -1), rows[i].value);
+    lua_settop(L, 0);
+  }
+  lua_close(L);
+  bq_generation_release(after);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(reads_two_layers), cmocka_unit_test(bounds_depth_and_size),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(compares_rooms), cmocka_unit_test(takes_what_is_compiled_already),
+                                     cmocka_unit_test(reads_two_layers), cmocka_unit_test(bounds_depth_and_size),
                                      cmocka_unit_test(names_by_contents), cmocka_unit_test(lists_all_faults),
                                      cmocka_unit_test(lives_as_long_as_it_is_held)};
   return cmocka_run_group_tests(tests, NULL, NULL);
