@@ -76,7 +76,7 @@ static int read_generation(bq_generation **out, const bq_config *config, const b
       .templates = templates[0] != '\0' ? templates : NULL};
   bq_sources *sources = NULL;
   int result = bq_sources_read(&sources, &directories, err);
-  return result == 0 ? bq_generation_compile(out, sources, err) : result;
+  return result == 0 ? bq_generation_compile(out, sources, NULL, err) : result;
 }
 
 int bq_preview(json_t **out, const bq_config *config, const bq_preview_options *options, bq_error *err) {
