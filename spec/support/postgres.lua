@@ -4,6 +4,10 @@ local process = require "spec.support.process"
 local postgres = {}
 
 local BIN <const> = "/usr/lib/postgresql/15/bin/"
+-- Specs want a fast cluster, and lose nothing that matters in a crash of the machine.
+local FAST <const> = { "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200",
+  "shared_buffers=32MB", "autovacuum_naptime=5s" }
+local settings = FAST
 local cluster ---@type {directory: string, child: Child, databases: integer}|nil
 
 local function start()
@@ -13,18 +17,27 @@ local function start()
   local env = { PATH = os.getenv "PATH", LC_ALL = "C.UTF-8", HOME = directory }
   process.check({ BIN .. "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8",
     "--locale=C.UTF-8", "-D", directory .. "/data" }, { user = user, env = env, cwd = directory })
-  local argv = { BIN .. "postgres", "-D", directory .. "/data", "-k", directory, "-c", "listen_addresses=",
-    "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200",
-    "-c", "shared_buffers=32MB", "-c", "autovacuum_naptime=5s" }
+  local argv = { BIN .. "postgres", "-D", directory .. "/data", "-k", directory, "-c", "listen_addresses=" }
+  for _, setting in ipairs(settings) do
+    argv[#argv + 1] = "-c"
+    argv[#argv + 1] = setting
+  end
   local child = process.spawn(argv, { user = user, env = env, cwd = directory, to = directory .. "/log" })
   cluster = { directory = directory, child = child, databases = 0, argv = argv, env = env, user = user }
   process.at_end(function()
     child = cluster.child
-    cluster = nil
+    cluster, settings = nil, FAST
     child:kill "sigint" -- fast shutdown
     child:wait(20)
   end)
   postgres.wait_ready()
+end
+
+--- Before the first database of a file: what its cluster is started with instead, such as { "shared_buffers=1GB" }.
+---@param wanted string[]
+function postgres.use(wanted)
+  assert(not cluster, "the cluster runs already")
+  settings = wanted
 end
 
 --- Waits until it takes connections.

@@ -6,7 +6,9 @@ local endings = {}
 package.preload.busted = function()
   return { subscribe = function(event, fn) if event[1] == "file" then endings[#endings + 1] = fn end end }
 end
-package.preload["tests.bench.support"] = function() return dofile "tests/bench/support.lua" end
+for _, name in ipairs { "support", "durable" } do
+  package.preload["tests.bench." .. name] = function() return dofile("tests/bench/" .. name .. ".lua") end
+end
 
 local json = require "dkjson"
 local process = require "spec.support.process"
@@ -22,7 +24,7 @@ local process = require "spec.support.process"
 ---@field aim number the ratio should be this at most ("lower") or at least ("higher")
 ---@field better "lower"|"higher"
 
-local GROUPS <const> = { "library", "runtime", "claims", "reload", "neighbours", "rehearse", "route" }
+local GROUPS <const> = { "library", "runtime", "jobs", "claims", "reload", "neighbours", "rehearse", "route" }
 
 local wanted, as_json = {}, false
 for _, word in ipairs(arg) do
