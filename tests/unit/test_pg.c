@@ -435,7 +435,8 @@ static void bounds_the_result_of_text(void **state) {
   assert_int_equal(a.code, 0);
   assert_int_equal(a.rows, 5000);
   assert_true(a.is_null);
-  ask_text(f, pg, "select repeat('x', 1000) from generate_series(1, 100000000)", &a);
+  // Below the select, so that the rows are sent while they are made, not when all are there.
+  ask_text(f, pg, "select repeat('x', 1000) from (select generate_series(1, 100000000)) i", &a);
   assert_int_equal(a.code, BQ_ELIMIT);
   ask_text(f, pg, "select 10 / (3 - i) from generate_series(1, 5) i", &a); // an error behind rows
   assert_string_equal(a.sqlstate, "22012");
