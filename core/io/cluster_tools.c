@@ -91,8 +91,10 @@ int bq_cluster_bin_major(const char *bin_directory, int *out, bq_error *err) {
   if (program == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory");
   int result = bq_cluster_run((const char *const[]){program, "--version", NULL}, &output, err);
   if (result == 0) {
-    const char *digits = output.data != NULL ? strpbrk(output.data, "0123456789") : NULL;
-    *out = digits != NULL ? atoi(digits) : 0;
+    // "postgres (PostgreSQL) 15.6 (Debian …)"; a warning may stand before it.
+    static const char name[] = "(PostgreSQL) ";
+    const char *version = output.data != NULL ? strstr(output.data, name) : NULL;
+    *out = version != NULL ? atoi(version + strlen(name)) : 0;
     if (*out == 0) result = bq_fail(err, BQ_EIO, "%s does not tell its version", program);
   }
   bq_free(program);
@@ -118,6 +120,8 @@ static void become(const char *const *argv, int output_fd, tie kind, pid_t paren
   if (input < 0 || dup2(input, 0) < 0 || dup2(output_fd, 1) < 0 || dup2(output_fd, 2) < 0) _exit(126);
   if (close_range(3, ~0U, 0) < 0) _exit(126);
   (void)umask(077);
+  // PostgreSQL's programs complain of a working directory that they can't enter, as one of root's is.
+  if (chdir("/") < 0) _exit(126);
   if (kind == TIE_LIFE) {
     (void)setsid();
     // A fast shutdown. The parent may be gone already: then nobody would ever send it.

@@ -55,14 +55,19 @@ describe("the tutorial", function()
     local script = table.concat(parts, "\n"):gsub("8090", tostring(free_port()))
     process.write(directory .. "/tutorial.sh", script)
     local argv = { "bash", directory .. "/tutorial.sh" }
+    local program = assert(uv.fs_realpath(Server.program():match "^(.*)/"))
     local user = process.ordinary_user()
     if user then
+      -- Installed where that user gets at it: our own directory may be in root's home.
+      process.check { "make", "-s", "install", "BUILD=" .. (os.getenv "BUILDQ_BUILD" or "build"), "PREFIX=/usr",
+        "DESTDIR=" .. directory .. "/installed" }
+      program = directory .. "/installed/usr/bin"
       process.check { "chown", ("%d:%d"):format(user.uid, user.gid), directory }
       argv = { "setpriv", "--reuid", tostring(user.uid), "--regid", tostring(user.gid), "--clear-groups",
         table.unpack(argv) }
     end
     local env = uv.os_environ()
-    env.PATH = assert(uv.fs_realpath(Server.program():match "^(.*)/")) .. ":" .. env.PATH
+    env.PATH = program .. ":" .. env.PATH
     env.HOME, env.TMPDIR = directory, directory
     env.BUILDQ_SERVER, env.BUILDQ_CONFIG = nil, nil
     local done = process.run(argv, { env = env, seconds = 120 })

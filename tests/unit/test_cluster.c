@@ -100,6 +100,26 @@ static void is_made_stopped_and_found_again(void **state) {
   support_remove_directory(directory);
 }
 
+// `make run` as root from a clone in root's home: the server's user can't enter it.
+static void works_in_a_directory_that_is_closed_to_it(void **state) {
+  (void)state;
+  char *directory = support_make_directory();
+  char *closed = bq_format("%s/closed", directory);
+  char *before = getcwd(NULL, 0);
+  assert_int_equal(mkdir(closed, 0700), 0);
+  assert_int_equal(chdir(closed), 0);
+  assert_int_equal(chmod(closed, 0), 0);
+  for (int time = 0; time < 2; time++) { // the second start compares versions
+    bq_cluster *cluster = start(directory);
+    expect_answer(cluster, "select current_database()", "buildq");
+    bq_cluster_stop(cluster);
+  }
+  assert_int_equal(chdir(before), 0);
+  free(before);
+  bq_free(closed);
+  support_remove_directory(directory);
+}
+
 static int is_reaped(void *arg) {
   const pid_t *pid = arg;
   return waitpid(*pid, NULL, WNOHANG) != 0;
@@ -297,6 +317,7 @@ int main(void) {
   (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(is_made_stopped_and_found_again), cmocka_unit_test(ends_with_a_killed_server),
+      cmocka_unit_test(works_in_a_directory_that_is_closed_to_it),
       cmocka_unit_test(stops_a_cluster_that_still_runs), cmocka_unit_test(survives_kill_and_stale_locks),
       cmocka_unit_test(begins_anew_after_a_killed_initdb), cmocka_unit_test(says_that_the_version_is_wrong),
       cmocka_unit_test(says_what_postgresql_says),        cmocka_unit_test(refuses_bad_directories),
