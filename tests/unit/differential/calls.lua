@@ -57,7 +57,9 @@ local function resume_all(co, depth)
     note("resumed", coroutine.resume(co, value(), depth))
     if coroutine.status(co) == "dead" then break end
   end
-  if random(2) == 1 and (guarded[co] or 0) == 0 then note("closed", pcall(coroutine.close, co)) note(coroutine.status(co)) end
+  if random(2) == 2 or (guarded[co] or 0) > 0 then return end
+  note("closed", pcall(coroutine.close, co))
+  note(coroutine.status(co))
 end
 
 local STEPS <const> = {
