@@ -34,6 +34,10 @@ void bq_config_free(bq_config *config) {
       break;
     case BQ_OPTION_STRING:
     case BQ_OPTION_PATH: bq_free(*(char **)field); break;
+    case BQ_OPTION_SECRETS:
+      for (char **item = *(char ***)field; item != NULL && *item != NULL; item++) explicit_bzero(*item, strlen(*item));
+      free_list(*(char ***)field);
+      break;
     case BQ_OPTION_LIST: free_list(*(char ***)field); break;
     }
   }
@@ -60,6 +64,7 @@ static bq_config *config_new(void) {
     case BQ_OPTION_STRING:
     case BQ_OPTION_PATH: whole = (*(char **)field = bq_strdup("")) != NULL && whole; break;
     case BQ_OPTION_LIST:
+    case BQ_OPTION_SECRETS:
       *(char ***)field = bq_alloc_array(BQ_CONFIG_MAX_ITEMS + 1, sizeof(char *));
       whole = *(char ***)field != NULL && whole;
       break;
@@ -151,7 +156,8 @@ static bool same_value(const bq_config_option *option, const void *a, const void
   case BQ_OPTION_STRING:
   case BQ_OPTION_PATH:
   case BQ_OPTION_SECRET: return strcmp(*(char *const *)a, *(char *const *)b) == 0;
-  case BQ_OPTION_LIST: return same_list(*(char **const *)a, *(char **const *)b);
+  case BQ_OPTION_LIST:
+  case BQ_OPTION_SECRETS: return same_list(*(char **const *)a, *(char **const *)b);
   }
   return true;
 }

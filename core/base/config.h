@@ -4,6 +4,7 @@
 //   1. defaults                          2. appsettings.json (or --config FILE)
 //   3. appsettings.{DOTNET_ENVIRONMENT}.json beside it ("Production" when that variable is unset or empty)
 //   4. the environment: BuildQueue__Name=value, Email__Name=value, BuildQueue__AllowedHosts__0=value
+//      (sections BuildQueue, Email and Notifications)
 // Secrets that none of them gives are looked for in $CREDENTIALS_DIRECTORY (base/secret.h).
 //
 // Each option is one row of the table in config_options.c: loader, checker, help, example and README are made from it.
@@ -105,6 +106,17 @@ typedef struct bq_config {
   char *email_support_address;           // "": none is named
   char *email_unsubscribe_url;           // "": mails have no link to stop them
   char *email_unsubscribe_secret;        // signs these links. Secret
+
+  // Section Notifications
+  char *slack_webhook_url;               // "": nothing goes to Slack. Secret
+  char **slack_events;                   // empty: the script's choice. So below
+  char *teams_webhook_url;               // "": nothing goes to Teams. Secret
+  char **teams_events;
+  char *webhook_url;                     // "": no webhook is called. Secret
+  char **webhook_secrets;                // "whsec_…": each signs what webhooks are sent. Secrets
+  char **webhook_events;
+  char **allowed_networks;               // special-purpose addresses that may be called (base/network.h)
+  int notifications_timeout_seconds;     // of one call
 
   bq_config_details *details;            // private
 } bq_config;

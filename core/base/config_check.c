@@ -23,7 +23,7 @@ typedef struct conversion {
 } conversion;
 
 static void fault(const conversion *c, const char *right) {
-  const char *value = c->option->kind == BQ_OPTION_SECRET ? "***" : c->raw->text;
+  const char *value = bq_config_is_secret(c->option) ? "***" : c->raw->text;
   bq_config_fault_add(c->input, false, c->name, *c->raw->text != '\0' ? value : "", c->raw->where, "%s", right);
 }
 
@@ -137,23 +137,6 @@ static void convert_path(const conversion *c) {
   if (path != NULL && strlen(path) >= PATH_MAX) fault(c, "must be shorter than 4096 bytes");
 }
 
-static void convert_list(const conversion *c) {
-  const bq_config_slot *slot = &c->input->slots[c->option - bq_config_options];
-  char **items = *(char ***)c->field;
-  size_t count = 0;
-  for (size_t i = 0; i < BQ_CONFIG_MAX_ITEMS; i++) {
-    conversion item = *c;
-    item.raw = &slot->items[i];
-    (void)snprintf(item.name, sizeof item.name, "%.100s[%zu]", c->name, i);
-    // An empty item takes out what a file gave at its place.
-    if (item.raw->kind == BQ_RAW_NONE || (item.raw->kind == BQ_RAW_TEXT && *item.raw->text == '\0')) continue;
-    if (!text_is_right(&item)) continue;
-    items[count] = bq_strdup(item.raw->text);
-    if (items[count] == NULL) c->input->no_memory = true;
-    else count++;
-  }
-}
-
 // Rewrites the connection string for libpq and makes its passwords known to the log.
 static char *libpq_form(const conversion *c, const char *text, const bq_secret_source *secrets) {
   char *libpq = NULL;
@@ -172,14 +155,16 @@ static char *libpq_form(const conversion *c, const char *text, const bq_secret_s
   return NULL;
 }
 
-static void convert_secret(const conversion *c, const char **origin) {
+// The secret that the raw value names, known to the log; NULL with a fault when there is none to be had, "" when none is
+// given. The caller's.
+static char *resolve_secret(const conversion *c, const char **origin) {
   char *value = NULL;
   bq_error problem = {0};
   bq_secret_source secrets = {.environment = c->input->environment};
   int code;
   if (c->raw->kind != BQ_RAW_TEXT) {
     fault(c, "must be a text in quotes");
-    return;
+    return NULL;
   }
   if (*c->raw->text != '\0') {
     code = bq_secret_resolve(c->raw->text, &secrets, &value, &problem);
@@ -190,30 +175,60 @@ static void convert_secret(const conversion *c, const char **origin) {
   }
   if (code == BQ_ENOMEM || (code == 0 && value == NULL)) c->input->no_memory = true;
   else if (code < 0) bq_config_fault_add(c->input, false, c->name, "***", c->raw->where, "%s", problem.message);
-  if (code < 0 || value == NULL) goto cleanup;
+  if (code < 0 || value == NULL) goto failed;
   // A connection string is no secret as a whole: libpq_form hides its passwords. Beyond the log's 256 secrets a value
   // could show: better no start than that.
-  bool is_connection = c->option->offset == offsetof(bq_config, connection_string);
-  int hidden = is_connection ? 0 : bq_log_hide(value);
+  int hidden = c->option->offset == offsetof(bq_config, connection_string) ? 0 : bq_log_hide(value);
   if (hidden == BQ_ENOMEM) {
     c->input->no_memory = true;
-    goto cleanup;
+    goto failed;
   }
   if (hidden < 0) {
     fault(c, "can't be hidden from the log: too many secrets are known already");
-    goto cleanup;
+    goto failed;
   }
-  if (strpbrk(value, "\r\n") != NULL) {
-    fault(c, "must be a single line");
-  } else if (is_connection && *value != '\0') {
-    char *libpq = libpq_form(c, value, &secrets);
-    if (libpq != NULL) store(c, libpq);
-  } else {
-    store(c, value);
-    value = NULL;
-  }
-cleanup:
+  const char *right = strpbrk(value, "\r\n") != NULL ? "must be a single line" : NULL;
+  if (right == NULL && *value != '\0' && c->option->check != NULL) right = c->option->check(value);
+  if (right == NULL) return value;
+  fault(c, right);
+failed:
   bq_free(value);
+  return NULL;
+}
+
+static void convert_secret(const conversion *c, const char **origin) {
+  char *value = resolve_secret(c, origin);
+  if (value == NULL) return;
+  if (c->option->offset != offsetof(bq_config, connection_string) || *value == '\0') {
+    store(c, value);
+    return;
+  }
+  bq_secret_source secrets = {.environment = c->input->environment};
+  char *libpq = libpq_form(c, value, &secrets);
+  if (libpq != NULL) store(c, libpq);
+  bq_free(value);
+}
+
+static void convert_list(const conversion *c, const char **origin) {
+  const bq_config_slot *slot = &c->input->slots[c->option - bq_config_options];
+  char **items = *(char ***)c->field;
+  size_t count = 0;
+  for (size_t i = 0; i < BQ_CONFIG_MAX_ITEMS; i++) {
+    conversion item = *c;
+    item.raw = &slot->items[i];
+    (void)snprintf(item.name, sizeof item.name, "%.100s[%zu]", c->name, i);
+    // An empty item takes out what a file gave at its place.
+    if (item.raw->kind == BQ_RAW_NONE || (item.raw->kind == BQ_RAW_TEXT && *item.raw->text == '\0')) continue;
+    if (c->option->kind == BQ_OPTION_SECRETS) {
+      items[count] = resolve_secret(&item, origin);
+      if (items[count] != NULL) count++;
+      continue;
+    }
+    if (!text_is_right(&item)) continue;
+    items[count] = bq_strdup(item.raw->text);
+    if (items[count] == NULL) c->input->no_memory = true;
+    else count++;
+  }
 }
 
 // Which of the two spellings counts; a difference between them is a fault.
@@ -224,7 +239,7 @@ static const bq_config_raw *choose(conversion *c) {
   if (wrong->kind == BQ_RAW_NONE) return right;
   char misspelt[128];
   (void)snprintf(misspelt, sizeof misspelt, "%s.%s", c->option->section, c->option->misspelt);
-  const char *value = c->option->kind == BQ_OPTION_SECRET && *wrong->text != '\0' ? "***" : wrong->text;
+  const char *value = bq_config_is_secret(c->option) && *wrong->text != '\0' ? "***" : wrong->text;
   if (right->kind == BQ_RAW_NONE) {
     bq_config_fault_add(c->input, true, misspelt, value, wrong->where, "is called %s; write that instead", c->name);
     (void)snprintf(c->name, sizeof c->name, "%s", misspelt);
@@ -253,7 +268,7 @@ static void convert(bq_config_input *input, bq_config *config, const bq_config_o
   char *computed = NULL;
   c.raw = choose(&c);
   *origin = c.raw->where;
-  if (option->kind == BQ_OPTION_LIST) {
+  if (option->kind == BQ_OPTION_LIST || option->kind == BQ_OPTION_SECRETS) {
     *origin = "default";
     for (size_t i = 0; i < BQ_CONFIG_MAX_ITEMS; i++) {
       const bq_config_raw *item = &input->slots[option - bq_config_options].items[i];
@@ -278,7 +293,8 @@ static void convert(bq_config_input *input, bq_config *config, const bq_config_o
     break;
   case BQ_OPTION_PATH: convert_path(&c); break;
   case BQ_OPTION_SECRET: convert_secret(&c, origin); break;
-  case BQ_OPTION_LIST: convert_list(&c); break;
+  case BQ_OPTION_LIST:
+  case BQ_OPTION_SECRETS: convert_list(&c, origin); break;
   }
   bq_free(computed);
 }
@@ -327,6 +343,11 @@ static void check_together(bq_config_input *input, const bq_config *config) {
     bq_config_fault_add(input, true, "Email.UnsubscribeSecret", "", "",
                         "is not given, so mails have no link to UnsubscribeUrl; give it file:PATH of what "
                         "`openssl rand -hex 32` prints, the same on all servers");
+  }
+  if (*config->webhook_url != '\0' && *config->webhook_secrets == NULL) {
+    bq_config_fault_add(input, true, "Notifications.WebhookSecrets", "", "",
+                        "is not given, so nothing is sent to WebhookUrl: a receiver could not tell who calls; give it "
+                        "file:PATH of what `echo whsec_$(openssl rand -base64 32)` prints");
   }
   size_t length = strlen(config->email_unsubscribe_secret);
   if (length > 0 && length < 16) {

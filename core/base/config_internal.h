@@ -16,11 +16,12 @@ typedef enum bq_config_kind {
   BQ_OPTION_STRING,  // char *
   BQ_OPTION_PATH,    // char *, made absolute from the current directory
   BQ_OPTION_SECRET,  // char *, resolved by secret.h, never shown
-  BQ_OPTION_LIST     // char **, NULL-terminated
+  BQ_OPTION_LIST,    // char **, NULL-terminated
+  BQ_OPTION_SECRETS  // likewise, each item resolved by secret.h, never shown
 } bq_config_kind;
 
 typedef struct bq_config_option {
-  const char *section;      // "BuildQueue" or "Email"
+  const char *section;      // "BuildQueue", "Email" or "Notifications"
   const char *name;
   const char *misspelt;     // how the old service's example file spells it; NULL for most
   bq_config_kind kind;
@@ -30,7 +31,7 @@ typedef struct bq_config_option {
   int min, max;             // integers: both included
   const char *unit;         // "minutes", "MB", ...; NULL when it counts things
   const char *const *words; // of BQ_OPTION_WORD, NULL-terminated
-  const char *(*check)(const char *text); // of a string, path or each item: NULL, or what would be right
+  const char *(*check)(const char *text); // of a text, secret or item: NULL, or what would be right
   bool reload;              // applies to a running server
   const char *help;         // one sentence
 } bq_config_option;
@@ -38,7 +39,10 @@ typedef struct bq_config_option {
 extern const bq_config_option bq_config_options[];
 extern const size_t bq_config_option_count;
 
-// The row of that name, any case, in that section ("BuildQueue" or "Email", any case). `*misspelt` tells which of the
+// 1 when values of the row are not to be shown.
+int bq_config_is_secret(const bq_config_option *option);
+
+// The row of that name, any case, in that section (any case). `*misspelt` tells which of the
 // two spellings it was. NULL when there is none.
 const bq_config_option *bq_config_find(const char *section, const char *name, bool *misspelt);
 

@@ -8,6 +8,7 @@
 
 #include "base/config_internal.h"
 #include "base/memory.h"
+#include "base/network.h"
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL}; // in the order of bq_log_level
 static const char *const log_formats[] = {"text", "json", NULL};                  // bq_log_format
@@ -72,6 +73,43 @@ static const char *check_host(const char *text) {
   return *text != '\0' && strpbrk(text, " */\\@?#,\"") == NULL ? NULL : right;
 }
 
+static const char *check_webhook_url(const char *text) {
+  static const char right[] = "must be a URL that begins with https:// (or http://)";
+  size_t scheme = strncasecmp(text, "https://", 8) == 0 ? 8 : strncasecmp(text, "http://", 7) == 0 ? 7 : 0;
+  if (scheme == 0 || text[scheme] == '\0' || text[scheme] == '/') return right;
+  for (const char *c = text; *c != '\0'; c++) {
+    if (*c <= ' ' || *c > '~') return right;
+  }
+  return NULL;
+}
+
+// Standard Webhooks 1.0, "Signature scheme": base64 of 24 to 64 bytes behind the prefix.
+static const char *check_webhook_secret(const char *text) {
+  static const char right[] = "must be whsec_ and the base64 of 24 to 64 bytes, such as "
+                              "`echo whsec_$(openssl rand -base64 32)` prints";
+  if (strncmp(text, "whsec_", 6) != 0) return right;
+  const char *code = text + 6;
+  size_t length = strspn(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+  size_t padding = strspn(code + length, "=");
+  int is_base64 = code[length + padding] == '\0' && padding <= 2 && (length + padding) % 4 == 0;
+  size_t bytes = length * 3 / 4;
+  return is_base64 && bytes >= 24 && bytes <= 64 ? NULL : right;
+}
+
+static const char *check_network(const char *text) {
+  bq_network network;
+  if (bq_network_parse(&network, text) == 0) return NULL;
+  return "must be a network such as 10.1.0.0/16 or fd00::/8, or an address";
+}
+
+static const char *check_event(const char *text) {
+  static const char *const events[] = {"queued", "started", "retrying", "completed", "failed", "timedout", "cancelled"};
+  for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
+    if (strcmp(text, events[i]) == 0) return NULL;
+  }
+  return "must be queued, started, retrying, completed, failed, timedout or cancelled";
+}
+
 static const char *check_absolute(const char *text) {
   return *text == '/' ? NULL : "must be an absolute path";
 }
@@ -96,10 +134,13 @@ static const char *check_user(const char *text) {
   {section, name, old, kind, AT(field), standard, standard_help, 0, 0, NULL, NULL, check, when, help}
 #define Q "BuildQueue"
 #define E "Email"
+#define N "Notifications"
+#define ENDS "completed, failed, timedout and cancelled"
 #define STRING BQ_OPTION_STRING
 #define PATH BQ_OPTION_PATH
 #define SECRET BQ_OPTION_SECRET
 #define LIST BQ_OPTION_LIST
+#define SECRETS BQ_OPTION_SECRETS
 
 const bq_config_option bq_config_options[] = {
   INTEGER(Q, "MaxConcurrentBuilds", NULL, max_concurrent_builds, "2", 1, 10000, NULL, NOW,
@@ -229,9 +270,30 @@ const bq_config_option bq_config_options[] = {
        "What people reach /notifications/unsubscribe of this server by; mails have a signed link to it."),
   TEXT(E, "UnsubscribeSecret", NULL, SECRET, email_unsubscribe_secret, "", "none", NULL, RESTART,
        "Signs these links, 16 characters or more; with another one the links of sent mails are void."),
+
+  TEXT(N, "SlackWebhookUrl", NULL, SECRET, slack_webhook_url, "", "nothing goes to Slack", check_webhook_url, RESTART,
+       "The incoming webhook of a Slack channel. Who has it can write there: keep it as a secret."),
+  TEXT(N, "SlackEvents", NULL, LIST, slack_events, "", ENDS, check_event, RESTART,
+       "What Slack is told of a build."),
+  TEXT(N, "TeamsWebhookUrl", NULL, SECRET, teams_webhook_url, "", "nothing goes to Teams", check_webhook_url, RESTART,
+       "The workflow webhook of a channel in Microsoft Teams, likewise a secret."),
+  TEXT(N, "TeamsEvents", NULL, LIST, teams_events, "", ENDS, check_event, RESTART, "What Teams is told of a build."),
+  TEXT(N, "WebhookUrl", NULL, SECRET, webhook_url, "", "no webhook is called", check_webhook_url, RESTART,
+       "A server of your own that gets each event as signed JSON (Standard Webhooks)."),
+  TEXT(N, "WebhookSecrets", NULL, SECRETS, webhook_secrets, "", "none", check_webhook_secret, NOW,
+       "Sign it, each of them: whsec_ and base64. To change one, name the new and the old until the receiver has it."),
+  TEXT(N, "WebhookEvents", NULL, LIST, webhook_events, "", "all", check_event, RESTART, "What the webhook is told."),
+  TEXT(N, "AllowedNetworks", NULL, LIST, allowed_networks, "", "none", check_network, NOW,
+       "Private, loopback and link-local addresses that notifications may be sent to; public ones need no leave."),
+  INTEGER(N, "TimeoutSeconds", NULL, notifications_timeout_seconds, "15", 1, 300, "seconds", NOW,
+          "How long one call of Slack, Teams or a webhook may take."),
 };
 
 const size_t bq_config_option_count = sizeof bq_config_options / sizeof bq_config_options[0];
+
+int bq_config_is_secret(const bq_config_option *option) {
+  return option->kind == BQ_OPTION_SECRET || option->kind == BQ_OPTION_SECRETS;
+}
 
 const bq_config_option *bq_config_find(const char *section, const char *name, bool *misspelt) {
   for (size_t i = 0; i < bq_config_option_count; i++) {
@@ -260,6 +322,7 @@ char *bq_config_range_text(const bq_config_option *option) {
   case BQ_OPTION_PATH: return bq_strdup("a path");
   case BQ_OPTION_SECRET: return bq_strdup("a text, file:PATH, env:NAME or command:PROGRAM");
   case BQ_OPTION_LIST: return bq_strdup("a list of texts");
+  case BQ_OPTION_SECRETS: return bq_strdup("a list of texts, file:PATH, env:NAME or command:PROGRAM");
   }
   return NULL;
 }

@@ -21,12 +21,12 @@ enum { MAX_NAME = 512 }; // bytes of a place; longer ones are no option of ours
 
 typedef struct place {
   char text[MAX_NAME]; // "BuildQueue:AllowedHosts:0"
-  const char *section; // the table's spelling: "BuildQueue", "Email" or "ConnectionStrings"
+  const char *section; // the spelling of `sections`
   char *name;          // in text; the first name behind the section, NULL when there is none
   char *rest;          // in text; what follows it, NULL when nothing does
 } place;
 
-static const char *const sections[] = {"BuildQueue", "Email", "ConnectionStrings", NULL};
+static const char *const sections[] = {"BuildQueue", "Email", "Notifications", "ConnectionStrings", NULL};
 
 // Takes "Section:Name:rest" apart. 0 when the section is not ours.
 static int place_parse(place *p, const char *text) {
@@ -59,11 +59,11 @@ static int sounds_secret(const char *name) {
   return 0;
 }
 
-// The right name for an unknown one: that of the other section when it has exactly it, else the nearest of this one.
+// The right name for an unknown one: that of another section when it has exactly it, else the nearest of this one.
 static const bq_config_option *guess(const char *section, const char *name) {
   bool misspelt;
-  const char *other = strcmp(section, "Email") == 0 ? "BuildQueue" : "Email";
-  const bq_config_option *found = bq_config_find(other, name, &misspelt);
+  const bq_config_option *found = NULL;
+  for (size_t i = 0; found == NULL && sections[i] != NULL; i++) found = bq_config_find(sections[i], name, &misspelt);
   if (found != NULL) return found;
   const char **names = bq_alloc_array(bq_config_option_count + 1, sizeof *names);
   if (names == NULL) return NULL;
@@ -84,7 +84,7 @@ static void unknown_name(bq_config_input *input, const place *p, const char *val
     return;
   }
   const bq_config_option *meant = guess(p->section, p->name);
-  int hidden = (meant != NULL && meant->kind == BQ_OPTION_SECRET) || sounds_secret(name);
+  int hidden = (meant != NULL && bq_config_is_secret(meant)) || sounds_secret(name);
   const char *shown = hidden && *value != '\0' ? "***" : value;
   if (meant != NULL) {
     bq_config_fault_add(input, false, name, shown, where, "is not an option; did you mean %s.%s?", meant->section,
@@ -97,7 +97,7 @@ static void unknown_name(bq_config_input *input, const place *p, const char *val
 
 static void raw_set(bq_config_input *input, bq_config_raw *raw, const bq_config_option *option, bq_raw_kind kind,
                     const char *text, const char *where) {
-  const char *shown = option->kind == BQ_OPTION_SECRET ? "***" : text;
+  const char *shown = bq_config_is_secret(option) ? "***" : text;
   char name[MAX_NAME];
   (void)snprintf(name, sizeof name, "%s.%s", option->section, option->name);
   if (strlen(text) > BQ_CONFIG_MAX_VALUE) {
@@ -126,10 +126,11 @@ static void put_item(bq_config_input *input, const bq_config_option *option, con
                      const char *text, const char *where) {
   size_t digits = strspn(index, "0123456789");
   long at = digits > 0 && digits <= 4 && index[digits] == '\0' ? strtol(index, NULL, 10) : -1;
+  const char *shown = bq_config_is_secret(option) ? "***" : text;
   char name[MAX_NAME];
   (void)snprintf(name, sizeof name, "%s.%s[%.32s]", option->section, option->name, index);
   if (at < 0 || at >= BQ_CONFIG_MAX_ITEMS) {
-    bq_config_fault_add(input, false, name, text, where, "must have an index from 0 to %d", BQ_CONFIG_MAX_ITEMS - 1);
+    bq_config_fault_add(input, false, name, shown, where, "must have an index from 0 to %d", BQ_CONFIG_MAX_ITEMS - 1);
     return;
   }
   raw_set(input, &input->slots[option - bq_config_options].items[at], option, kind, text, where);
@@ -159,13 +160,13 @@ static void put(bq_config_input *input, const char *path, bq_raw_kind kind, cons
     return;
   }
   if (kind == BQ_RAW_NONE) return; // null: as if it were not there
-  const char *shown = option->kind == BQ_OPTION_SECRET ? "***" : text;
+  const char *shown = bq_config_is_secret(option) ? "***" : text;
   char name[MAX_NAME];
   (void)snprintf(name, sizeof name, "%s.%s", option->section, option->name);
-  if (option->kind == BQ_OPTION_LIST) {
+  if (option->kind == BQ_OPTION_LIST || option->kind == BQ_OPTION_SECRETS) {
     if (p.rest != NULL) put_item(input, option, p.rest, kind, text, where);
     else if (strcmp(text, "[]") != 0 || kind != BQ_RAW_OTHER) {
-      bq_config_fault_add(input, false, name, text, where, "must be a list of texts, such as [\"a\", \"b\"] in a file or "
+      bq_config_fault_add(input, false, name, shown, where, "must be a list of texts, such as [\"a\", \"b\"] in a file or "
                           "%s__%s__0=a in the environment", option->section, option->name);
     }
     return;

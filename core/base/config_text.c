@@ -18,9 +18,10 @@ void bq_config_value_text(const bq_config *config, const bq_config_option *optio
     if (**(char *const *)field != '\0') bq_buf_adds(out, "***");
     break;
   case BQ_OPTION_LIST:
+  case BQ_OPTION_SECRETS:
     for (char *const *item = *(char **const *)field; *item != NULL; item++) {
       if (item != *(char **const *)field) bq_buf_adds(out, ", ");
-      bq_buf_adds(out, *item);
+      bq_buf_adds(out, option->kind == BQ_OPTION_SECRETS ? "***" : *item);
     }
     break;
   }
@@ -67,7 +68,8 @@ static void add_example_value(const bq_config_option *option, bq_buf *out) {
   case BQ_OPTION_STRING:
   case BQ_OPTION_SECRET:
   case BQ_OPTION_PATH: bq_buf_addf(out, "\"%s\"", option->standard != NULL ? option->standard : ""); break;
-  case BQ_OPTION_LIST: bq_buf_adds(out, "[]"); break;
+  case BQ_OPTION_LIST:
+  case BQ_OPTION_SECRETS: bq_buf_adds(out, "[]"); break;
   }
 }
 

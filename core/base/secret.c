@@ -223,3 +223,23 @@ int bq_secret_from_credentials(const char *name, const bq_secret_source *source,
   if (code == BQ_ENOTFOUND) return 0;
   return code < 0 ? bq_fail(err, code, "%s", problem.message) : 0;
 }
+
+int bq_secret_from_directory(const char *directory, const char *name, const bq_secret_source *source, char **out,
+                             bq_error *err) {
+  size_t length = 0;
+  int result = 0;
+  *out = NULL;
+  if (name[0] == '.' || strchr(name, '/') != NULL) return 0;
+  if (*directory != '\0') {
+    char *path = bq_format("%s/%s", directory, name);
+    if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a secret");
+    result = bq_file_read(path, BQ_SECRET_MAX_BYTES, out, &length, err);
+    bq_free(path);
+    if (result == BQ_ENOTFOUND) result = 0;
+  }
+  if (result == 0 && *out == NULL) result = bq_secret_from_credentials(name, source, out, err);
+  if (result < 0 || *out == NULL) return result;
+  length = strlen(*out);
+  while (length > 0 && ((*out)[length - 1] == '\n' || (*out)[length - 1] == '\r')) (*out)[--length] = '\0';
+  return 0;
+}

@@ -36,4 +36,10 @@ int bq_secret_resolve(const char *text, const bq_secret_source *source, char **o
 int bq_secret_from_credentials(const char *name, const bq_secret_source *source, char **out,
                                bq_error *err) BQ_MUSTCHECK;
 
+// The secret that scripts call `name`: the file <directory>/<name>, when `directory` is not "" and has one, else what
+// bq_secret_from_credentials gives. Names with a slash or a dot at the beginning name none. Line breaks at its end are
+// not part of it. Results as there.
+int bq_secret_from_directory(const char *directory, const char *name, const bq_secret_source *source, char **out,
+                             bq_error *err) BQ_MUSTCHECK;
+
 #endif

@@ -59,27 +59,14 @@ static int make_log(bq_attempt *attempt, bq_error *err) {
   return bq_attempt_log_open(&attempt->log, attempt->log_path, max_bytes, attempt->secrets, err);
 }
 
-// A secret is a file of SecretsDirectory, or a credential of the service manager. A line break at its end is not part
-// of it. One that is missing is the pipeline's business, when it asks for it.
+// One that is missing is the pipeline's business, when it asks for it.
 static int read_secret(bq_attempt *attempt, const char *name, bq_error *err) {
-  const char *directory = attempt->env->config->secrets_directory;
   char *value = NULL;
-  size_t length = 0;
-  int result = 0;
-  if (name[0] == '.' || strchr(name, '/') != NULL) return 0;
-  if (directory[0] != '\0') {
-    char *path = bq_format("%s/%s", directory, name);
-    if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a secret");
-    result = bq_file_read(path, BQ_MASK_MAX_BYTES, &value, &length, err);
-    bq_free(path);
-    if (result == BQ_ENOTFOUND) result = 0;
-  }
-  if (result == 0 && value == NULL) result = bq_secret_from_credentials(name, &(bq_secret_source){0}, &value, err);
+  const char *directory = attempt->env->config->secrets_directory;
+  int result = bq_secret_from_directory(directory, name, &(bq_secret_source){0}, &value, err);
   if (result == 0 && value != NULL) {
-    length = strlen(value);
-    while (length > 0 && (value[length - 1] == '\n' || value[length - 1] == '\r')) value[--length] = '\0';
     // What can't be masked must not be handed out.
-    result = bq_mask_set_add(attempt->secrets, value, length, err);
+    result = bq_mask_set_add(attempt->secrets, value, strlen(value), err);
     if (result == 0 && json_object_set_new(attempt->secret_values, name, json_string(value)) < 0) {
       result = bq_fail(err, BQ_EINVAL, "the secret is no UTF-8 text");
     }

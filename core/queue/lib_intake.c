@@ -1,10 +1,9 @@
-// The part of the module `queue` that pipelines have too: manifests and the names of pipelines; and the module `config`.
+// The part of the module `queue` that pipelines have too: manifests and the names of pipelines.
 #include <errno.h>
 #include <fcntl.h>
 #include <lauxlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -138,44 +137,5 @@ void bq_intake_add(lua_State *L) {
 int bq_intake_open(lua_State *L) {
   lua_newtable(L);
   bq_intake_add(L);
-  return 1;
-}
-
-int bq_config_open(lua_State *L) {
-  const bq_server *server = server_of(L);
-  const bq_config *config = server->config;
-  lua_createtable(L, 0, 16);
-  lua_pushboolean(L, config->allow_inline_commands);
-  lua_setfield(L, -2, "AllowInlineCommands");
-  lua_pushstring(L, config->email_brand_color);
-  lua_setfield(L, -2, "BrandColor");
-  lua_pushstring(L, *config->email_brand_name != '\0' ? config->email_brand_name : config->email_from_name);
-  lua_setfield(L, -2, "BrandName");
-  lua_pushinteger(L, config->build_timeout_minutes);
-  lua_setfield(L, -2, "BuildTimeoutMinutes");
-  lua_pushstring(L, config->download_base_url);
-  lua_setfield(L, -2, "DownloadBaseUrl");
-  lua_pushboolean(L, config->enable_health_checks);
-  lua_setfield(L, -2, "EnableHealthChecks");
-  lua_pushstring(L, config->email_logo_url);
-  lua_setfield(L, -2, "LogoUrl");
-  struct utsname machine = {0};
-  (void)uname(&machine);
-  int is_arm = strcmp(machine.machine, "aarch64") == 0;
-  int is_x64 = strcmp(machine.machine, "x86_64") == 0;
-  lua_pushstring(L, is_x64 ? "linux-x64" : is_arm ? "linux-arm64" : machine.machine);
-  lua_setfield(L, -2, "MachineArchitecture");
-  lua_pushinteger(L, config->max_concurrent_builds);
-  lua_setfield(L, -2, "MaxConcurrentBuilds");
-  lua_pushinteger(L, config->max_retry_attempts);
-  lua_setfield(L, -2, "MaxRetryAttempts");
-  lua_pushstring(L, config->email_reply_to);
-  lua_setfield(L, -2, "ReplyTo");
-  lua_pushinteger(L, config->retry_delay_minutes);
-  lua_setfield(L, -2, "RetryDelayMinutes");
-  lua_pushstring(L, server->url != NULL ? server->url : "");
-  lua_setfield(L, -2, "ServerUrl");
-  lua_pushstring(L, config->email_support_address);
-  lua_setfield(L, -2, "SupportAddress");
   return 1;
 }

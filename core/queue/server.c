@@ -25,7 +25,8 @@ enum {
   BLOCKING_THREADS = 4,
   COMPUTE_QUEUE = 20000,
   BLOCKING_QUEUE = 20000,
-  MAX_TRANSFERS = 64,          // outgoing HTTP requests at a time
+  MAX_TRANSFERS = 64,          // outgoing HTTP requests of scripts at a time
+  MAX_WEBHOOKS = 32,           // connections of notifications at a time
   MAX_WAITING = 10000,         // queries waiting for a connection
   DATABASE_WAIT_MS = 2000,     // how long a query waits while the database is away
   CORE_STATEMENT_MS = 30000,   // of the queue's own statements
@@ -304,6 +305,9 @@ static int open_queue(bq_server *server, bq_error *err) {
 static int open_parts(bq_server *server, bq_error *err) {
   int result = open_database(server, err);
   if (result == 0) result = bq_curl_new(&server->curl, server->loop, MAX_TRANSFERS, err);
+  if (result == 0) {
+    result = bq_webhook_new(&server->webhook, server->loop, server->blocking, server->config, MAX_WEBHOOKS, err);
+  }
   if (result == 0) result = bq_metrics_new(&server->metrics, bq_server_metrics, BQ_M_COUNT, err);
   if (result < 0) return result;
   server->services = (bq_services){.loop = server->loop,
@@ -371,6 +375,7 @@ static void free_parts(bq_server *server) {
   bq_cluster_keeper_free(server->keeper);
   bq_database_watch_free(server->database);
   bq_store_free(server->store);
+  bq_webhook_free(server->webhook);
   bq_curl_free(server->curl);
   bq_pool_free(server->compute);
   bq_pool_free(server->blocking);

@@ -11,6 +11,7 @@
 #include "io/pg.h"
 #include "io/statements.h"
 #include "io/watch.h"
+#include "io/webhook.h"
 #include "lua/script_host.h"
 #include "queue/api.h"
 #include "queue/cluster_keeper.h"
@@ -45,6 +46,7 @@ typedef struct bq_server {
   bq_store *store;
   bq_database_watch *database;  // whether PostgreSQL answers
   bq_curl *curl;
+  bq_webhook *webhook;        // owned; calls of notifications
   bq_metrics *metrics;
   bq_services services;
   bq_generation_set *generations; // those alive
@@ -143,8 +145,10 @@ int bq_queue_explain(lua_State *L);  // queue.explain
 // lib_intake.c
 int bq_intake_open(lua_State *L); // the part of `queue` that pipelines have: read_manifest, pipelines
 void bq_intake_add(lua_State *L); // the same into the table on top
-int bq_config_open(lua_State *L); // the module `config`
 int bq_queue_push_failure(lua_State *L, const char *code, const char *message); // nil, {code=, message=}: returns 2
+
+// lib_config.c
+int bq_config_open(lua_State *L); // the module `config`
 
 // health.c
 json_t *bq_server_health(bq_server *server);

@@ -74,7 +74,13 @@ function buildq.uuid() end
 ---@field RetryDelayMinutes integer
 ---@field MachineArchitecture string what this server's compilers make unless told otherwise: "linux-x64", "linux-arm64"
 ---@field ServerUrl string "http://127.0.0.1:8080", the address really bound
+---@field SlackEvents table<string, true> what Slack is told: {failed = true, …}
+---@field SlackWebhook string what tells its URL from others, "hooks.slack.com #1a2b3c4d"; "" when it is off
 ---@field SupportAddress string "" when not set
+---@field TeamsEvents table<string, true>
+---@field TeamsWebhook string likewise
+---@field Webhook string likewise; "" also without WebhookSecrets
+---@field WebhookEvents table<string, true>
 
 -- json -----------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ typedef struct expected {
   bool now;
 } expected;
 
+#define WHSEC "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
 #define AT(field) offsetof(bq_config, field)
 static const expected table[] = {
   {"BuildQueue", "MaxConcurrentBuilds", I, AT(max_concurrent_builds), "2", 1, 10000, "3", true},
@@ -90,6 +91,15 @@ static const expected table[] = {
   {"Email", "SupportAddress", S, AT(email_support_address), "", 0, 0, "a@b.example", false},
   {"Email", "UnsubscribeUrl", S, AT(email_unsubscribe_url), "", 0, 0, "https://a.example/u", false},
   {"Email", "UnsubscribeSecret", S, AT(email_unsubscribe_secret), "", 0, 0, "0123456789abcdef", false},
+  {"Notifications", "SlackWebhookUrl", S, AT(slack_webhook_url), "", 0, 0, "https://hooks.example/a?b=c", false},
+  {"Notifications", "SlackEvents", L, AT(slack_events), "", 0, 0, "failed", false},
+  {"Notifications", "TeamsWebhookUrl", S, AT(teams_webhook_url), "", 0, 0, "https://hooks.example/a?b=c", false},
+  {"Notifications", "TeamsEvents", L, AT(teams_events), "", 0, 0, "queued", false},
+  {"Notifications", "WebhookUrl", S, AT(webhook_url), "", 0, 0, "http://hooks.example:81/", false},
+  {"Notifications", "WebhookSecrets", L, AT(webhook_secrets), "", 0, 0, WHSEC, true},
+  {"Notifications", "WebhookEvents", L, AT(webhook_events), "", 0, 0, "timedout", false},
+  {"Notifications", "AllowedNetworks", L, AT(allowed_networks), "", 0, 0, "127.0.0.0/8", true},
+  {"Notifications", "TimeoutSeconds", I, AT(notifications_timeout_seconds), "15", 1, 300, "3", true},
 };
 
 enum { COUNT = sizeof table / sizeof table[0] };
@@ -192,6 +202,33 @@ static void what_mails_show_is_checked(void **state) {
   }
 }
 
+static void webhooks_are_checked(void **state) {
+  (void)state;
+  static const char *const urls[] = {"ftp://a.example/", "https:///x", "hooks.example", "https://a b.example/"};
+  static const char *const secrets[] = {"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3", "whsec_", "whsec_MDEyMzQ1Njc4OWFi",
+                                        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY", "whsec_MDEyMzQ1Njc4OWFiY2Rl-jAxMjM0NTY3"};
+  char settings[200];
+  for (size_t i = 0; i < sizeof urls / sizeof urls[0]; i++) {
+    (void)snprintf(settings, sizeof settings, "{\"Notifications\": {\"WebhookUrl\": \"%s\"}}", urls[i]);
+    refuse(settings, "Notifications.WebhookUrl", "begins with https://", NULL);
+    assert_null(strstr(all_faults(), urls[i]));
+  }
+  for (size_t i = 0; i < sizeof secrets / sizeof secrets[0]; i++) {
+    (void)snprintf(settings, sizeof settings, "{\"Notifications\": {\"WebhookSecrets\": [\"%s\"]}}", secrets[i]);
+    refuse(settings, "Notifications.WebhookSecrets[0]", "must be whsec_", NULL);
+    if (strlen(secrets[i]) > 6) assert_null(strstr(all_faults(), secrets[i]));
+  }
+  refuse("{\"Notifications\": {\"WebhookSecrets\": [\"file:/none/there\"]}}", "Notifications.WebhookSecrets[0]", "/none/there", NULL);
+  refuse("{\"Notifications\": {\"AllowedNetworks\": [\"10.0.0.0/8\", \"10.0.0/8\"]}}", "AllowedNetworks[1]", "must be a network", NULL);
+  refuse("{\"Notifications\": {\"SlackEvents\": [\"success\"]}}", "SlackEvents[0]", "timedout or cancelled", NULL);
+  load("{\"Notifications\": {\"WebhookUrl\": \"https://a.example\", \"WebhookSecrets\": [\"" WHSEC "\", \"" WHSEC "\"]}}");
+  assert_int_equal(faults->count, 0);
+  assert_non_null(config->webhook_secrets[1]);
+  load("{\"Notifications\": {\"WebhookUrl\": \"https://a.example\"}}");
+  assert_int_equal(faults->count, 1);
+  assert_true(faults->items[0].warning);
+}
+
 static void wrong_types_are_refused(void **state) {
   (void)state;
   static const char *const values[][5] = {
@@ -227,7 +264,8 @@ static void changes_are_told(void **state) {
     char name[100];
     char text[400] = "";
     bool secret = strstr(row->name, "ConnectionString") != NULL || strstr(row->name, "Password") != NULL ||
-                  strstr(row->name, "UnsubscribeSecret") != NULL;
+                  strstr(row->name, "WebhookUrl") != NULL || strstr(row->name, "Secret") == row->name + strlen(row->name) - 6 ||
+                  strstr(row->name, "WebhookSecrets") != NULL;
     load("{\"BuildQueue\": {\"StateDirectory\": \"/st\", \"ManifestDirectory\": \"/m\"}}");
     bq_config *before = config;
     config = NULL;
@@ -264,6 +302,7 @@ int main(void) {
     cmocka_unit_test_setup_teardown(files_and_environment_set_each, setup, teardown),
     cmocka_unit_test_setup_teardown(ranges_hold, setup, teardown),
     cmocka_unit_test_setup_teardown(what_mails_show_is_checked, setup, teardown),
+    cmocka_unit_test_setup_teardown(webhooks_are_checked, setup, teardown),
     cmocka_unit_test_setup_teardown(wrong_types_are_refused, setup, teardown),
     cmocka_unit_test_setup_teardown(changes_are_told, setup, teardown),
   };
