@@ -344,6 +344,21 @@ int bq_cluster_start(bq_cluster **out, const bq_cluster_options *options, bq_err
   return result;
 }
 
+int bq_cluster_probe(const bq_cluster_options *options, bq_error *err) {
+  bq_cluster *cluster = bq_alloc(sizeof *cluster);
+  if (cluster == NULL) return no_memory(err);
+  cluster->pidfd = -1;
+  int data_major = 0;
+  int result = 0;
+  if (access(options->state_directory, F_OK) == 0) {
+    result = name_paths(cluster, options->state_directory, err);
+    if (result == 0) result = read_data_major(cluster, &data_major, err);
+  }
+  if (result == 0) result = find_programs(cluster, options->bin_directory, data_major, err);
+  bq_cluster_stop(cluster);
+  return result;
+}
+
 int bq_cluster_clear(bq_cluster *cluster, bq_error *err) {
   if (cluster->pidfd >= 0) {
     (void)waitpid(cluster->pid, NULL, WNOHANG);

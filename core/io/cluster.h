@@ -25,6 +25,10 @@ typedef struct bq_cluster_options {
 // own log otherwise.
 int bq_cluster_start(bq_cluster **out, const bq_cluster_options *options, bq_error *err) BQ_MUSTCHECK;
 
+// What can be said without a start: whether PostgreSQL's programs are there, and of the version that made the data. The
+// state directory need not exist.
+int bq_cluster_probe(const bq_cluster_options *options, bq_error *err) BQ_MUSTCHECK;
+
 // libpq keywords and values; borrowed, as long as the cluster. Holds no secret.
 const char *bq_cluster_conninfo(const bq_cluster *cluster);
 

@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <lauxlib.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "io/cluster.h"
 #include "io/tree.h"
 #include "lua/script_host.h"
 #include "queue/migrate.h"
@@ -40,6 +43,8 @@ typedef struct preflight {
   const bq_preflight_options *options;
   bq_server server; // only what scripts and their bindings look at
   int faults;
+  int as_root;      // started as root, as the server would be
+  const char *user; // whom the directories are for, in a sentence
 } preflight;
 
 static void say(preflight *p, int fault, const char *subject, const char *text) {
@@ -206,6 +211,16 @@ static void check_scripts(preflight *p) {
 
 // With --connect ----------------------------------------------------------------------------------------------------
 
+static void check_private_cluster(preflight *p) {
+  char text[600];
+  const bq_cluster_options options = {.state_directory = p->config->state_directory};
+  bq_error err;
+  int result = bq_cluster_probe(&options, &err);
+  (void)snprintf(text, sizeof text, "the private PostgreSQL of %s does not run now; buildq serve starts it",
+                 p->config->state_directory);
+  say(p, result < 0, "database", result < 0 ? err.message : text);
+}
+
 static void check_database(preflight *p) {
   char *directory = bq_format("%s/sql/migrations", p->options->share);
   const bq_migrate_options options = {.max_retry_attempts = p->config->max_retry_attempts, .check_only = 1};
@@ -216,18 +231,71 @@ static void check_database(preflight *p) {
   bq_free(directory);
 }
 
+// The database and the rest are looked at as the user that the server will be. Before its first start there may be none.
+static void become_user(preflight *p) {
+  char text[300];
+  const struct passwd *user;
+  p->user = "this user";
+  if (geteuid() != 0) return;
+  p->as_root = 1;
+  p->user = p->config->run_as_user;
+  user = getpwnam(p->user);
+  if (user == NULL) {
+    (void)snprintf(text, sizeof text, "%s is made at the start", p->user);
+    say(p, 0, "RunAsUser", text);
+  } else if (user->pw_uid == 0) {
+    (void)snprintf(text, sizeof text, "%s is no ordinary user", p->user);
+    say(p, 1, "RunAsUser", text);
+  } else if (initgroups(user->pw_name, user->pw_gid) < 0 || setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
+             setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0) {
+    (void)snprintf(text, sizeof text, "can't become the user %s: %s", p->user, strerror(errno));
+    say(p, 1, "RunAsUser", text);
+  }
+}
+
+// Cuts `path` to the nearest directory that is there; 1 when something was cut off. `info` tells of what is left.
+static int cut_to_existing(char *path, struct stat *info) {
+  int cut = 0;
+  while (stat(path, info) < 0) {
+    char *slash = strrchr(path, '/');
+    *info = (struct stat){0};
+    if (errno != ENOENT || slash == NULL || path[1] == '\0') break;
+    slash[slash == path] = '\0';
+    cut = 1;
+  }
+  return cut;
+}
+
 static void check_directory(preflight *p, const char *option, const char *path) {
-  char text[600];
-  struct statvfs info;
-  if (access(path, W_OK | X_OK) < 0) {
-    (void)snprintf(text, sizeof text, "%s can't be written by this user", path);
-    say(p, 1, option, text);
+  char text[1200];
+  struct stat info;
+  struct statvfs disk;
+  char *there = bq_strdup(path);
+  if (there == NULL) {
+    say(p, 1, option, "out of memory");
     return;
   }
-  if (statvfs(path, &info) < 0) return;
-  unsigned long long free_mb = (unsigned long long)info.f_bavail * (info.f_frsize / 1024) / 1024;
-  (void)snprintf(text, sizeof text, "%s, %llu MB free", path, free_mb);
-  say(p, free_mb < (unsigned long long)p->config->disk_reserve_megabytes, option, text);
+  int missing = cut_to_existing(there, &info);
+  // A start as root makes what is missing, and gives away what is root's.
+  int given = p->as_root && S_ISDIR(info.st_mode) && (missing || info.st_uid == 0);
+  if (!given && access(there, W_OK | X_OK) < 0) {
+    (void)snprintf(text, sizeof text, missing ? "%s can't be made: %s can't be written by %s" :
+                                                "%s can't be written by %s%.0s", path, missing ? there : p->user, p->user);
+    say(p, 1, option, text);
+  } else if (statvfs(there, &disk) == 0) {
+    unsigned long long free_mb = (unsigned long long)disk.f_bavail * (disk.f_frsize / 1024) / 1024;
+    int reserve = p->config->disk_reserve_megabytes;
+    int is_short = free_mb < (unsigned long long)reserve;
+    const char *made = missing ? " is made at the start" : "";
+    if (is_short) {
+      (void)snprintf(text, sizeof text, "%s%s, %llu MB free, less than DiskReserveMegabytes (%d): no build would start",
+                     path, made, free_mb, reserve);
+    } else {
+      (void)snprintf(text, sizeof text, "%s%s, %llu MB free", path, made, free_mb);
+    }
+    say(p, is_short, option, text);
+  }
+  bq_free(there);
 }
 
 static void check_sandbox(preflight *p) {
@@ -249,7 +317,9 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
   check_scripts(p);
   check_overrides(p);
   if (options->connect) {
+    become_user(p);
     if (options->conninfo != NULL) check_database(p);
+    else check_private_cluster(p);
     check_directory(p, "StateDirectory", config->state_directory);
     check_directory(p, "WorkspaceDirectory", config->workspace_directory);
     check_directory(p, "OutputDirectory", config->output_directory);

@@ -36,18 +36,32 @@ static int add_user(const char *name, bq_error *err) {
   return bq_fail(err, BQ_EIO, "useradd could not make the user %s: make it, or name another one in RunAsUser", name);
 }
 
-static int make_directory(const char *path, const struct passwd *owner, bq_error *err) {
-  if (path[0] == '\0') return 0;
-  int result = bq_tree_make_path(path, err);
-  if (result < 0) return result;
+// Gives a directory to the server's user when root owns it: one of somebody else is left alone.
+static int give(const char *path, const struct passwd *owner, bq_error *err) {
   struct stat info;
-  // Only what root has just made is given over, and what root owns of it: a directory of somebody else is left alone.
-  if (owner == NULL || stat(path, &info) < 0 || info.st_uid == owner->pw_uid) return 0;
-  if (info.st_uid != 0) return 0;
-  if (chown(path, owner->pw_uid, owner->pw_gid) < 0) {
-    return bq_fail_errno(err, errno, "can't give %s to the user %s", path, owner->pw_name);
+  if (stat(path, &info) < 0 || info.st_uid != 0 || owner->pw_uid == 0) return 0;
+  if (chown(path, owner->pw_uid, owner->pw_gid) == 0) return 0;
+  return bq_fail_errno(err, errno, "can't give %s to the user %s", path, owner->pw_name);
+}
+
+// As root, `owner` gets the directory, and of those above it what had to be made: else it could not come here.
+static int make_directory(const char *path, const struct passwd *owner, bq_error *err) {
+  if (path[0] == '\0' || owner == NULL) return path[0] == '\0' ? 0 : bq_tree_make_path(path, err);
+  char *part = bq_strdup(path);
+  int result = part != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory to make %s", path);
+  for (char *at = part; result == 0; at++) {
+    if (at == part || (*at != '/' && *at != '\0')) continue;
+    char was = *at;
+    struct stat info;
+    *at = '\0';
+    int missing = stat(part, &info) < 0;
+    result = bq_tree_make_path(part, err);
+    if (result == 0 && (missing || was == '\0')) result = give(part, owner, err);
+    *at = was;
+    if (was == '\0') break;
   }
-  return 0;
+  bq_free(part);
+  return result;
 }
 
 static int make_directories(const bq_config *config, const struct passwd *owner, bq_error *err) {
@@ -56,6 +70,22 @@ static int make_directories(const bq_config *config, const struct passwd *owner,
   for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
     int result = make_directory(paths[i], owner, err);
     if (result < 0) return result;
+  }
+  return 0;
+}
+
+// As the user that the server is from now on.
+static int check_directories(const bq_config *config, bq_error *err) {
+  const struct {
+    const char *option, *path;
+  } directories[] = {{"StateDirectory", config->state_directory},
+                     {"WorkspaceDirectory", config->workspace_directory},
+                     {"OutputDirectory", config->output_directory}};
+  for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++) {
+    if (access(directories[i].path, W_OK | X_OK) == 0) continue;
+    const struct passwd *user = getpwuid(geteuid());
+    return bq_fail_errno(err, errno, "%s can't write to the %s %s", user != NULL ? user->pw_name : "this user",
+                         directories[i].option, directories[i].path);
   }
   return 0;
 }
@@ -105,6 +135,7 @@ int bq_server_become_user(const bq_config *config, const char *from, char **shar
   int fd = open(from, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return bq_fail_errno(err, errno, "can't open the directory of scripts %s", from);
   int result = give_up_root(config, err);
+  if (result == 0) result = check_directories(config, err);
   if (result == 0) result = choose_share(from, fd, share, err);
   // Neither a core dump nor a debugger of the same user, which builds are, may read what this process knows.
   if (result == 0 && prctl(PR_SET_DUMPABLE, 0) < 0) {

@@ -158,13 +158,46 @@ describe("commands", function()
     assert.truthy(well.output:find("no faults", 1, true), well.output)
   end)
 
-  it("check directories and sandbox also when there is no database", function()
+  it("check the database, directories and sandbox", function()
     local lonely = Server.new { database = false }
-    local answer = lonely:command { "check", "--connect" }
-    assert.equal(1, answer.code)
-    assert.truthy(answer.errors:find("FAULT database", 1, true), answer.errors)
-    assert.truthy(answer.output:find("ok    OutputDirectory", 1, true), answer.output)
-    assert.truthy(answer.output:find("sandbox", 1, true), answer.output)
+    local queue = lonely.config.BuildQueue
+    local function check(code)
+      lonely:write_config()
+      local answer = lonely:command { "check", "--connect" }
+      assert.equal(code, answer.code, answer.output .. answer.errors)
+      return answer.output .. answer.errors
+    end
+    local function has(text, line) assert.truthy(("\n" .. text):find("\n" .. line, 1, true), text) end
+    -- Before the first start: what the server makes is no fault.
+    queue.OutputDirectory = lonely.directory .. "/state/not/there/yet"
+    local text = check(0)
+    has(text, "ok    database: the private PostgreSQL")
+    has(text, "ok    StateDirectory: " .. queue.StateDirectory .. ", ")
+    has(text, "ok    OutputDirectory: " .. queue.OutputDirectory .. " is made at the start, ")
+    has(text, "ok    sandbox: works")
+    -- While it runs, as its user and as root.
+    lonely:launch()
+    has(check(0), "ok    database: reached")
+    if process.is_root then has(process.run({ Server.program(), "check", "--connect" }, { cwd = lonely.directory,
+      env = { PATH = os.getenv "PATH", BuildQueue__RunAsUser = process.ordinary_user().name } }).output,
+      "ok    database: reached") end
+    lonely:stop()
+    -- What can't work, all at once.
+    process.write(lonely.directory .. "/file", "")
+    queue.ConnectionString = "postgresql://127.0.0.1:1/nothing"
+    queue.OutputDirectory = lonely.directory .. "/closed"
+    process.check { "mkdir", "-m", "0", queue.OutputDirectory }
+    if process.is_root then process.check { "chown", "12345", queue.OutputDirectory } end -- root's own is given over
+    queue.WorkspaceDirectory = lonely.directory .. "/file/below"
+    queue.DiskReserveMegabytes = 2147483647
+    text = check(1)
+    has(text, "FAULT database: can't reach the database")
+    has(text, "FAULT OutputDirectory: " .. queue.OutputDirectory .. " can't be written by ")
+    has(text, "FAULT WorkspaceDirectory: " .. queue.WorkspaceDirectory .. " can't be written by ")
+    has(text, "FAULT StateDirectory: " .. queue.StateDirectory .. ", ")
+    has(text:gsub("[^\n]*MB free, ", ""), "less than DiskReserveMegabytes (2147483647)")
+    has(text, "ok    sandbox: works")
+    has(text, "4 faults")
   end)
 
   it("take a manifest from a pipe", function()

@@ -2,6 +2,7 @@
 local uv = require "luv"
 local unix = require "socket.unix"
 local Server = require "spec.support.server"
+local builds = require "spec.support.builds"
 local process = require "spec.support.process"
 
 -- A program for Server.start: a script that ends in becoming the server (same process).
@@ -49,6 +50,34 @@ describe("the server's process", function()
     local uid = process.read(("/proc/%d/status"):format(server.child.pid)):match "\nUid:%s+(%d+)"
     assert.equal(user and user.uid or uv.getuid(), tonumber(uid))
     server:stop()
+  end)
+
+  it("is given the directories that are missing, with those above them, and says which one it can't use", function()
+    local user = process.ordinary_user()
+    if not user then return end -- only root can give
+    local server = Server.new { scripts = { ["pipelines/file.lua"] = 'return { run = function(build) '
+      .. 'require("buildq").fs.write("a.txt", "a") build:artifact "a.txt" end }' } }
+    local queue = server.config.BuildQueue
+    process.check { "chown", "root:", server.directory .. "/builds" }
+    process.check { "chmod", "700", server.directory .. "/builds" }
+    queue.WorkspaceDirectory = server.directory .. "/builds/not/there"
+    queue.OutputDirectory = server.directory .. "/nor/this"
+    server:write_config()
+    process.check { "chmod", "755", server.directory .. "/builds" }
+    server:launch()
+    builds.run(server, { pipeline = "file" })
+    for _, name in ipairs { "builds/not", "builds/not/there", "nor", "nor/this" } do
+      local info = uv.fs_stat(server.directory .. "/" .. name)
+      assert.same({ user.uid, "750" }, { info.uid, ("%o"):format(info.mode & 511) }, name)
+    end
+    assert.equal(0, uv.fs_stat(server.directory .. "/builds").uid) -- was there, and is root's still
+    server:stop()
+    process.check { "chown", "12345", server.directory .. "/nor/this" }
+    process.check { "chmod", "700", server.directory .. "/nor/this" }
+    local refused = server:command { "serve" }
+    assert.equal(1, refused.code)
+    assert.matches(user.name .. " can't write to the OutputDirectory " .. queue.OutputDirectory, refused.errors, 1,
+      true)
   end)
 
   it("is of RunAsUser, which is made when it is missing", function()
