@@ -9,6 +9,7 @@ DESTDIR  ?=
 # SANITIZE=address,undefined (or thread) builds everything with these; give BUILD a directory of its own then.
 SANITIZE ?=
 FUZZ_SECONDS ?= 60
+CHAOS_SECONDS ?= 300
 JOBS     ?= 2
 # V=1 shows the commands.
 SAY       = $(if $(V),,@echo "  $(1) $@";)
@@ -39,7 +40,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/b
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
-.PHONY: templates-manual all run test unit spec lint asan tsan fuzz bench install clean help packages
+.PHONY: templates-manual all run test unit spec lint asan tsan fuzz bench chaos install clean help packages
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/buildq ## build the program at build/buildq
@@ -105,6 +106,11 @@ fuzz-run: $(FUZZERS)
 bench: packages-bench ## measure: each figure beside a limit of the same run (BENCH=name picks, ARGS=--json)
 	@$(MAKE) --no-print-directory -j$(JOBS) all $(BENCHES) >&2
 	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/bench/run.lua $(ARGS) $(BENCH)
+
+chaos: packages-test ## servers at work while things go wrong; a checker reads the history (SEED=n, CHAOS_SECONDS=300)
+	@$(MAKE) --no-print-directory -j$(JOBS) all >&2
+	@BUILDQ_BUILD=$(BUILD) sh tests/chaos/isolated.sh lua5.4 tests/chaos/run.lua --seconds $(CHAOS_SECONDS) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 templates-manual: ## write templates/README.md from the code
 	@LUA_PATH="./?.lua;./scripts/lib/?.lua;;" lua5.4 -e 'io.write(require("spec.support.templates_manual").text())' \

@@ -1,7 +1,6 @@
-// Everything periodic that nobody waits for: free disk space, retention, old history, files that no build owns.
+// Everything periodic that nobody waits for: free disk space, retention, old history, files that no build owns (sweep.h).
 //
-// One timer; each kind of work has its own period. Files are looked at on the blocking pool, rows in small batches.
-#include <dirent.h>
+// One timer; each kind of work has its own period. Rows go in small batches.
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
@@ -9,21 +8,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/uuid.h"
-#include "io/tree.h"
 #include "queue/server_internal.h"
+#include "queue/sweep.h"
 
 enum {
   TICK_MS = 5000,          // between two looks at the disk
   SWEEP_TICKS = 12,        // between two sweeps: a minute
   HOUR_TICKS = 720,        // between two looks for rows that nothing needs any more
   RETENTION_BATCH = 200,   // builds of one statement
-  PURGE_BATCH = 5000,      // rows of history or keys of one statement
-  MAX_LISTED = 20000       // directories looked at in one sweep
+  PURGE_BATCH = 5000       // rows of history or keys of one statement
 };
-
-// What a sweep looks through: below each root lies one directory for each build.
-typedef enum sweep_root { SWEEP_LOGS, SWEEP_OUTPUT, SWEEP_WORKSPACES, SWEEP_ROOTS } sweep_root;
 
 struct bq_janitor {
   bq_server *server;   // borrowed
@@ -32,11 +26,7 @@ struct bq_janitor {
   bq_task disk_task;   // statvfs
   int64_t free_megabytes;
   int looking_at_disk;
-  bq_task sweep_task;  // lists, then removes
-  sweep_root root;     // that the sweep is at
-  char *root_path;     // owned
-  bq_buf ids;          // "{id,id,…": directories found; then what may go
-  int sweeping;
+  bq_sweep *sweep;     // owned; files that belong to nothing
   int retaining;       // a retention batch is under way
   int stopped;
 };
@@ -48,8 +38,10 @@ int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) {
   bq_janitor *janitor = bq_alloc(sizeof *janitor);
   if (janitor == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the janitor");
   janitor->server = server;
-  int result = bq_timer_new(&janitor->timer, server->loop, on_tick, janitor, err);
+  int result = bq_sweep_new(&janitor->sweep, server, err);
+  if (result == 0) result = bq_timer_new(&janitor->timer, server->loop, on_tick, janitor, err);
   if (result < 0) {
+    bq_sweep_free(janitor->sweep);
     bq_free(janitor);
     return result;
   }
@@ -61,18 +53,18 @@ int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) {
 void bq_janitor_free(bq_janitor *janitor) {
   if (janitor == NULL) return;
   bq_timer_free(janitor->timer);
-  bq_buf_free(&janitor->ids);
-  bq_free(janitor->root_path);
+  bq_sweep_free(janitor->sweep);
   bq_free(janitor);
 }
 
 void bq_janitor_stop(bq_janitor *janitor) {
   janitor->stopped = 1;
+  bq_sweep_stop(janitor->sweep);
   bq_timer_clear(janitor->timer);
 }
 
 int bq_janitor_busy(const bq_janitor *janitor) {
-  return janitor->looking_at_disk || janitor->sweeping || janitor->retaining;
+  return janitor->looking_at_disk || bq_sweep_busy(janitor->sweep) || janitor->retaining;
 }
 
 // Disk ------------------------------------------------------------------------------------------------------------
@@ -108,101 +100,6 @@ static void look_at_disk(bq_janitor *janitor) {
   if (janitor->looking_at_disk) return;
   janitor->disk_task = (bq_task){.work = disk_work, .done = disk_done};
   janitor->looking_at_disk = bq_pool_submit(janitor->server->blocking, &janitor->disk_task, &err) == 0;
-}
-
-// Files without a build ---------------------------------------------------------------------------------------------
-
-static void next_root(bq_janitor *janitor);
-
-static void remove_work(bq_task *task) {
-  bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, sweep_task));
-  for (const char *id = janitor->ids.data; id != NULL && *id != '\0'; id += strlen(id) + 1) {
-    bq_error err;
-    if (bq_tree_remove(janitor->root_path, id, &err) < 0) {
-      bq_log(BQ_WARN, "files of a removed build could not be removed", "build", id, "error", err.message, NULL);
-    }
-  }
-}
-
-static void remove_done(bq_task *task) {
-  next_root((bq_janitor *)((char *)task - offsetof(bq_janitor, sweep_task)));
-}
-
-static void on_unknown(void *arg, const bq_pg_result *result) {
-  bq_janitor *janitor = arg;
-  bq_buf_clear(&janitor->ids);
-  bq_error err;
-  int count = result->error == NULL ? PQntuples(result->rows) : 0;
-  for (int i = 0; i < count; i++) {
-    const char *id = PQgetvalue(result->rows, i, 0);
-    if (bq_runner_find(janitor->server->runner, id) != NULL) continue;
-    bq_buf_add(&janitor->ids, id, strlen(id) + 1);
-  }
-  janitor->sweep_task = (bq_task){.work = remove_work, .done = remove_done};
-  if (janitor->ids.length == 0 || janitor->ids.failed || janitor->stopped ||
-      bq_pool_submit(janitor->server->blocking, &janitor->sweep_task, &err) < 0) {
-    next_root(janitor);
-  }
-}
-
-static void list_work(bq_task *task) {
-  bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, sweep_task));
-  bq_buf_clear(&janitor->ids);
-  DIR *dir = opendir(janitor->root_path);
-  if (dir == NULL) return;
-  struct dirent *entry;
-  for (int count = 0; count < MAX_LISTED && (entry = readdir(dir)) != NULL;) {
-    if (!bq_uuid_is(entry->d_name)) continue;
-    bq_buf_addf(&janitor->ids, "%s%s", count++ > 0 ? "," : "{", entry->d_name);
-  }
-  (void)closedir(dir);
-}
-
-static void list_done(bq_task *task) {
-  bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, sweep_task));
-  if (janitor->ids.length == 0 || janitor->stopped) {
-    next_root(janitor);
-    return;
-  }
-  bq_buf_addc(&janitor->ids, '}');
-  // A workspace is a leftover as soon as nobody builds there; unless they are kept, until retention takes the build.
-  int settled = janitor->root == SWEEP_WORKSPACES && janitor->server->config->cleanup_workspace_after_build;
-  const char *params[] = {janitor->ids.data};
-  bq_error err;
-  if (janitor->ids.failed || bq_store_query(janitor->server->store, settled ? "settled_builds" : "unknown_builds", 1,
-                                            params, on_unknown, janitor, &err) < 0) {
-    next_root(janitor);
-  }
-}
-
-static void begin_root(bq_janitor *janitor) {
-  const bq_config *config = janitor->server->config;
-  bq_error err;
-  bq_free(janitor->root_path);
-  switch (janitor->root) {
-  case SWEEP_LOGS: janitor->root_path = bq_format("%s/logs", config->state_directory); break;
-  case SWEEP_OUTPUT: janitor->root_path = bq_strdup(config->output_directory); break;
-  case SWEEP_WORKSPACES:
-  case SWEEP_ROOTS: janitor->root_path = bq_strdup(config->workspace_directory); break;
-  }
-  janitor->sweep_task = (bq_task){.work = list_work, .done = list_done};
-  if (janitor->root_path == NULL ||
-      bq_pool_submit(janitor->server->blocking, &janitor->sweep_task, &err) < 0) {
-    janitor->sweeping = 0;
-  }
-}
-
-static void next_root(bq_janitor *janitor) {
-  janitor->root++;
-  if (janitor->root == SWEEP_ROOTS || janitor->stopped) janitor->sweeping = 0;
-  else begin_root(janitor);
-}
-
-static void sweep(bq_janitor *janitor) {
-  if (janitor->sweeping) return;
-  janitor->sweeping = 1;
-  janitor->root = SWEEP_LOGS;
-  begin_root(janitor);
 }
 
 // Rows --------------------------------------------------------------------------------------------------------------
@@ -270,7 +167,7 @@ static void on_tick(void *arg) {
     purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
     purge(janitor, "purge_keys", 0);
     if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
-    sweep(janitor);
+    bq_sweep_begin(janitor->sweep);
   }
   bq_timer_set(janitor->timer, TICK_MS);
 }

@@ -62,6 +62,27 @@ describe("housekeeping", function()
     server:stop()
   end)
 
+  it("removes what attempts left that another one has replaced", function()
+    local server = Server.start { scripts = PIPELINES }
+    local id = builds.run(server, { pipeline = "file" }).id
+    assert.equal(202, server:post("/builds/" .. id .. "/retry").status)
+    server:wait_for(function() return server:get("/builds/" .. id).json.attempt == 2 end, 30)
+    builds.await(server, id, "success")
+    assert.equal(0, server:stop())
+    -- As a server leaves it that was killed, and whose build went on elsewhere.
+    local output, workspace = ("%s/output/%s/"):format(server.directory, id), builds.workspace(server, id, 1)
+    for _, path in ipairs { output .. "attempt-1/half", workspace } do
+      process.check { "mkdir", "-p", path }
+    end
+    local user = process.ordinary_user()
+    if user then process.check { "chown", "-R", user.name .. ":", server.directory .. "/builds" } end
+    if user then process.check { "chown", "-R", user.name .. ":", server.directory .. "/output" } end
+    server:launch()
+    server:wait_for(function() return none_left { output .. "attempt-1", (workspace:gsub("/[^/]*$", "")) } end, 40)
+    assert.equal("x\n", server:get(("/downloads/%s/x.txt"):format(id)).body)
+    server:stop()
+  end)
+
   it("starts nothing while the disk is short of its reserve, and says so", function()
     local server = Server.start { config = { BuildQueue = { DiskReserveMegabytes = 2000000000 } }, scripts = PIPELINES,
       ready = false }

@@ -74,6 +74,9 @@ end
 function postgres.freeze() signal_all "STOP" end
 function postgres.thaw() signal_all "CONT" end
 
+--- The directory of the cluster: its socket and its log are there.
+function postgres.directory() return cluster.directory end
+
 --- What libpq is told to reach a database of the cluster.
 ---@param database string
 ---@return string

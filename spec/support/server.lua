@@ -33,8 +33,9 @@ local postgres = require "spec.support.postgres"
 ---@class Server
 ---@field directory string
 ---@field database string|nil
----@field address string "127.0.0.1:34567"
+---@field address string "127.0.0.1:34567"; nil before it listens
 ---@field port integer
+---@field log_from integer where the log of the last start begins, in bytes
 ---@field child Child
 ---@field listed boolean its log is shown when a test fails
 local Server = {}
@@ -138,25 +139,36 @@ function Server:command(argv, options)
   return process.run(all, options)
 end
 
---- Starts (or starts again) the server and waits until it is ready.
-function Server:launch()
+--- Starts (or starts again) the server; doesn't wait for anything.
+function Server:spawn()
   local argv = { self.options.program or Server.program(), "serve", "--config", self.directory .. "/appsettings.json",
     table.unpack(self.options.arguments or {}) }
-  local log = self:log_path()
-  local from = #process.read(log)
-  self.child = process.spawn(argv, { env = self:environment(), cwd = self.directory, to = log })
+  self.log_from = #process.read(self:log_path())
+  self.child = process.spawn(argv, { env = self:environment(), cwd = self.directory, to = self:log_path() })
   if not self.listed then
     servers[#servers + 1] = self
     self.listed = true
   end
-  self.address = process.wait_for(function()
-    local text = process.read(log):sub(from + 1)
+end
+
+--- Whether it listens since `spawn`; from then on it has an address and a port.
+---@return boolean
+function Server:listens()
+  local text = process.read(self:log_path()):sub(self.log_from + 1)
+  self.address = text:match 'listening[^\n]-address"?[=:]"?([%w%.:%[%]]+)'
+  self.port = self.address and tonumber(self.address:match ":(%d+)$")
+  return self.address ~= nil
+end
+
+--- Starts (or starts again) the server and waits until it is ready.
+function Server:launch()
+  self:spawn()
+  process.wait_for(function()
     if not self.child:alive() then
       process.give_up(("the server ended with %d while starting:\n%s"):format(self.child.code, self:log(40)))
     end
-    return text:match 'listening[^\n]-address"?[=:]"?([%w%.:%[%]]+)'
+    return self:listens()
   end, 30, function() return "the server to listen:\n" .. self:log(40) end)
-  self.port = tonumber(self.address:match ":(%d+)$")
   if self.options.ready ~= false and self.config.BuildQueue.EnableHealthChecks ~= false then
     self:wait_for(function() return self:get("/readyz").status == 200 end, 30, "/readyz")
   end

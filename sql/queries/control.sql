@@ -165,9 +165,19 @@ delete from nodes where id in (
 select id from unnest($1::uuid[]) as wanted(id)
 where not exists (select from build_queue b where b.id = wanted.id);
 
--- name: settled_builds
--- $1 ids. Which of them ended a while ago, or have no row: their workspaces are leftovers. A build that has just ended
--- may be retried while somebody is looking.
-select id from unnest($1::uuid[]) as wanted(id)
-where not exists (select from build_queue b where b.id = wanted.id
-  and (b.status in ('pending', 'building') or b.updated_at > buildq_now() - interval '1 minute'));
+-- name: dead_outputs
+-- $1 ids, $2 their attempts (arrays). Which of these have output that nobody will see: a newer attempt was claimed, or the
+-- build ended a while ago in another way than success. Answers paths below OutputDirectory. Builds without a row are left
+-- to unknown_builds.
+select wanted.id || '/attempt-' || wanted.attempt
+from unnest($1::uuid[], $2::integer[]) as wanted(id, attempt) join build_queue b on b.id = wanted.id
+where wanted.attempt < b.attempt or (wanted.attempt = b.attempt and b.status not in ('building', 'success')
+  and b.updated_at < buildq_now() - interval '1 minute');
+
+-- name: dead_workspaces
+-- $1 ids, $2 their attempts (arrays). Which of these workspaces are leftovers: a newer attempt was claimed, or nobody
+-- has been building for a while. Answers paths below WorkspaceDirectory.
+select wanted.id || '/attempt-' || wanted.attempt
+from unnest($1::uuid[], $2::integer[]) as wanted(id, attempt) join build_queue b on b.id = wanted.id
+where wanted.attempt < b.attempt or (wanted.attempt = b.attempt and b.status <> 'building'
+  and b.updated_at < buildq_now() - interval '1 minute');

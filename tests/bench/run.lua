@@ -1,11 +1,7 @@
 -- Measures, and says each figure beside a limit that was measured in the same run: lua5.4 tests/bench/run.lua [--json]
 -- [GROUP…]. `make bench` calls it; README.md of this room says what is measured and how.
 package.path = "./?.lua;" .. package.path
--- The specs' support is made for busted: here it ends with this program instead of a spec file.
-local endings = {}
-package.preload.busted = function()
-  return { subscribe = function(event, fn) if event[1] == "file" then endings[#endings + 1] = fn end end }
-end
+local alone = require "spec.support.alone"
 for _, name in ipairs { "support", "durable" } do
   package.preload["tests.bench." .. name] = function() return dofile("tests/bench/" .. name .. ".lua") end
 end
@@ -96,7 +92,7 @@ for _, group in ipairs(GROUPS) do
       failed = failed + 1
       io.stderr:write(("bench: %s failed: %s\n"):format(group, message))
     end
-    for _, fn in ipairs(endings) do fn() end
+    alone.finish()
   end
 end
 if as_json then print(json.encode({ figures = figures, failed = failed }, { indent = true })) end

@@ -821,6 +821,26 @@ static void retention_removes_in_batches_what_is_old(void **state) {
   EXPECT_SQL("select count(*) from build_events", "0");
 }
 
+static void what_dead_attempts_left_is_told_from_what_is_needed(void **state) {
+  (void)state;
+  set_clock("2026-03-01T00:00:00Z");
+  insert(BUILD(1), ", status, attempt, updated_at", ", 'success', 2, buildq_now()");
+  insert(BUILD(2), ", status, attempt, updated_at", ", 'building', 2, buildq_now()");
+  insert(BUILD(3), ", status, attempt, updated_at", ", 'failed', 1, buildq_now()");
+  insert(BUILD(4), ", status, attempt, updated_at", ", 'pending', 1, buildq_now()");
+  static const char ids[] =
+      "{" BUILD(1) "," BUILD(1) "," BUILD(2) "," BUILD(2) "," BUILD(3) "," BUILD(4) "," BUILD(5) "}";
+  static const char attempts[] = "{1,2,1,2,1,1,1}";
+  // What has just ended may be retried while somebody looks.
+  EXPECT(BUILD(1) "/attempt-1 " BUILD(2) "/attempt-1", "dead_outputs", ids, attempts);
+  EXPECT(BUILD(1) "/attempt-1 " BUILD(2) "/attempt-1", "dead_workspaces", ids, attempts);
+  set_clock("2026-03-01T00:01:01Z");
+  EXPECT(BUILD(1) "/attempt-1 " BUILD(2) "/attempt-1 " BUILD(3) "/attempt-1 " BUILD(4) "/attempt-1", "dead_outputs",
+         ids, attempts);
+  EXPECT(BUILD(1) "/attempt-1 " BUILD(1) "/attempt-2 " BUILD(2) "/attempt-1 " BUILD(3) "/attempt-1 " BUILD(4)
+         "/attempt-1", "dead_workspaces", ids, attempts);
+}
+
 static void copies_stay_while_something_needs_them(void **state) {
   (void)state;
   set_clock("2026-01-01T00:00:00Z");
@@ -896,6 +916,7 @@ int main(void) {
       TEST(builds_of_a_lost_node_run_again),
       TEST(only_nodes_lost_in_a_row_count),
       TEST(retention_removes_in_batches_what_is_old),
+      TEST(what_dead_attempts_left_is_told_from_what_is_needed),
       TEST(copies_stay_while_something_needs_them),
   };
   return cmocka_run_group_tests(tests, start, stop);
