@@ -76,21 +76,34 @@ int bq_sweep_busy(const bq_sweep *sweep) {
 
 // Removing -----------------------------------------------------------------------------------------------------------
 
+static void remove_path(const bq_sweep *sweep, const char *path) {
+  bq_error err;
+  if (bq_tree_remove(sweep->path, path, &err) < 0 && err.code != BQ_ENOTFOUND) {
+    bq_log(BQ_WARN, "files that no build needs could not be removed", "path", path, "error", err.message, NULL);
+  }
+}
+
+// An attempt's directory and what it was before it was whole. The last attempt takes the build's directory along; who
+// makes one for an attempt makes that one again.
+static void remove_attempt(const bq_sweep *sweep, const char *path) {
+  char build[ID_LENGTH + 1];
+  char partial[ID_LENGTH + 40];
+  bq_error err;
+  int fd = -1;
+  (void)snprintf(build, sizeof build, "%s", path);
+  (void)snprintf(partial, sizeof partial, "%s/.%s.partial", build, path + ID_LENGTH + 1);
+  remove_path(sweep, path);
+  remove_path(sweep, partial);
+  if (bq_tree_open(sweep->path, ".", O_RDONLY, 0, BQ_TREE_NO_LINKS, &fd, &err) < 0) return;
+  (void)unlinkat(fd, build, AT_REMOVEDIR);
+  close(fd);
+}
+
 static void remove_work(bq_task *task) {
   bq_sweep *sweep = (bq_sweep *)((char *)task - offsetof(bq_sweep, task));
   for (const char *path = sweep->ids.data; path < sweep->ids.data + sweep->ids.length; path += strlen(path) + 1) {
-    bq_error err;
-    if (bq_tree_remove(sweep->path, path, &err) < 0) {
-      bq_log(BQ_WARN, "files that no build needs could not be removed", "path", path, "error", err.message, NULL);
-    }
-    // Its last attempt takes the build's directory along; whoever makes an attempt's makes this one too.
-    char build[ID_LENGTH + 1];
-    int fd = -1;
-    (void)snprintf(build, sizeof build, "%s", path);
-    if (path[ID_LENGTH] != '\0' && bq_tree_open(sweep->path, ".", O_RDONLY, 0, BQ_TREE_NO_LINKS, &fd, &err) == 0) {
-      (void)unlinkat(fd, build, AT_REMOVEDIR);
-      close(fd);
-    }
+    if (passes[sweep->pass].of_attempts) remove_attempt(sweep, path);
+    else remove_path(sweep, path);
   }
 }
 
@@ -119,9 +132,10 @@ static void on_answer(void *arg, const bq_pg_result *result) {
 
 // Listing ------------------------------------------------------------------------------------------------------------
 
-static void add(bq_sweep *sweep, const char *id, const char *number) {
+// `number` has `length` digits.
+static void add(bq_sweep *sweep, const char *id, const char *number, int length) {
   bq_buf_addf(&sweep->ids, "%c%s", sweep->count > 0 ? ',' : '{', id);
-  bq_buf_addf(&sweep->numbers, "%c%s", sweep->count > 0 ? ',' : '{', number);
+  bq_buf_addf(&sweep->numbers, "%c%.*s", sweep->count > 0 ? ',' : '{', length, number);
   sweep->count++;
 }
 
@@ -137,10 +151,11 @@ static void add_attempts(bq_sweep *sweep, const char *id) {
   }
   const struct dirent *entry;
   while ((entry = readdir(dir)) != NULL) {
-    const char *number = entry->d_name + sizeof prefix - 1;
-    if (strncmp(entry->d_name, prefix, sizeof prefix - 1) != 0) continue;
-    size_t length = strlen(number);
-    if (length > 0 && length < 10 && strspn(number, "0123456789") == length) add(sweep, id, number);
+    const char *name = entry->d_name[0] == '.' ? entry->d_name + 1 : entry->d_name;
+    const char *number = name + sizeof prefix - 1;
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0) continue;
+    int length = (int)strspn(number, "0123456789");
+    if (length > 0 && length < 10) add(sweep, id, number, length);
   }
   (void)closedir(dir);
 }
@@ -152,7 +167,7 @@ static void list_work(bq_task *task) {
   while (sweep->dir != NULL && sweep->count < BATCH && (entry = readdir(sweep->dir)) != NULL) {
     if (!bq_uuid_is(entry->d_name)) continue;
     if (passes[sweep->pass].of_attempts) add_attempts(sweep, entry->d_name);
-    else add(sweep, entry->d_name, "0");
+    else add(sweep, entry->d_name, "0", 1);
   }
   sweep->at_end = entry == NULL;
 }

@@ -71,14 +71,16 @@ describe("housekeeping", function()
     assert.equal(0, server:stop())
     -- As a server leaves it that was killed, and whose build went on elsewhere.
     local output, workspace = ("%s/output/%s/"):format(server.directory, id), builds.workspace(server, id, 1)
-    for _, path in ipairs { output .. "attempt-1/half", workspace } do
+    for _, path in ipairs { output .. "attempt-1/whole", output .. ".attempt-1.partial/half", workspace } do
       process.check { "mkdir", "-p", path }
     end
     local user = process.ordinary_user()
     if user then process.check { "chown", "-R", user.name .. ":", server.directory .. "/builds" } end
     if user then process.check { "chown", "-R", user.name .. ":", server.directory .. "/output" } end
     server:launch()
-    server:wait_for(function() return none_left { output .. "attempt-1", (workspace:gsub("/[^/]*$", "")) } end, 40)
+    server:wait_for(function()
+      return none_left { output .. "attempt-1", output .. ".attempt-1.partial", (workspace:gsub("/[^/]*$", "")) }
+    end, 40)
     assert.equal("x\n", server:get(("/downloads/%s/x.txt"):format(id)).body)
     server:stop()
   end)

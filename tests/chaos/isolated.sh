@@ -2,7 +2,7 @@
 # sh tests/chaos/isolated.sh COMMAND…: in process and mount namespaces of its own, with a small disk in $CHAOS_DISK.
 # Nothing that the run leaves behind outlives it, and what is left can be counted.
 set -eu
-megabytes=${CHAOS_DISK_MEGABYTES:-64}
+megabytes=${CHAOS_DISK_MEGABYTES:-256}
 if [ "${CHAOS_DISK:-}" = "" ]; then
   CHAOS_DISK=$(mktemp -d /tmp/chaos-XXXXXX)
   export CHAOS_DISK

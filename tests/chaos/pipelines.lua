@@ -33,8 +33,8 @@ local FILES <const> = {
   -- Takes room on the disk for a while: some of these meet a full one.
   large = [[
     return { run = function(build)
-      build:exec { argv = { "sh", "-c", "head -c 3M /dev/urandom >big; sleep 0.5" } }
-      build:artifact "big"
+      build:exec { argv = { "sh", "-c", "head -c 3M /dev/urandom >big; sleep 0.5; cksum big >sum" } }
+      build:artifact "sum"
     end }]],
   long = [[
     local buildq = require "buildq"
