@@ -5,13 +5,15 @@
 
 #include "base/memory.h"
 
-enum { GC_PAUSE = 600 }; // per cent: a cycle begins when there is six times as much as the last one left
+enum { MAX_FORMS = 16, GC_PAUSE = 600 }; // per cent: a cycle begins when there is six times as much as the last one left
 
 struct bq_handlers {
   unsigned references;
   bq_vm *vm;                 // owned
   bq_router *router;         // owned; its handlers are references in the vm's registry
   bq_generation *generation; // retained
+  int forms[MAX_FORMS];      // the handlers whose routes have form = true
+  int form_count;
 };
 
 static int add_route(bq_handlers *handlers, lua_State *L, const char *path, bq_error *err) {
@@ -22,7 +24,14 @@ static int add_route(bq_handlers *handlers, lua_State *L, const char *path, bq_e
   if (lua_type(L, -3) != LUA_TSTRING || lua_type(L, -2) != LUA_TSTRING || !lua_isfunction(L, -1)) {
     return bq_fail(err, BQ_ESCRIPT, "%s: a route is a table {method = string, path = string, handle = function}", path);
   }
+  lua_getfield(L, route, "form");
+  int form = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (form && handlers->form_count == MAX_FORMS) {
+    return bq_fail(err, BQ_ELIMIT, "%s: more than %d routes have form = true", path, MAX_FORMS);
+  }
   int handler = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (form) handlers->forms[handlers->form_count++] = handler;
   int result = bq_router_add(handlers->router, lua_tostring(L, -2), lua_tostring(L, -1), handler, err);
   return result < 0 ? bq_fail(err, BQ_ESCRIPT, "%s: %s", path, err->message) : 0;
 }
@@ -120,4 +129,11 @@ bq_vm *bq_handlers_vm(bq_handlers *handlers) {
 void bq_handlers_push(bq_handlers *handlers, lua_State *L, int handler) {
   (void)handlers;
   (void)lua_rawgeti(L, LUA_REGISTRYINDEX, handler);
+}
+
+int bq_handlers_takes_form(const bq_handlers *handlers, int handler) {
+  for (int i = 0; i < handlers->form_count; i++) {
+    if (handlers->forms[i] == handler) return 1;
+  }
+  return 0;
 }

@@ -31,5 +31,6 @@ bq_generation *bq_handlers_generation(bq_handlers *handlers); // borrowed
 // The state to push a call on. bq_handlers_push pushes the function that a match named.
 bq_vm *bq_handlers_vm(bq_handlers *handlers);
 void bq_handlers_push(bq_handlers *handlers, lua_State *L, int handler);
+int bq_handlers_takes_form(const bq_handlers *handlers, int handler); // the route has form = true
 
 #endif

@@ -136,24 +136,43 @@ static int origin_is_own(const char *origin, const char *host) {
   return rest != NULL && strcasecmp(rest + 3, host) == 0;
 }
 
-static int is_json_type(const char *type) {
-  static const char json[] = "application/json";
-  if (type == NULL || strncasecmp(type, json, sizeof json - 1) != 0) return 0;
-  const char *rest = type + sizeof json - 1;
-  return *rest == '\0' || *rest == ';' || *rest == ' ';
+static int is_type(const char *type, const char *wanted) {
+  size_t length = strlen(wanted);
+  if (type == NULL || strncasecmp(type, wanted, length) != 0) return 0;
+  return type[length] == '\0' || type[length] == ';' || type[length] == ' ';
+}
+
+static int is_write(const char *method) {
+  return strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
 }
 
 // Answers and returns 0 when the request may not pass.
-static int may_pass(const bq_api *api, bq_http_exchange *x, const char *request_id) {
+static int has_known_host(const bq_api *api, bq_http_exchange *x, const char *request_id) {
   const char *host = bq_http_get_header(x, "Host");
-  if (host == NULL || !host_is_known(api, host)) {
-    bq_api_problem(x, 403, "the Host header names neither the listen address nor one of BuildQueue.AllowedHosts",
-                   request_id, NULL, 0);
+  if (host != NULL && host_is_known(api, host)) return 1;
+  bq_api_problem(x, 403, "the Host header names neither the listen address nor one of BuildQueue.AllowedHosts",
+                 request_id, NULL, 0);
+  return 0;
+}
+
+// Likewise. A form comes from wherever a mail is read: what it may do is in its token, so that another page in the same
+// browser, without one, gains nothing. All others come from here, and with a type that no page sends without asking.
+static int may_pass(bq_http_exchange *x, int takes_form, const char *request_id) {
+  const char *type = bq_http_get_header(x, "Content-Type");
+  const char *origin = bq_http_get_header(x, "Origin");
+  if (takes_form) {
+    int is_form = is_type(type, "application/x-www-form-urlencoded") || is_type(type, "multipart/form-data");
+    if (!is_write(bq_http_method(x)) || is_form) return 1;
+    bq_api_problem(x, 415, "this path takes application/x-www-form-urlencoded or multipart/form-data", request_id, NULL,
+                   0);
     return 0;
   }
-  const char *origin = bq_http_get_header(x, "Origin");
-  if (origin != NULL && !origin_is_own(origin, host)) {
+  if (origin != NULL && !origin_is_own(origin, bq_http_get_header(x, "Host"))) {
     bq_api_problem(x, 403, "requests from another origin are refused", request_id, NULL, 0);
+    return 0;
+  }
+  if (is_write(bq_http_method(x)) && !is_type(type, "application/json")) {
+    bq_api_problem(x, 415, "a request that changes something has Content-Type: application/json", request_id, NULL, 0);
     return 0;
   }
   return 1;
@@ -335,10 +354,6 @@ static void run_call(void *arg, bq_http_exchange *x, const char *body, size_t le
   finish_call(c);
 }
 
-static int is_write(const char *method) {
-  return strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
-}
-
 void bq_api_on_request(void *arg, bq_http_exchange *x) {
   bq_api *api = arg;
   bq_handlers *handlers = api->options.handlers(api->options.arg);
@@ -354,19 +369,17 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   api->stats.active++;
   const char *id = bq_http_request_id(x);
   memcpy(c->request_id, id, strlen(id) + 1);
-  if (may_pass(api, x, c->request_id)) {
+  if (has_known_host(api, x, c->request_id)) {
     bq_route_outcome outcome =
         bq_router_match(bq_handlers_router(handlers), bq_http_method(x), bq_http_path(x), &c->match);
-    bq_http_header allow = {"Allow", c->match.allow};
+    int takes_form = outcome == BQ_ROUTE_FOUND && bq_handlers_takes_form(handlers, c->match.handler);
+    const bq_http_header allow = {"Allow", c->match.allow};
     if (outcome == BQ_ROUTE_NO_PATH) {
       bq_api_problem(x, 404, "there is nothing at this path", c->request_id, NULL, 0);
     } else if (outcome == BQ_ROUTE_NO_METHOD) {
       bq_api_problem(x, 405, "this path has no such method; the Allow header names those it has", c->request_id,
                      &allow, 1);
-    } else if (is_write(bq_http_method(x)) && !is_json_type(bq_http_get_header(x, "Content-Type"))) {
-      bq_api_problem(x, 415, "a request that changes something has Content-Type: application/json", c->request_id,
-                     NULL, 0);
-    } else {
+    } else if (may_pass(x, takes_form, c->request_id)) {
       bq_http_set_context(x, c, on_peer_gone);
       bq_http_read_body(x, run_call, c);
       return;

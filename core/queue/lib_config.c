@@ -63,7 +63,10 @@ int bq_config_open(lua_State *L) {
   set_integer(L, "MaxRetryAttempts", config->max_retry_attempts);
   set_text(L, "ReplyTo", config->email_reply_to);
   set_integer(L, "RetryDelayMinutes", config->retry_delay_minutes);
-  set_text(L, "ServerUrl", server->url != NULL ? server->url : "");
+  // The first generation is loaded before the port is bound, and what is no server binds none.
+  if (server->url != NULL) lua_pushstring(L, server->url);
+  else lua_pushfstring(L, "http://%s", config->listen);
+  lua_setfield(L, -2, "ServerUrl");
   set_events(L, "SlackEvents", config->slack_events, ends);
   set_label(L, "SlackWebhook", config->slack_webhook_url);
   set_text(L, "SupportAddress", config->email_support_address);

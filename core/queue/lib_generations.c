@@ -161,16 +161,18 @@ static int generations_activate(lua_State *L) {
   return bq_queue_ask(L, "activate", 4, params);
 }
 
-// What runs on this server: {current, disk, held}
+// What runs on this server: {current, disk, held, fault?}
 static int generations_here(lua_State *L) {
   bq_script_host *host = server_of(L)->host;
-  lua_createtable(L, 0, 3);
+  lua_createtable(L, 0, 4);
   lua_pushstring(L, bq_generation_hash(bq_script_host_current(host)));
   lua_setfield(L, -2, "current");
   lua_pushstring(L, bq_script_host_disk(host));
   lua_setfield(L, -2, "disk");
   lua_pushboolean(L, bq_script_host_is_held(host));
   lua_setfield(L, -2, "held");
+  lua_pushstring(L, bq_script_host_error(host)); // nil: the last round went well
+  lua_setfield(L, -2, "fault");
   return 1;
 }
 

@@ -16,7 +16,7 @@
 #include "lua/libs.h"
 #include "queue/server_internal.h"
 
-enum { MAX_PARAMS = 6, STATISTICS_AGE_US = 2 * 1000 * 1000, MAX_MANIFEST_BYTES = 1024 * 1024 };
+enum { MAX_PARAMS = 9, STATISTICS_AGE_US = 2 * 1000 * 1000, MAX_MANIFEST_BYTES = 1024 * 1024 };
 
 typedef struct call_op call_op;
 
@@ -35,8 +35,10 @@ struct call_op {
   json_t *answer;         // owned; first column of the first row
   bq_error error;         // code 0: none
   char sqlstate[6];
-  int64_t limit;          // of list
+  int64_t limit;          // of a page
+  const char *list;       // the field that a page's rows go into
   bq_queue_fill fill;     // of bq_queue_ask_filled; may be NULL
+  void (*changed)(bq_server *server); // of bq_queue_change
 };
 
 static bq_server *server_of(lua_State *L) {
@@ -152,6 +154,19 @@ int bq_queue_ask(lua_State *L, const char *statement, int param_count, const cha
   return bq_queue_ask_filled(L, statement, param_count, params, NULL);
 }
 
+static void after_change(call_op *call) {
+  if (call->answer != NULL) call->changed(call->server);
+}
+
+int bq_queue_change(lua_State *L, const char *statement, int param_count, const char *const *params,
+                    void (*changed)(bq_server *server)) {
+  call_op *call = new_call(L, statement, push_row);
+  for (int i = 0; i < param_count; i++) add_param(L, call, params[i]);
+  call->after = after_change;
+  call->changed = changed;
+  return bq_op_yield(L, &call->op);
+}
+
 static int push_not_found(lua_State *L) {
   return bq_queue_push_failure(L, "not_found", "There is no build of this id.");
 }
@@ -187,6 +202,10 @@ static void announce(bq_server *server, const char *channel) {
   if (bq_store_query(server->store, "announce", 1, &channel, on_announced, NULL, &err) < 0) {
     bq_log(BQ_DEBUG, "an announcement was lost", "error", err.message, NULL);
   }
+}
+
+void bq_queue_tell_deliveries(bq_server *server) {
+  announce(server, "buildq_wake"); // this server hears it too
 }
 
 void bq_queue_tell_enqueued(bq_server *server) {
@@ -240,16 +259,16 @@ static int queue_get_json(lua_State *L) {
   return call != NULL ? bq_op_yield(L, &call->op) : push_not_found(L);
 }
 
-static int push_list(call_op *call, lua_State *L) {
+static int push_page(call_op *call, lua_State *L) {
   int count = PQntuples(call->rows);
   int more = count > call->limit;
   if (more) count = (int)call->limit;
   lua_createtable(L, 0, 2);
-  json_t *builds = json_array();
-  for (int i = 0; i < count; i++) (void)json_array_append_new(builds, bq_store_json(call->rows, i));
-  bq_lua_push_json(L, builds);
-  json_decref(builds);
-  lua_setfield(L, -2, "builds");
+  json_t *list = json_array();
+  for (int i = 0; i < count; i++) (void)json_array_append_new(list, bq_store_json(call->rows, i));
+  bq_lua_push_json(L, list);
+  json_decref(list);
+  lua_setfield(L, -2, call->list);
   if (more) {
     lua_pushfstring(L, "%s_%s", PQgetvalue(call->rows, count - 1, 1), PQgetvalue(call->rows, count - 1, 2));
   } else {
@@ -259,7 +278,7 @@ static int push_list(call_op *call, lua_State *L) {
   return 1;
 }
 
-// "1764012345.123456_0190…": the time and id of the last build of the page before.
+// "1764012345.123456_0190…": the time and id of the last row of the page before.
 static int read_cursor(const char *cursor, char time[40], const char **id) {
   const char *split = strchr(cursor, '_');
   if (split == NULL || split == cursor || split - cursor >= 40) return 0;
@@ -269,7 +288,27 @@ static int read_cursor(const char *cursor, char time[40], const char **id) {
   return 1;
 }
 
-static const char *option_text(lua_State *L, const char *name) {
+int bq_queue_ask_page(lua_State *L, const char *statement, const char *list, const char *const *filters, int filter_count,
+                      int64_t limit, const char *cursor) {
+  char limit_text[24];
+  char time[40] = "";
+  const char *id = NULL;
+  luaL_argcheck(L, limit >= 1 && limit <= 500, 1, "limit is 1 to 500");
+  if (cursor != NULL && !read_cursor(cursor, time, &id)) {
+    return bq_queue_push_failure(L, "invalid", "The cursor can't be read.");
+  }
+  (void)snprintf(limit_text, sizeof limit_text, "%lld", (long long)limit);
+  call_op *call = new_call(L, statement, push_page);
+  for (int i = 0; i < filter_count; i++) add_param(L, call, filters[i]);
+  add_param(L, call, limit_text);
+  add_param(L, call, id != NULL ? time : NULL);
+  add_param(L, call, id);
+  call->limit = limit;
+  call->list = list;
+  return bq_op_yield(L, &call->op);
+}
+
+const char *bq_queue_option(lua_State *L, const char *name) {
   lua_getfield(L, 1, name);
   return lua_isnil(L, -1) ? NULL : luaL_checkstring(L, -1);
 }
@@ -277,35 +316,24 @@ static const char *option_text(lua_State *L, const char *name) {
 static int queue_list(lua_State *L) {
   static const char *const options[] = {"status", "customerId", "limit", "cursor", "metadata", NULL};
   bq_args_options(L, 1, "queue.list", options, "queue.list {status = \"failed\", limit = 10}");
-  const char *status = option_text(L, "status");
-  const char *customer = option_text(L, "customerId");
-  const char *cursor = option_text(L, "cursor");
+  const char *status = bq_queue_option(L, "status");
+  const char *customer = bq_queue_option(L, "customerId");
+  const char *cursor = bq_queue_option(L, "cursor");
   lua_getfield(L, 1, "limit");
   lua_Integer limit = luaL_optinteger(L, -1, 50);
-  luaL_argcheck(L, limit >= 1 && limit <= 500, 1, "limit is 1 to 500");
-  char time[40] = "";
-  const char *id = NULL;
-  if (cursor != NULL && !read_cursor(cursor, time, &id)) return bq_queue_push_failure(L, "invalid", "The cursor can't be read.");
-  char *metadata = NULL;
+  const char *metadata = NULL;
   lua_getfield(L, 1, "metadata");
   if (!lua_isnil(L, -1)) {
     json_t *value = NULL;
     bq_error err;
     if (bq_lua_to_json(L, -1, &value, &err) < 0) return bq_lua_raise(L, err.code, "queue.list: %s", err.message);
-    metadata = bq_json_dumps(value, JSON_COMPACT);
+    char *text = bq_json_dumps(value, JSON_COMPACT);
     json_decref(value);
+    metadata = lua_pushstring(L, text); // kept by the stack
+    bq_free(text);
   }
-  char limit_text[24];
-  (void)snprintf(limit_text, sizeof limit_text, "%lld", (long long)limit);
-  call_op *call = new_call(L, "list_builds", push_list);
-  add_param(L, call, status);
-  add_param(L, call, customer);
-  add_param(L, call, limit_text);
-  add_param(L, call, id != NULL ? time : NULL);
-  add_param(L, call, id);
-  call->params[call->param_count++] = metadata;
-  call->limit = limit;
-  return bq_op_yield(L, &call->op);
+  const char *filters[] = {status, customer, metadata};
+  return bq_queue_ask_page(L, "list_builds", "builds", filters, 3, limit, cursor);
 }
 
 // Changes ---------------------------------------------------------------------------------------------------------
@@ -394,8 +422,8 @@ static void after_bulk(call_op *call) {
 static int queue_bulk_retry(lua_State *L) {
   static const char *const options[] = {"status", "since", "limit", NULL};
   bq_args_options(L, 1, "queue.bulk_retry", options, "queue.bulk_retry {status = \"failed\"}");
-  const char *status = option_text(L, "status");
-  const char *since = option_text(L, "since");
+  const char *status = bq_queue_option(L, "status");
+  const char *since = bq_queue_option(L, "since");
   lua_getfield(L, 1, "limit");
   lua_Integer limit = luaL_optinteger(L, -1, 1000);
   luaL_argcheck(L, limit >= 1 && limit <= 10000, 1, "limit is 1 to 10000");

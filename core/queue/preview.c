@@ -3,7 +3,6 @@
 #include <lauxlib.h>
 #include <stdint.h>
 
-#include "base/memory.h"
 #include "lua/generation.h"
 #include "lua/libs.h"
 #include "queue/server_internal.h"
@@ -84,10 +83,8 @@ int bq_preview(json_t **out, const bq_config *config, const bq_preview_options *
   bq_server server = {.config = (bq_config *)(uintptr_t)config};
   bq_generation *generation = NULL;
   bq_vm *vm = NULL;
-  char *url = bq_format("http://%s", config->listen);
   *out = NULL;
-  server.url = url;
-  int result = url != NULL ? bq_loop_new(&server.loop, err) : bq_fail(err, BQ_ENOMEM, "out of memory for a preview");
+  int result = bq_loop_new(&server.loop, err);
   server.services = (bq_services){.loop = server.loop, .workspace = nothing, .build_id = nothing, .product = &server};
   if (result == 0) result = read_generation(&generation, config, options, err);
   if (result == 0) {
@@ -98,6 +95,5 @@ int bq_preview(json_t **out, const bq_config *config, const bq_preview_options *
   if (vm != NULL) bq_vm_free(vm);
   bq_generation_release(generation);
   bq_loop_free(server.loop);
-  bq_free(url);
   return result;
 }

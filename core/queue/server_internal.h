@@ -102,6 +102,7 @@ typedef struct bq_server {
 int bq_queue_may_ask(const bq_server *server, bq_error *err);
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
+void bq_queue_tell_deliveries(bq_server *server); // something is to be sent: senders look
 void bq_queue_tell_enqueued(bq_server *server); // something pending has come: claimers and streams look
 
 // activation.c: which generation the cluster was told to use
@@ -129,11 +130,24 @@ int bq_queue_enqueue(lua_State *L);                           // queue.enqueue
 int bq_queue_push_enqueued(lua_State *L, const json_t *answer); // of the statements enqueue and replay
 
 // lib_queue.c
-// Ends a binding: asks a named statement (6 parameters at most, copied) and returns its first row's JSON, or nil.
+// The text of the option `name` of the table at index 1, kept by the stack; NULL when it is absent.
+const char *bq_queue_option(lua_State *L, const char *name);
+// Ends a binding: asks for a page of rows (JSON, time, id; one more than the limit when there are more). The statement has
+// the filters (copied; NULL: any), then limit (1 to 500), time and id of the cursor. Gives {[list] = rows, nextCursor}.
+int bq_queue_ask_page(lua_State *L, const char *statement, const char *list, const char *const *filters, int filter_count,
+                      int64_t limit, const char *cursor);
+// Ends a binding: asks a named statement (9 parameters at most, copied) and returns its first row's JSON, or nil.
 int bq_queue_ask(lua_State *L, const char *statement, int param_count, const char *const *params);
 typedef int (*bq_queue_fill)(const bq_server *server, json_t *answer, bq_error *err); // adds what SQL doesn't know
 int bq_queue_ask_filled(lua_State *L, const char *statement, int param_count, const char *const *params,
                         bq_queue_fill fill);
+
+// The same for what changes something: `changed` is called on the loop when there was a row.
+int bq_queue_change(lua_State *L, const char *statement, int param_count, const char *const *params,
+                    void (*changed)(bq_server *server));
+
+// lib_notifications.c
+int bq_notifications_open(lua_State *L); // the module `notifications` of routes
 
 // lib_schedule.c
 int bq_schedule_open(lua_State *L); // the module `schedule` of routes

@@ -33,7 +33,7 @@ const bq_lua_module bq_build_modules[] = {
 const bq_lua_module bq_route_modules[] = {
     COMMON_MODULES, {"queue", bq_queue_open}, {"schedule", bq_schedule_open},
     {"generations", bq_generations_open}, {"response", bq_api_open_response},
-    {"templates", bq_lua_open_templates}, {NULL, NULL}};
+    {"templates", bq_lua_open_templates}, {"notifications", bq_notifications_open}, {NULL, NULL}};
 
 const bq_lua_module bq_check_modules[] = {COMMON_MODULES,
                                           {"fs", bq_lua_open_fs},
@@ -43,6 +43,7 @@ const bq_lua_module bq_check_modules[] = {COMMON_MODULES,
                                           {"generations", bq_generations_open},
                                           {"response", bq_api_open_response},
                                           {"templates", bq_lua_open_templates},
+                                          {"notifications", bq_notifications_open},
                                           {NULL, NULL}};
 
 const char *bq_server_workspace(lua_State *L) {

@@ -43,6 +43,7 @@
 ---@field generations buildq.generations
 ---@field response buildq.response
 ---@field templates buildq.templates
+---@field notifications buildq.notifications
 ---@field config buildq.config
 local buildq = {}
 
@@ -508,7 +509,7 @@ function generations.activation() end
 ---@return table? activation nil: there is no such generation
 function generations.activate(hash, share, who, reason) end
 
----@return {current: string, disk: string, held: boolean} # of this server
+---@return {current: string, disk: string, held: boolean, fault: string?} # of this server; fault: why the last round failed
 function generations.here() end
 
 ---What scripts/lib/schedule.lua and routes/schedule.lua ask. All but `wanted` wait. What a schedule is: scripts/README.md.
@@ -584,6 +585,8 @@ function schedule.resume(name) end
 ---@field method string "GET" (HEAD is answered by it), "POST", "PATCH", "PUT", "DELETE"
 ---@field path string "/builds/{id}/log": a word wins over a parameter at the same place
 ---@field handle fun(request: Request): Response
+---@field form? boolean it takes what a form sends (application/x-www-form-urlencoded, multipart/form-data) instead of JSON,
+---from any origin: only for what a token in the request allows by itself; any page in a browser could send it too
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
 ---@class Request
@@ -658,6 +661,79 @@ function templates.rules() end
 ---@param path string one that rules() gave
 ---@return Notification
 function templates.load_rule(path) end
+
+---What routes/notifications.lua asks; all that asks the database waits. A notification is one delivery: an event, told
+---one recipient by one channel. Its table is in sql/README.md ("Deliveries").
+---@class buildq.notifications [route]
+local notifications = {}
+
+---Newest first.
+---@param options {state?: string, channel?: string, event?: string, build?: string, customerId?: string, recipient?: string, limit?: integer, cursor?: string} limit: 1 to 500, 50 when absent
+---@return {notifications: table[], nextCursor: string|Null}?
+---@return Failure? failure invalid
+function notifications.list(options) end
+
+---@param id string
+---@return table? # with data and attempts; nil: there is none
+function notifications.get(id) end
+
+---To be tried at once, with all tries.
+---@param id string
+---@param resend? boolean also what was sent: again, with a new Message-ID
+---@return {outcome: "done"|"conflict", delivery: table?, state: string?}?
+function notifications.requeue(id, resend) end
+
+---@param id string
+---@return {outcome: "done"|"conflict", delivery: table?, state: string?}? # only what waits can be cancelled
+function notifications.cancel(id) end
+
+---Queues one that nobody owes.
+---@param options {channel: string, recipient: string, event: string, build?: string} without a build: with a sample
+---@return table? # nil: there is no such build
+function notifications.send_test(options) end
+
+---An event of a build as rules and templates are given it: the last of that name, else as it would be now.
+---@param build string
+---@param event string
+---@return NotificationEvent? # nil: there is no such build
+function notifications.facts(build, event) end
+
+---No more mails of `event` (all when absent) about builds of `customerId` (any) to `recipient` (any). What waits is
+---skipped. One of customerId and recipient is needed; channel is email when absent.
+---@param options {customerId?: string, recipient?: string, event?: string, channel?: string, reason?: string, source: string}
+---@return table
+function notifications.suppress(options) end
+
+---Takes exactly that back.
+---@param options {customerId?: string, recipient?: string, event?: string, channel?: string}
+---@return {removed: integer}
+function notifications.unsuppress(options) end
+
+---@param options {customerId?: string, recipient?: string, limit?: integer} limit: 1 to 1000
+---@return table[] # newest first
+function notifications.suppressions(options) end
+
+---Recipients that have said they are gone (HTTP 410): nothing goes to them.
+---@return {channel: string, recipient: string, reason: string?, createdAt: string}[]
+function notifications.disabled() end
+
+---@param channel string
+---@param recipient string
+---@return {removed: integer}
+function notifications.enable(channel, recipient) end
+
+---The link that stops such mails; doesn't wait.
+---@param event string
+---@param customer string its id
+---@param recipient string
+---@return string? # nil: no UnsubscribeUrl or UnsubscribeSecret is set, or the link would be longer than 900 bytes
+function notifications.unsubscribe_url(event, customer, recipient) end
+
+---What the token of such a link says; doesn't wait.
+---@param token string
+---@return {event: string, customerId: string, recipient: string}?
+---@return Failure? failure invalid: nobody who knows the secret has made it
+function notifications.read_unsubscribe(token) end
 
 -- pipelines ------------------------------------------------------------------------------------------------------
 

@@ -95,8 +95,8 @@ local function with_sample(delivery)
   return copy
 end
 
---- What a delivery sends. Raises "templates/email/failed.html:12: …" or the rule's own error. A delivery without a build
---- is a test: it shows a sample.
+--- What a delivery sends. Raises "templates/email/failed.html:12: …" or the rule's own error. A delivery without a
+--- build is a test: it shows a sample.
 ---@param delivery table
 ---@return {mail: table?, http: table?}
 function notify.message(delivery)

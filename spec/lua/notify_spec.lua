@@ -2,6 +2,7 @@
 local NULL <const> = io.stdout
 
 local extra, overlay -- rules by path, templates by path
+local unsubscribe_url -- of all mails
 
 local function read(path)
   if overlay[path] then return overlay[path] end
@@ -22,6 +23,7 @@ local function load_notify()
       DownloadBaseUrl = "https://builds.example/", ServerUrl = "http://127.0.0.1:1", MaxRetryAttempts = 3,
       BrandName = "Acme <Maps>", BrandColor = "#2563c9", LogoUrl = "", SupportAddress = "", ReplyTo = "",
     },
+    notifications = { unsubscribe_url = function() return unsubscribe_url end },
     templates = {
       read = read,
       rules = function()
@@ -40,7 +42,7 @@ describe("notify", function()
   local notify, samples
 
   before_each(function()
-    extra, overlay = {}, {}
+    extra, overlay, unsubscribe_url = {}, {}, nil
     notify = load_notify()
     samples = require "notify.samples"
   end)
@@ -99,6 +101,16 @@ describe("notify", function()
     event.build, event.data = build, { error = reason }
     return notify.preview(event).mail
   end
+
+  it("has a link to stop mails, when there is one", function()
+    assert.falsy(notify.preview("failed").mail.html:find("Stop these mails", 1, true))
+    assert.falsy(notify.preview("failed").mail.text:find("To stop", 1, true))
+    unsubscribe_url = "https://b.example/notifications/unsubscribe?token=a_b-c.d"
+    local mail = notify.preview("failed").mail
+    assert.truthy(mail.html:find('href="https://b.example/notifications/unsubscribe?token=a_b-c.d"', 1, true))
+    assert.truthy(mail.text:find("\nTo stop these mails: https://b.example/notifications/unsubscribe?token=a_b-c.d\n",
+      1, true))
+  end)
 
   it("stays below what Gmail cuts, whatever the build says", function()
     local build = samples.make("completed", "aws").build

@@ -79,6 +79,7 @@ end
 ---@field user? {uid: integer, gid: integer}
 ---@field to? string a file that takes both streams (appended), instead of output and errors
 ---@field stdin? string
+---@field pipes? userdata[] uv pipes that become its descriptors 3, 4 …
 
 --- Starts a program, found through PATH.
 ---@param argv string[]
@@ -106,6 +107,7 @@ function process.spawn(argv, options)
   end
   -- luv's stdio is a list: a hole at 1 would end it, so no input means an empty one.
   if not stdio[1] then stdio[1] = assert(uv.fs_open("/dev/null", "r", 0)) end
+  for index, pipe in ipairs(options.pipes or {}) do stdio[3 + index] = pipe end
   local handle, pid = uv.spawn(argv[1], { args = { table.unpack(argv, 2) }, env = env, cwd = options.cwd, stdio = stdio,
     uid = options.user and options.user.uid, gid = options.user and options.user.gid },
     function(code, signal)

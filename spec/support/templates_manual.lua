@@ -6,6 +6,7 @@ local HEAD <const> = [[
 # templates
 
 Texts that the server fills in. `email/` has the mails: one layout, and for each event an HTML file and a text file.
+`pages/` has what browsers are shown: the preview of a mail, and what its link to stop mails leads to.
 Made from the code by `make templates-manual`; don't edit this file.
 
 Files here belong to a generation, as scripts do: `TemplateDirectory` is an overlay whose files win over the shipped
@@ -125,6 +126,9 @@ function manual.text()
       DownloadBaseUrl = "", ServerUrl = "http://127.0.0.1:8080", MaxRetryAttempts = 3, BrandName = "Honua Server",
       BrandColor = "#2563c9", LogoUrl = "https://honua.example/logo.png", SupportAddress = "help@honua.example",
     },
+  }
+  package.loaded.buildq.notifications = {
+    unsubscribe_url = function() return "https://honua.example/notifications/unsubscribe?token=…" end,
   }
   package.loaded["notify.view"] = nil
   local text = HEAD .. filters() .. VARIABLES .. variables(require "notify.view", require "notify.samples", null)

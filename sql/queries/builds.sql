@@ -16,10 +16,10 @@ from idempotency_keys where key = $1 and created_at >= buildq_now() - interval '
 select buildq_view(b) from build_queue b where id = $1::uuid;
 
 -- name: list_builds
--- $1 status, $2 customer, $3 limit, $4 cursor time, $5 cursor id, $6 metadata that must be contained. Newest first.
+-- $1 status, $2 customer, $3 metadata that must be contained, $4 limit, $5 cursor time, $6 cursor id. Newest first.
 -- One row more than the limit tells the caller that there is a next page.
 select view, at, build_id
-from buildq_list($1, $2, $3::integer + 1, to_timestamp($4::double precision), $5::uuid, $6::jsonb);
+from buildq_list($1, $2, $4::integer + 1, to_timestamp($5::double precision), $6::uuid, $3::jsonb);
 
 -- name: set_priority
 -- $1 id, $2 priority. Only of a pending build; the trigger gives it its new place.

@@ -588,8 +588,8 @@ static void builds_are_shown_as_the_api_says(void **state) {
 // The ids' last digits of a page, and the cursor of the next.
 static void expect_page(const char *status, const char *customer, const char *metadata, char cursor[2][40],
                         const char *expected) {
-  PGresult *rows = CALL("list_builds", status, customer, "2", cursor[0][0] != '\0' ? cursor[0] : NULL,
-                        cursor[0][0] != '\0' ? cursor[1] : NULL, metadata);
+  PGresult *rows = CALL("list_builds", status, customer, metadata, "2", cursor[0][0] != '\0' ? cursor[0] : NULL,
+                        cursor[0][0] != '\0' ? cursor[1] : NULL);
   char digits[16] = "";
   for (int i = 0; i < PQntuples(rows) && i < 8; i++) digits[i] = PQgetvalue(rows, i, 2)[35];
   assert_string_equal(digits, expected);

@@ -1,0 +1,143 @@
+-- What a notification says, in a browser: with a build or a sample, by the scripts and templates that are live. The
+-- page draws itself anew when others go live.
+
+local buildq = require "buildq"
+local notify = require "notify"
+local page = require "page"
+local problem = require "problem"
+local reply = require "reply"
+local request = require "request"
+local samples = require "notify.samples"
+
+local QUERY <const> = {
+  build = { type = "text", max = 36 }, cloud = { type = "text", max = 50 }, channel = { type = "text", max = 100 },
+  recipient = { type = "text", max = 1000 }, format = { type = "text", max = 10 },
+}
+local FORMATS <const> = { page = true, html = true, text = true, json = true }
+
+local function address(to)
+  if to.name == "" then return to.address end
+  return ("%s <%s>"):format(to.name, to.address)
+end
+
+local function headers_of(made)
+  local list = {}
+  local function add(name, value)
+    if value ~= nil and value ~= "" then list[#list + 1] = { name = name, value = value } end
+  end
+  if made.mail then
+    add("To", address(made.mail.to))
+    add("Reply-To", made.mail.replyTo)
+    add("Subject", made.mail.subject)
+    add("List-Unsubscribe", made.unsubscribeUrl)
+  else
+    local url = made.http.url
+    add("URL", type(url) == "table" and ("the secret %s"):format(url.secret) or url)
+    add("Content-Type", made.http.contentType)
+  end
+  return list
+end
+
+local function text_of(made)
+  if made.mail then return made.mail.text end
+  local body = made.http.body
+  return type(body) == "string" and body or buildq.json.encode(body)
+end
+
+-- `shown`: {event, about, build, cloud, channel, prefix, clouds}, `made` the message, or `fault` why there is none.
+local function data_of(shown, made, fault, generation)
+  return {
+    event = shown.event, about = shown.about, build = shown.build or "", cloud = shown.cloud or "",
+    channel = shown.channel or "", prefix = shown.prefix, clouds = shown.clouds or buildq.json.null,
+    events = samples.events, generation = generation, fault = fault or buildq.json.null,
+    hasHtml = made ~= nil and made.mail ~= nil, headers = made and headers_of(made) or {},
+    text = made and text_of(made) or "", textTitle = made and made.http and "Request" or "Text",
+  }
+end
+
+local function answer(format, shown, made, fault, facts)
+  if format == "json" then
+    return reply.json { event = shown.event, facts = facts, mail = made and made.mail, http = made and made.http,
+      owed = made and made.owed, fault = fault }
+  end
+  if format == "page" then
+    return page.new("pages/preview.html", data_of(shown, made, fault, buildq.generations.here().current))
+  end
+  if fault then return problem.new(422, fault) end
+  if format == "html" and made.mail then return page.framed(made.mail.html) end
+  return {
+    status = 200, body = text_of(made),
+    headers = { ["Content-Type"] = "text/plain; charset=utf-8", ["Cache-Control"] = "no-store",
+      ["X-Content-Type-Options"] = "nosniff" },
+  }
+end
+
+local function options_of(req)
+  local options, faults = request.query(req.query, QUERY)
+  if options and options.format and not FORMATS[options.format] then
+    faults = { { path = "?format", message = "must be page, html, text or json" } }
+  end
+  if faults then return nil, problem.faults(faults, "The query") end
+  options.format = options.format or "page"
+  return options
+end
+
+-- {mail|http, …}, or nil and what a script or template said.
+local function render(fn, ...)
+  local ok, made = pcall(fn, ...)
+  if ok then return made end
+  return nil, tostring(made)
+end
+
+local function of_event(req)
+  local name = req.params.event
+  local known, refusal = notify.is_event(name)
+  if not known then return problem.new(404, refusal .. ".") end
+  local options, bad = options_of(req)
+  if not options then return bad end
+  local facts
+  if options.build then
+    facts = buildq.notifications.facts(options.build, name)
+    if not facts then return problem.new(404, ("There is no build %s."):format(options.build)) end
+  end
+  local made, fault = render(notify.preview, facts or name, options)
+  local about = options.build and ("build %s"):format(options.build) or "a sample"
+  if made and not made.owed then about = about .. "; no script sends this" end
+  return answer(options.format, {
+    event = name, about = about, build = options.build, cloud = not options.build and (options.cloud or "aws") or nil,
+    channel = options.channel, prefix = "", clouds = not options.build and samples.clouds or nil,
+  }, made, fault, facts)
+end
+
+local function of_notification(req)
+  local options, bad = options_of(req)
+  if not options then return bad end
+  local delivery = buildq.notifications.get(req.params.id)
+  if not delivery then return problem.new(404, ("There is no notification %s."):format(req.params.id)) end
+  local build = delivery.buildId ~= buildq.json.null and delivery.buildId or nil
+  local facts = build and buildq.notifications.facts(build, delivery.event)
+  if facts then delivery.build, delivery.customer, delivery.outboxData = facts.build, facts.customer, facts.data end
+  local made, fault = render(notify.message, delivery)
+  return answer(options.format, {
+    event = delivery.event, about = ("%s to %s, %s"):format(delivery.id, delivery.recipient, delivery.state),
+    build = build, channel = delivery.channel, prefix = "../preview/",
+  }, made, fault, facts)
+end
+
+local function generation()
+  local here = buildq.generations.here()
+  return reply.json { generation = here.current, held = here.held, fault = here.fault }
+end
+
+-- Before a generation goes live: a page that can't be drawn is found now.
+local function check()
+  local shown = { event = "completed", about = "a sample", cloud = "aws", prefix = "", clouds = samples.clouds }
+  page.render("pages/preview.html", data_of(shown, notify.preview "completed", nil, ""))
+end
+
+return {
+  { method = "GET", path = "/notifications/preview/{event}", handle = of_event },
+  { method = "GET", path = "/notifications/{id}/preview", handle = of_notification },
+  { method = "GET", path = "/notifications/generation", handle = generation },
+  check = check,
+}
