@@ -110,6 +110,7 @@ const char *bq_fiber_traceback(const bq_fiber *fiber);
 // cancelled. on_end follows for each, on a later turn. Idempotent; the first reason stays.
 void bq_vm_kill(bq_vm *vm, const char *reason);
 const char *bq_vm_kill_reason(const bq_vm *vm); // NULL when it was not killed
+int bq_vm_is_out_of_memory(const bq_vm *vm);    // it reached its cap, and was killed for that
 void bq_vm_unkill(bq_vm *vm); // so that deferred functions can run afterwards, with fresh budgets; no fiber is left
 
 // For a lua_CFunction that has computed for long, or is in a loop of its own: raises when the fiber is to be ended or

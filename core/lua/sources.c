@@ -154,6 +154,22 @@ const bq_source *bq_sources_find(const bq_sources *sources, const char *path) {
   return bsearch(&wanted, sources->files, sources->count, sizeof wanted, by_path);
 }
 
+void bq_sources_compare(const bq_sources *before, const bq_sources *after,
+                        void (*each)(void *arg, bq_difference difference, const char *path), void *arg) {
+  size_t a = 0;
+  size_t b = 0;
+  while (a < before->count || b < after->count) {
+    const bq_source *old = a < before->count ? &before->files[a] : NULL;
+    const bq_source *new = b < after->count ? &after->files[b] : NULL;
+    int order = old == NULL ? 1 : new == NULL ? -1 : strcmp(old->path, new->path);
+    if (order < 0) each(arg, BQ_REMOVED, old->path);
+    else if (order > 0) each(arg, BQ_ADDED, new->path);
+    else if (strcmp(old->hash, new->hash) != 0) each(arg, BQ_CHANGED, new->path);
+    if (order <= 0) a++;
+    if (order >= 0) b++;
+  }
+}
+
 // The first file at or behind `index` that lies in the room; NULL when there is none.
 static const bq_source *next_below(const bq_sources *sources, size_t *index, const char *room) {
   while (*index < sources->count && strncmp(sources->files[*index].path, room, strlen(room)) != 0) (*index)++;

@@ -50,6 +50,12 @@ void bq_sources_free(bq_sources *sources);
 const char *bq_sources_hash(const bq_sources *sources); // SHA-256 over the sorted (path, hash) pairs
 size_t bq_sources_count(const bq_sources *sources);
 const bq_source *bq_sources_at(const bq_sources *sources, size_t index); // sorted by path
+typedef enum bq_difference { BQ_ADDED, BQ_CHANGED, BQ_REMOVED } bq_difference;
+
+// Calls `each` for every file that differs, in the order of paths.
+void bq_sources_compare(const bq_sources *before, const bq_sources *after,
+                        void (*each)(void *arg, bq_difference difference, const char *path), void *arg);
+
 // Whether both have the same files, by path and contents, among those whose paths begin with `room` ("templates/").
 int bq_sources_are_same(const bq_sources *a, const bq_sources *b, const char *room);
 const bq_source *bq_sources_find(const bq_sources *sources, const char *path); // NULL when absent

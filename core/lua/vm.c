@@ -33,9 +33,14 @@ static void kill_for_memory(bq_vm *vm) {
                  vm->options.memory_bytes / (1024 * 1024));
   bq_kill_mark *mark = on_pool || vm->running == NULL ? &vm->kill : &vm->running->kill;
   if (!bq_kill_set(mark, reason)) return;
+  vm->out_of_memory = 1;
   vm->memory_limit += BQ_UNWIND_BYTES;
   // Lua's own error for this has no place, and no handler sees it.
   if (vm->running != NULL) bq_lua_where(vm->running->L, vm->running->where, BQ_WHERE_SIZE);
+}
+
+int bq_vm_is_out_of_memory(const bq_vm *vm) {
+  return vm->out_of_memory;
 }
 
 // Lua's objects are small, come in few sizes, and are freed many at a time: a list for each size serves most of them

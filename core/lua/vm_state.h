@@ -76,6 +76,7 @@ struct bq_vm {
   atomic_size_t memory;     // bytes; written by whoever touches the vm
   size_t memory_limit;      // SIZE_MAX before bq_vm_lend
   size_t collect_at;        // bytes: garbage is collected when there is more than this
+  int out_of_memory;        // the cap was reached for good
   int memory_refused;       // the last growth was refused; Lua collects garbage and asks once more
   // The slice's
   bq_fiber *running;        // NULL between slices and in bq_vm_call

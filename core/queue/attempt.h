@@ -55,7 +55,7 @@ typedef enum bq_outcome_kind {
 typedef struct bq_outcome {
   bq_outcome_kind kind;
   const char *message;    // errorMessage, NULL on success; masked
-  const char *error_kind; // "step", "timeout", "limit", "manifest", "infrastructure", "script"; NULL on success
+  const char *error_kind; // "step", "timeout", "limit", "memory", "manifest", "infrastructure", "script"; NULL on success
   int retryable;          // FAILED only
   const char *output_path; // SUCCESS: the published directory
   const char *archive;    // SUCCESS: file name of the first artifact of kind "archive", or NULL

@@ -75,7 +75,7 @@ static int make_build(lua_State *L) {
 // that took too long is a step's failure.
 static const char *kind_of(int code) {
   switch (code) {
-  case BQ_ENOMEM:
+  case BQ_ENOMEM: return "memory";
   case BQ_ELIMIT: return "limit";
   case BQ_EUNAVAIL:
   case BQ_EUNKNOWN:
@@ -95,7 +95,8 @@ static void on_run_end(void *arg, bq_end end, lua_State *L) {
   }
   if (end == BQ_END_KILLED) {
     // A stop from outside, or build:fail, has set the outcome already; else a budget ran out.
-    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, "limit", 0, line);
+    const char *kind = bq_vm_is_out_of_memory(attempt->vm) ? "memory" : "limit";
+    bq_attempt_fail(attempt, BQ_OUTCOME_FAILED, kind, 0, line);
   } else if (end == BQ_END_ERROR) {
     bq_attempt_log_say(attempt->log, line);
     bq_attempt_log_say(attempt->log, bq_fiber_traceback(attempt->fiber));

@@ -56,22 +56,17 @@ void bq_generations_loaded(bq_server *server, const bq_error *error) {
   }
 }
 
-// Appends to the lists on the stack (at `added`, + 1 changed, + 2 removed) what differs. Both are sorted by path.
-static void push_differences(lua_State *L, const bq_sources *before, const bq_sources *after, int added) {
-  size_t a = 0;
-  size_t b = 0;
-  while (a < bq_sources_count(before) || b < bq_sources_count(after)) {
-    const bq_source *old = a < bq_sources_count(before) ? bq_sources_at(before, a) : NULL;
-    const bq_source *new = b < bq_sources_count(after) ? bq_sources_at(after, b) : NULL;
-    int order = old == NULL ? 1 : new == NULL ? -1 : strcmp(old->path, new->path);
-    int list = order < 0 ? added + 2 : order > 0 ? added : strcmp(old->hash, new->hash) != 0 ? added + 1 : 0;
-    if (list != 0) {
-      lua_pushstring(L, order > 0 ? new->path : old->path);
-      lua_rawseti(L, list, (lua_Integer)lua_rawlen(L, list) + 1);
-    }
-    if (order <= 0) a++;
-    if (order >= 0) b++;
-  }
+// Three lists lie on the stack, one for each difference.
+typedef struct difference_lists {
+  lua_State *L;
+  int first; // of them; the index of BQ_ADDED's
+} difference_lists;
+
+static void append_difference(void *arg, bq_difference difference, const char *path) {
+  const difference_lists *lists = arg;
+  int list = lists->first + (int)difference;
+  lua_pushstring(lists->L, path);
+  lua_rawseti(lists->L, list, (lua_Integer)lua_rawlen(lists->L, list) + 1);
 }
 
 static void push_array(lua_State *L) {
@@ -96,7 +91,8 @@ static int reload_push(bq_op *op, lua_State *L) {
   lua_pushboolean(L, bq_script_host_is_held(r->server->host));
   lua_setfield(L, result, "held");
   for (int i = 0; i < 3; i++) push_array(L);
-  push_differences(L, bq_generation_sources(r->before), bq_generation_sources(current), result + 1);
+  difference_lists lists = {.L = L, .first = result + 1};
+  bq_sources_compare(bq_generation_sources(r->before), bq_generation_sources(current), append_difference, &lists);
   lua_setfield(L, result, "removed");
   lua_setfield(L, result, "changed");
   lua_setfield(L, result, "added");

@@ -136,7 +136,8 @@ static int add_attempt(bq_past *past, const json_t *from, bq_error *err) {
   if (attempt->message == NULL || attempt->kind == NULL || attempt->step == NULL) {
     return bq_fail(err, BQ_ENOMEM, "out of memory for the history's texts");
   }
-  attempt->retryable = !kind_is(attempt, "timeout") && !kind_is(attempt, "limit") && outcome != BQ_PAST_TIMEDOUT;
+  attempt->retryable = !kind_is(attempt, "timeout") && !kind_is(attempt, "limit") && !kind_is(attempt, "memory") &&
+                       outcome != BQ_PAST_TIMEDOUT;
   return 0;
 }
 

@@ -71,6 +71,7 @@ typedef struct bq_server {
   bq_attempt_env env;
   char *url;                    // owned; "http://" and the address as bound
   char *predecessor;            // owned; node id of the last server in this state directory, or NULL
+  bq_generation *announced;     // retained; the last one that the log has called active
   bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
   char *share;                  // owned; where scripts/, templates/ and sql/ can be read

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -12,6 +13,7 @@
 
 enum {
   HANDLER_SLICE_US = 50000, // of one route between two waits
+  LOGGED_BYTES = 400,       // of a change's paths in the log; then they are counted
   WATCH_QUIET_MS = 60,      // without a further change before files are read
   WATCH_LONGEST_MS = 2000   // from the first change: a checkout of many files is one change, not several mixtures
 };
@@ -83,6 +85,33 @@ const json_t *bq_server_needs(void *arg, const char *pipeline) {
   return json_object_get(json_object_get(bq_script_host_pipelines(server->host), pipeline), "secrets");
 }
 
+// What the log says of a change: "changed scripts/routes/a.lua, added scripts/lib/b.lua", as much as fits.
+typedef struct change_list {
+  bq_buf text;
+  size_t left; // not named
+} change_list;
+
+static void note_change(void *arg, bq_difference difference, const char *path) {
+  static const char *const words[] = {[BQ_ADDED] = "added", [BQ_CHANGED] = "changed", [BQ_REMOVED] = "removed"};
+  change_list *list = arg;
+  if (list->text.length > LOGGED_BYTES) list->left++;
+  else bq_buf_addf(&list->text, "%s%s %s", list->text.length > 0 ? ", " : "", words[difference], path);
+}
+
+static void announce(bq_server *server) {
+  bq_generation *current = bq_script_host_current(server->host);
+  change_list list = {0};
+  if (server->announced != NULL) {
+    bq_sources_compare(bq_generation_sources(server->announced), bq_generation_sources(current), note_change, &list);
+  }
+  if (list.left > 0) bq_buf_addf(&list.text, " and %zu more", list.left);
+  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(current),
+         list.text.length > 0 ? "change" : NULL, list.text.data, NULL);
+  bq_buf_free(&list.text);
+  bq_generation_release(server->announced);
+  server->announced = bq_generation_retain(current);
+}
+
 static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   bq_server *server = arg;
   if (swapped) server->decider.policies = bq_script_host_policies(server->host);
@@ -98,7 +127,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
     return;
   }
   if (!swapped) return;
-  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(bq_script_host_current(server->host)), NULL);
+  announce(server);
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);
   bq_scheduler_wake(server->scheduler);

@@ -6,7 +6,7 @@ return {
   retry = function(failure)
     if failure.kind == "timeout" then return { retry = false, reason = "it ran out of time" } end
     if not failure.retryable then
-      local limited = failure.kind == "limit"
+      local limited = failure.kind == "limit" or failure.kind == "memory"
       return { retry = false, reason = limited and "it reached a limit, and would again" or "the pipeline said so" }
     end
     if failure.retryCount >= failure.maxRetries then return { retry = false, reason = "all retries are used up" } end

@@ -21,9 +21,16 @@ end
 
 setup(function()
   server = Server.start {
-    config = { BuildQueue = { MaxRetryAttempts = 1, RetryDelayMinutes = 60 } },
+    config = { BuildQueue = { MaxRetryAttempts = 1, RetryDelayMinutes = 60, LuaCpuSeconds = 1,
+      LuaMemoryMegabytes = 16 } },
     scripts = builds.scripts {
       ["pipelines/fails.lua"] = [[return { run = function(build) build:fail(build.metadata.message or "boom") end }]],
+      ["pipelines/memory.lua"] = [[return { run = function() local t = {} while true do t[#t + 1] = {} end end }]],
+      ["pipelines/limit.lua"] = [[return { run = function() while true do end end }]],
+      ["pipelines/step.lua"] = [[return { run = function(build) build:exec { argv = { "false" } } end }]],
+      ["pipelines/infrastructure.lua"] = [[return { run = function()
+        require("buildq").http.request { url = "http://127.0.0.1:1/" }
+      end }]],
     },
   }
 end)
@@ -45,6 +52,14 @@ describe("a retry policy", function()
     assert.equal(3, again.attempt) -- MaxRetryAttempts is 1 and the delay an hour: the policy decided otherwise
     assert.truthy(server:log():find("3 attempts", 1, true))
     assert.equal(0, failures())
+  end)
+
+  it("is told what kind of failure it was", function()
+    policy "return { retry = false, reason = 'of the kind ' .. failure.kind .. ' ' .. tostring(failure.retryable) }"
+    for kind, retryable in pairs { memory = false, limit = false, step = true, infrastructure = true } do
+      builds.run(server, { pipeline = kind }, "failed")
+      assert.truthy(server:log():find(("of the kind %s %s"):format(kind, retryable), 1, true), kind)
+    end
   end)
 
   it("that fails leaves the decision to the configuration, and is counted", function()

@@ -137,10 +137,38 @@ describe("a saved script", function()
     assert.equal("yes", server:get("/mended").body)
   end)
 
-  it("counts for SIGHUP too", function()
+  it("is not tried again until something changes", function()
+    local function errors()
+      return tonumber(server:get("/metrics").body:match "\nbuildq_script_reload_errors_total (%d+)")
+    end
+    local before = errors()
+    server:write("scripts", { ["routes/broken.lua"] = "return {" })
+    server:wait_for(function() return ready().status == "degraded" end, 10)
+    builds.run(server, { pipeline = "version" })
+    uv.sleep(1500)
+    assert.equal(before + 1, errors())
+    assert(uv.fs_unlink(server.directory .. "/scripts/routes/broken.lua"))
+    server:wait_for(function() return ready().status == "ok" end, 10)
+  end)
+
+  it("counts for SIGHUP too, and the log says what has changed", function()
+    server:write("scripts", { ["routes/hup.lua"] = route("/hup", "return { body = 'one' }"), ["lib/hup.lua"] = "" })
+    server:wait_for(function() return server:get("/hup").status == 200 end, 10)
+    local from = #server:log()
+    server:write("scripts", { ["routes/hup.lua"] = route("/hup", "return { body = 'two' }"), ["lib/hup2.lua"] = "" })
+    assert(uv.fs_unlink(server.directory .. "/scripts/lib/hup.lua"))
     server:kill "sighup"
-    server:wait_for(function() return server:log():find("reading the configuration", 1, true) end, 10)
+    local change = "removed scripts/lib/hup.lua, added scripts/lib/hup2.lua, changed scripts/routes/hup.lua"
+    server:wait_for(function() return server:log():find(change, from, true) end, 10, change)
+    assert.truthy(server:log():find("reading the configuration", from, true))
+    assert.equal("two", server:get("/hup").body)
     assert.equal("ok", ready().status)
+  end)
+
+  it("has its memory in the metrics, each generation that is alive", function()
+    local bytes = server:get("/metrics").body:match(
+      ('\nbuildq_script_generation_bytes{generation="%s"} (%%d+)'):format(ready().generation))
+    assert.truthy(tonumber(bytes) > 100000, bytes)
   end)
 end)
 
