@@ -116,6 +116,15 @@ templates-manual: ## write templates/README.md from the code
 	@LUA_PATH="./?.lua;./scripts/lib/?.lua;;" lua5.4 -e 'io.write(require("spec.support.templates_manual").text())' \
 	  > templates/README.md.new && mv templates/README.md.new templates/README.md
 
+# What receives notifications: packages from npm, in the versions and with the checksums of the lock, and programs around
+# them. `flock`: specs that run side by side want them at once. Not through the network when npm's cache has them.
+NPM_FILES := $(wildcard tests/npm/*)
+build/npm/installed: $(NPM_FILES)
+	@mkdir -p build && flock build/npm.lock sh -c '[ -e $@ ] && [ -z "$$(find $(NPM_FILES) tests/npm/.npmrc -newer $@)" ] || { \
+	  rm -rf build/npm && mkdir build/npm && cp tests/npm/.npmrc $(NPM_FILES) build/npm && cd build/npm && \
+	  timeout 100 npm ci --prefer-offline --ignore-scripts --no-audit --no-fund --loglevel=error \
+	    --fetch-retries=1 --fetch-timeout=20000 && touch installed; }'
+
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------
 
 LINTERS := gcc clang headers layers tidy cppcheck luacheck rockspec

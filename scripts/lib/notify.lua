@@ -2,6 +2,7 @@
 -- scripts/notifications, the texts those of templates; both of the generation that this runs in.
 
 local buildq = require "buildq"
+local http = require "notify.http"
 local samples = require "notify.samples"
 local template = require "template"
 local view = require "notify.view"
@@ -95,6 +96,15 @@ local function with_sample(delivery)
   return copy
 end
 
+-- What the script's own `message` makes of a delivery.
+local function made_by(entry, delivery)
+  local made = entry.rule.message(delivery)
+  if type(made) ~= "table" then error(("%s: message must return a table"):format(entry.path), 0) end
+  if not (made.mail or made.http) then made = delivery.channel == "email" and { mail = made } or { http = made } end
+  if made.http then made.http = http.check(entry.path, made.http) end
+  return made
+end
+
 --- What a delivery sends. Raises "templates/email/failed.html:12: …" or the rule's own error. A delivery without a
 --- build is a test: it shows a sample.
 ---@param delivery table
@@ -104,12 +114,7 @@ function notify.message(delivery)
   if build == nil or build == buildq.json.null then delivery = with_sample(delivery) end
   for _, entry in ipairs(all_rules()) do
     local rule = entry.rule
-    if rule.message and (rule.channel or "email") == delivery.channel then
-      local made = rule.message(delivery)
-      if type(made) ~= "table" then error(("%s: message must return a table"):format(entry.path), 0) end
-      if made.mail or made.http then return made end
-      return delivery.channel == "email" and { mail = made } or { http = made }
-    end
+    if rule.message and (rule.channel or "email") == delivery.channel then return made_by(entry, delivery) end
   end
   if delivery.channel ~= "email" then error(("no script serves the channel %s"):format(delivery.channel), 0) end
   return { mail = mail(delivery) }
@@ -180,7 +185,7 @@ function notify.check()
     end
     for _, entry in ipairs(all_rules()) do -- also a channel that is off as long as it isn't configured
       if entry.rule.message and entry.rule.channel and entry.events[event.event] then
-        entry.rule.message(delivery_of(event, entry.rule.channel, "sample"))
+        made_by(entry, delivery_of(event, entry.rule.channel, "sample"))
       end
     end
   end

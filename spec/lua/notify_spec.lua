@@ -213,10 +213,10 @@ describe("notify", function()
   it("gives a channel's deliveries to the script that serves it", function()
     extra["scripts/notifications/chat.lua"] = {
       events = { "failed" }, channel = "chat", deliver = function() return {} end,
-      message = function(delivery) return { url = "https://x", body = { text = delivery.build.id } } end,
+      message = function(delivery) return { url = "https://x", body = delivery.build.id } end,
     }
     local made = notify.message { channel = "chat", event = "failed", build = { id = "7" } }
-    assert.equal("7", made.http.body.text)
+    assert.equal("7", made.http.body)
     assert.has_error(function() notify.message { channel = "fax", event = "failed" } end,
       "no script serves the channel fax")
     extra["scripts/notifications/chat.lua"].message = function() error("scripts/notifications/chat.lua:9: oh", 0) end

@@ -1,10 +1,12 @@
 -- What the templates of a mail can print, made of a delivery. templates/README.md lists it.
 
 local buildq = require "buildq"
+local text = require "notify.text"
 
 local view = {}
 
 local null <const> = buildq.json.null
+local cut <const>, one_line <const> = text.cut, text.one_line
 
 local STATUS <const> = {
   queued = { word = "Queued", color = "#4a5563", background = "#eceff3" },
@@ -36,24 +38,15 @@ end
 -- A mail stays below what Gmail cuts (102 kB), whatever a build says; escaping makes five bytes of one.
 local MAX_ERROR <const>, MAX_LINE <const>, MAX_LINES <const>, MAX_FILES <const> = 2000, 300, 20, 25
 
-local function cut(text, bytes)
-  if #text <= bytes then return text end
-  local stop = bytes
-  while stop > 0 and (text:byte(stop + 1) & 0xC0) == 0x80 do stop = stop - 1 end
-  return text:sub(1, stop) .. "…"
-end
-
 local function last_lines(lines)
   local list = {}
   for at = math.max(1, #lines - MAX_LINES + 1), #lines do list[#list + 1] = cut(lines[at], MAX_LINE) end
   return #list > 0 and table.concat(list, "\n") or null
 end
 
-local function one_line(text) return (text:gsub("[%c%s]+", " "):gsub("^ ", ""):gsub(" $", "")) end
-
-local function time(text)
-  local day, minute = text:match("^(%d+%-%d%d%-%d%d)T(%d%d:%d%d)")
-  return day and ("%s %s UTC"):format(day, minute) or text
+local function time(stamp)
+  local day, minute = stamp:match("^(%d+%-%d%d%-%d%d)T(%d%d:%d%d)")
+  return day and ("%s %s UTC"):format(day, minute) or stamp
 end
 
 local function duration(seconds)
