@@ -210,12 +210,35 @@ void bq_fiber_sweep(bq_vm *vm) {
   for (bq_fiber *fiber = vm->fibers; fiber != NULL; fiber = fiber->next) cancel_op(fiber);
 }
 
+int bq_vm_put_off(lua_State *L, bq_later *later) {
+  bq_vm *vm = bq_vm_of(L);
+  if (vm->running == NULL || bq_vm_is_killed(L) || vm->later_bytes + later->bytes > BQ_LATER_BYTES) return 0;
+  later->next = NULL;
+  if (vm->later_first == NULL) vm->later_first = later;
+  else vm->later_last->next = later;
+  vm->later_last = later;
+  vm->later_bytes += later->bytes;
+  return 1;
+}
+
+static void do_later(bq_vm *vm) {
+  bq_later *later = vm->later_first;
+  vm->later_first = vm->later_last = NULL;
+  vm->later_bytes = 0;
+  while (later != NULL) {
+    bq_later *next = later->next;
+    later->run(later, !vm->freeing);
+    later = next;
+  }
+}
+
 // Returns 0 when the vm is gone.
 static int slice_done(bq_vm *vm) {
   bq_fiber *fiber = vm->running;
   vm->running = NULL;
   vm->work = BQ_VM_IDLE;
   vm->in_done = 1;
+  do_later(vm);
   if (!vm->freeing) {
     if (atomic_load(&vm->kill) != NULL) bq_fiber_sweep(vm);
     if (fiber->ended) end_fiber(fiber);

@@ -42,6 +42,20 @@ struct bq_op {
 // outside of a fiber).
 int bq_op_yield(lua_State *L, bq_op *op);
 
+// Something small for the loop to do when this slice is over, before whatever else comes of the slice; the script goes on
+// meanwhile. Embed it in your own struct.
+typedef struct bq_later bq_later;
+struct bq_later {
+  // Loop thread, once: does it when `wanted` (the vm is not being freed), and releases it in any case.
+  void (*run)(bq_later *later, int wanted);
+  size_t bytes; // that it keeps
+  bq_later *next;
+};
+
+// From a lua_CFunction. 1: it is the slice's now. 0: there is no slice, it is being ended, or has put off enough: yield an
+// operation instead (bq_op_yield).
+int bq_vm_put_off(lua_State *L, bq_later *later);
+
 // Loop thread: the operation has ended; its fiber becomes runnable.
 void bq_op_complete(bq_op *op);
 

@@ -18,6 +18,7 @@ enum {
   BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
   BQ_UNWIND_ALL_US = 100 * 1000,  // … and all of it together this long
+  BQ_LATER_BYTES = 64 * 1024,     // put off by one slice
   BQ_HOOK_BYTES = 8 * 1024 * 1024, // allocated between two looks at the clock: a few instructions can copy megabytes
   BQ_UNWIND_BYTES = 1024 * 1024,  // memory over the cap for the closing code
   BQ_MAX_PCALL_DEPTH = 2000,      // calls below a pcall: each costs a walk over the stack when a kill unwinds it
@@ -80,6 +81,9 @@ struct bq_vm {
   int memory_refused;       // the last growth was refused; Lua collects garbage and asks once more
   // The slice's
   bq_fiber *running;        // NULL between slices and in bq_vm_call
+  bq_later *later_first;    // put off by the slice, oldest first; the loop's between slices
+  bq_later *later_last;
+  size_t later_bytes;       // in that list
   lua_State *current;       // the coroutine that runs; valid in a slice
   void *blocks[BQ_BLOCK_SIZES]; // free small blocks, a list for each size; the first word is the next one
   size_t block_bytes;       // in these lists

@@ -48,7 +48,7 @@ json_t *bq_attempt_row(const bq_attempt *attempt) {
 }
 
 bq_attempt_log *bq_attempt_get_log(bq_attempt *attempt) {
-  // Before, a blocking thread is making it.
+  // Before, a blocking thread may have it.
   return attempt->state != BQ_ATTEMPT_PREPARING ? attempt->log : NULL;
 }
 
@@ -77,6 +77,7 @@ static void release(bq_attempt *attempt) {
   bq_free(attempt->message);
   bq_free(attempt->error_kind);
   bq_free(attempt->log_tail);
+  bq_free(attempt->log_text);
   bq_free(attempt);
 }
 
@@ -132,6 +133,12 @@ void bq_attempt_stop(bq_attempt *attempt, bq_outcome_kind kind, const char *mess
 
 static void submit(bq_attempt *attempt, void (*work)(bq_task *task));
 
+static void end(bq_attempt *attempt) {
+  bq_attempt_events events = attempt->events;
+  events.closed(events.arg, attempt);
+  release(attempt);
+}
+
 // Blocking work is over: the next state follows from the present one.
 static void work_done(bq_task *task) {
   bq_attempt *attempt = (bq_attempt *)((char *)task - offsetof(bq_attempt, task));
@@ -144,12 +151,7 @@ static void work_done(bq_task *task) {
   switch (attempt->state) {
   case BQ_ATTEMPT_PREPARING: bq_attempt_advance(attempt, BQ_ATTEMPT_RUNNING); break;
   case BQ_ATTEMPT_PUBLISHING: bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED); break;
-  case BQ_ATTEMPT_CLEANING: {
-    bq_attempt_events events = attempt->events;
-    events.closed(events.arg, attempt);
-    release(attempt);
-    break;
-  }
+  case BQ_ATTEMPT_CLEANING: end(attempt); break;
   case BQ_ATTEMPT_RUNNING:
   case BQ_ATTEMPT_DEFERRING:
   case BQ_ATTEMPT_REPORTED: break; // these have no blocking work
@@ -166,12 +168,27 @@ static void submit(bq_attempt *attempt, void (*work)(bq_task *task)) {
   }
 }
 
+// The log goes into the database when it has no file and the build has succeeded. That of any other end is a file: what
+// becomes of the attempt is not known yet.
+static void report_log(bq_attempt *attempt) {
+  size_t length = 0;
+  bq_buf tail = {0};
+  bq_error err;
+  bq_attempt_log_last(attempt->log, BQ_LOG_LAST_LINES, &tail);
+  attempt->outcome.log_tail = attempt->log_tail = bq_buf_take(&tail);
+  const char *text = bq_attempt_log_text(attempt->log, &length);
+  if (text == NULL) return;
+  if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) attempt->log_text = bq_strndup(text, length);
+  if (attempt->log_text == NULL) (void)!bq_attempt_log_keep(attempt->log, &err); // a failure is logged
+  attempt->outcome.log = attempt->log_text;
+}
+
 static void report(bq_attempt *attempt) {
   bq_timer_clear(attempt->deadline);
   attempt->outcome.artifacts = attempt->artifacts;
   attempt->outcome.image_url = attempt->image_url;
   if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {
-    attempt->outcome.output_path = attempt->output;
+    if (bq_attempt_publishes(attempt)) attempt->outcome.output_path = attempt->output;
     size_t index;
     json_t *artifact;
     json_array_foreach(attempt->artifacts, index, artifact) {
@@ -180,16 +197,16 @@ static void report(bq_attempt *attempt) {
         attempt->outcome.archive = json_string_value(json_object_get(artifact, "name"));
       }
     }
-  } else if (attempt->log != NULL) {
+  } else {
     bq_attempt_log_say(attempt->log, attempt->outcome.message);
   }
-  if (attempt->log != NULL) {
-    bq_buf tail = {0};
-    bq_attempt_log_last(attempt->log, BQ_LOG_LAST_LINES, &tail);
-    attempt->log_tail = bq_buf_take(&tail);
-    attempt->outcome.log_tail = attempt->log_tail;
-  }
+  report_log(attempt);
   attempt->events.ended(attempt->events.arg, attempt, &attempt->outcome);
+}
+
+// Whether there is file work before the pipeline runs. A later attempt removes what earlier ones have left.
+static int has_to_prepare(const bq_attempt *attempt) {
+  return attempt->env->files_at_once || attempt->number > 1 || json_array_size(attempt->secret_names) > 0;
 }
 
 // Enters the present state. Each state leads to the next through bq_attempt_advance.
@@ -198,7 +215,10 @@ static void take_turn(bq_post *post) {
   bq_error err;
   int result;
   switch (attempt->state) {
-  case BQ_ATTEMPT_PREPARING: submit(attempt, bq_attempt_prepare); break;
+  case BQ_ATTEMPT_PREPARING:
+    if (has_to_prepare(attempt)) submit(attempt, bq_attempt_prepare);
+    else bq_attempt_advance(attempt, BQ_ATTEMPT_RUNNING);
+    break;
   case BQ_ATTEMPT_RUNNING:
     if (attempt->outcome.kind != BQ_OUTCOME_SUCCESS) { // preparing failed, or a stop came meanwhile
       bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
@@ -216,11 +236,17 @@ static void take_turn(bq_post *post) {
     else bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
     break;
   case BQ_ATTEMPT_PUBLISHING:
-    if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) submit(attempt, bq_attempt_publish);
-    else bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
+    if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS && bq_attempt_publishes(attempt)) {
+      submit(attempt, bq_attempt_publish);
+    } else {
+      bq_attempt_advance(attempt, BQ_ATTEMPT_REPORTED);
+    }
     break;
   case BQ_ATTEMPT_REPORTED: report(attempt); break;
-  case BQ_ATTEMPT_CLEANING: submit(attempt, bq_attempt_clean); break;
+  case BQ_ATTEMPT_CLEANING:
+    if (attempt->dirs != BQ_DIRS_NONE) submit(attempt, bq_attempt_clean);
+    else end(attempt);
+    break;
   }
 }
 
@@ -255,6 +281,10 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   }
   result = bq_mask_set_new(&attempt->secrets, err);
   if (result == 0) result = bq_attempt_make_paths(attempt, err);
+  if (result == 0) {
+    result = bq_attempt_log_new(&attempt->log, attempt->log_path, (uint64_t)env->config->max_log_megabytes * 1024 * 1024,
+                                attempt->secrets, err);
+  }
   if (result == 0) result = bq_timer_new(&attempt->deadline, env->loop, on_deadline, attempt, err);
   if (result < 0) goto cleanup;
   bq_timer_follow_clock(attempt->deadline);
@@ -268,6 +298,9 @@ cleanup:
 }
 
 void bq_attempt_close(bq_attempt *attempt, int recorded) {
+  bq_error err;
   attempt->recorded = recorded;
+  // Its log was not taken either.
+  if (!recorded && attempt->log_text != NULL) (void)!bq_attempt_log_keep(attempt->log, &err);
   bq_attempt_advance(attempt, BQ_ATTEMPT_CLEANING);
 }

@@ -2,8 +2,9 @@
 //
 //   PREPARING → RUNNING → DEFERRING → PUBLISHING → REPORTED → CLEANING → gone
 //
-// PREPARING makes the directories and the log; RUNNING runs the pipeline's fibers; DEFERRING runs what build:defer
-// registered; PUBLISHING (success only) makes the artifacts visible by one rename; REPORTED waits for the owner to
+// PREPARING reads secrets; directories are made by the first call that needs them, and the log's file when it is worth
+// one (queue/attempt_log.h): a build that computes and waits, and makes nothing, touches no disk. RUNNING runs the pipeline's fibers; DEFERRING runs what build:defer
+// registered; PUBLISHING (success only, and only when there is anything) makes the artifacts visible by one rename; REPORTED waits for the owner to
 // record the outcome; CLEANING removes what is not kept. An end asked for from outside (cancel, timeout, shutdown,
 // lost lease) is one path: the fibers are killed, which stops their processes, and the states follow in order.
 //
@@ -37,6 +38,8 @@ typedef struct bq_attempt_env {
   const char *node_id;
   const char *server_url;       // "http://127.0.0.1:8080", as bound
   const char *version;          // of the program, for build.json
+  int files_at_once;            // directories and log are there before the pipeline runs: for those who look at them
+                                // without a database
   const char *stop_after;       // builds end as cancelled behind the step of this name; NULL: none does
   // The names of the secrets that a pipeline needs: an array, borrowed; NULL for none. On the loop.
   const json_t *(*needs)(void *arg, const char *pipeline);
@@ -57,11 +60,12 @@ typedef struct bq_outcome {
   const char *message;    // errorMessage, NULL on success; masked
   const char *error_kind; // "step", "timeout", "limit", "memory", "manifest", "infrastructure", "script"; NULL on success
   int retryable;          // FAILED only
-  const char *output_path; // SUCCESS: the published directory
+  const char *output_path; // SUCCESS: the published directory; NULL: nothing was
   const char *archive;    // SUCCESS: file name of the first artifact of kind "archive", or NULL
   const char *image_url;  // SUCCESS: or NULL
   json_t *artifacts;      // SUCCESS: array of {name, kind, size, sha256}; borrowed
   char *log_tail;         // the last lines, masked; borrowed
+  char *log;              // SUCCESS: the whole log when it has no file, else NULL; borrowed
 } bq_outcome;
 
 typedef struct bq_attempt_events {
@@ -94,6 +98,9 @@ const char *bq_attempt_id(const bq_attempt *attempt);     // the build's UUID
 int bq_attempt_number(const bq_attempt *attempt);
 int bq_attempt_percent(const bq_attempt *attempt);
 const char *bq_attempt_workspace(const bq_attempt *attempt); // from any thread
+// The attempt whose pipeline calls, with its directories: they are made now when this is the first call that needs them.
+// In a slice of its vm; raises.
+bq_attempt *bq_attempt_with_dirs(lua_State *L);
 const char *bq_attempt_step(const bq_attempt *attempt);   // "" before the first
 const char *bq_attempt_text(const bq_attempt *attempt);   // what the pipeline says within the step; "" for nothing
 json_t *bq_attempt_row(const bq_attempt *attempt);        // borrowed

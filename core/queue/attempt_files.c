@@ -49,16 +49,6 @@ static int make_directory(const char *path, bq_error *err) {
   return result;
 }
 
-static int make_log(bq_attempt *attempt, bq_error *err) {
-  char *directory = bq_strndup(attempt->log_path, (size_t)(strrchr(attempt->log_path, '/') - attempt->log_path));
-  if (directory == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a build's log");
-  int result = make_directory(directory, err);
-  bq_free(directory);
-  if (result < 0) return result;
-  uint64_t max_bytes = (uint64_t)attempt->env->config->max_log_megabytes * 1024 * 1024;
-  return bq_attempt_log_open(&attempt->log, attempt->log_path, max_bytes, attempt->secrets, err);
-}
-
 // One that is missing is the pipeline's business, when it asks for it.
 static int read_secret(bq_attempt *attempt, const char *name, bq_error *err) {
   char *value = NULL;
@@ -100,18 +90,26 @@ static void remove_leftovers(const bq_attempt *attempt) {
   }
 }
 
-static int prepare(bq_attempt *attempt, bq_error *err) {
+int bq_attempt_make_dirs(bq_attempt *attempt, bq_error *err) {
   const bq_config *config = attempt->env->config;
-  int result = read_secrets(attempt, err);
-  if (result == 0) result = make_log(attempt, err);
+  if (attempt->dirs == BQ_DIRS_READY) return 0;
+  attempt->dirs = BQ_DIRS_BEGUN;
   // A number is claimed once: what lies here already is the rest of a start that never reached the database.
-  if (result == 0) remove_leftovers(attempt);
-  if (result == 0) result = remove_path(config->workspace_directory, attempt->workspace, err);
+  int result = remove_path(config->workspace_directory, attempt->workspace, err);
   if (result == 0) result = remove_path(config->output_directory, attempt->partial, err);
   if (result == 0) result = make_directory(attempt->workspace, err);
   if (result == 0) result = bq_tree_make(attempt->workspace, ".tmp", err);
   if (result == 0) result = make_directory(attempt->partial, err);
+  if (result == 0) attempt->dirs = BQ_DIRS_READY;
   return result;
+}
+
+static int prepare(bq_attempt *attempt, bq_error *err) {
+  int result = read_secrets(attempt, err);
+  if (result == 0) remove_leftovers(attempt);
+  if (result < 0 || !attempt->env->files_at_once) return result;
+  result = bq_attempt_log_keep(attempt->log, err);
+  return result == 0 ? bq_attempt_make_dirs(attempt, err) : result;
 }
 
 void bq_attempt_prepare(bq_task *task) {
@@ -247,8 +245,15 @@ static int sync_directory(const char *path, bq_error *err) {
   return result;
 }
 
+// What ran no command, made no artifact and says nothing of itself has nothing to vouch for.
+int bq_attempt_publishes(const bq_attempt *attempt) {
+  return attempt->dirs != BQ_DIRS_NONE || attempt->image_url != NULL || json_array_size(attempt->artifacts) > 0 ||
+         json_array_size(attempt->commands) > 0 || json_object_size(attempt->provenance) > 0;
+}
+
 static int publish(bq_attempt *attempt, bq_error *err) {
-  int result = add_manifest(attempt, err);
+  int result = bq_attempt_make_dirs(attempt, err);
+  if (result == 0) result = add_manifest(attempt, err);
   if (result == 0) result = add_sums(attempt, err);
   if (result == 0) result = add_provenance(attempt, err);
   if (result == 0) result = sync_directory(attempt->partial, err);

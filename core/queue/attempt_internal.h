@@ -16,6 +16,13 @@ typedef enum bq_attempt_state {
   BQ_ATTEMPT_CLEANING
 } bq_attempt_state;
 
+// Workspace and directory for artifacts.
+typedef enum bq_attempt_dirs {
+  BQ_DIRS_NONE,
+  BQ_DIRS_BEGUN, // something may be there
+  BQ_DIRS_READY
+} bq_attempt_dirs;
+
 enum {
   BQ_ATTEMPT_DEFER_MS = 60 * 1000,        // for all deferred functions together
   BQ_ATTEMPT_MAX_DEFERRED = 1000,
@@ -45,7 +52,8 @@ struct bq_attempt {
   char *partial;             // OutputDirectory/{id}/.attempt-{n}.partial: artifacts until they are published
   char *output;              // OutputDirectory/{id}/attempt-{n}
   char *log_path;            // StateDirectory/logs/{id}/attempt-{n}.log
-  bq_attempt_log *log;       // owned; NULL until PREPARING is done
+  bq_attempt_dirs dirs;      // a slice's while one is under way, or the blocking task's
+  bq_attempt_log *log;       // owned
   bq_mask_set *secrets;      // owned; what its output must not show
 
   json_t *secret_names;      // owned array; what the pipeline's needs.secrets names, or NULL
@@ -72,10 +80,11 @@ struct bq_attempt {
 
   // The end.
   int stopping;              // bq_attempt_stop was called
-  bq_outcome outcome;        // message, output_path, archive and log_tail point to owned copies below
+  bq_outcome outcome;        // message, output_path, archive, log_tail and log point to owned copies below
   char *message;
   char *error_kind;
   char *log_tail;
+  char *log_text;
   int recorded;              // bq_attempt_close's argument
   uint64_t disk_bytes;       // in its directories before they were removed
 };
@@ -90,6 +99,8 @@ void bq_attempt_prepare(bq_task *task);
 void bq_attempt_publish(bq_task *task);
 void bq_attempt_clean(bq_task *task);
 int bq_attempt_make_paths(bq_attempt *attempt, bq_error *err) BQ_MUSTCHECK;
+int bq_attempt_make_dirs(bq_attempt *attempt, bq_error *err) BQ_MUSTCHECK; // what there is already is left
+int bq_attempt_publishes(const bq_attempt *attempt); // whether it has anything to publish
 
 // attempt_script.c
 int bq_attempt_run(bq_attempt *attempt, bq_error *err) BQ_MUSTCHECK;      // starts the pipeline's fiber
@@ -107,6 +118,7 @@ int bq_build_exec(lua_State *L);
 // An operation that is done by one function on the loop, at once. `run` gets `attempt` and the text.
 typedef struct bq_note {
   bq_op op;
+  bq_later later;
   bq_attempt *attempt; // borrowed: outlives its vm
   void (*run)(struct bq_note *note);
   char *text;          // owned or NULL
@@ -114,7 +126,9 @@ typedef struct bq_note {
   double second;
   int flag;
 } bq_note;
-// Makes one; raises without memory. To be ended with bq_op_yield(L, &note->op), which returns what is left of the stack.
+// Makes one; raises without memory. To be ended with bq_note_put_off, or with bq_op_yield(L, &note->op) when the script
+// must not go on before it is done. Both return what is left of the stack.
 bq_note *bq_note_new(lua_State *L, void (*run)(bq_note *note), const char *text);
+int bq_note_put_off(lua_State *L, bq_note *note); // done at the end of this slice
 
 #endif

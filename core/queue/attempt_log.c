@@ -11,11 +11,13 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "io/tree.h"
 
 enum { FLUSH_BYTES = 256 * 1024 }; // gathered at most before they are written
 
-// HEAD → TAIL → (each rotation) TAIL; any → BROKEN when the disk refuses. move() is the only function that changes it.
-typedef enum log_state { HEAD, TAIL, BROKEN } log_state;
+// MEMORY → HEAD → TAIL → (each rotation) TAIL; any → BROKEN when the disk refuses. move() and bq_attempt_log_keep are the
+// only functions that change it.
+typedef enum log_state { MEMORY, HEAD, TAIL, BROKEN } log_state;
 
 typedef struct line_ring {
   char *lines[BQ_LOG_LAST_LINES]; // owned; NULL where there was no line yet
@@ -35,12 +37,12 @@ struct bq_attempt_log {
   char *old_path;             // owned; PATH.tail.old
   const bq_mask_set *secrets; // borrowed
   log_state state;
-  int fd;               // of the head or the present tail; -1 when broken
+  int fd;               // of the head or the present tail; -1 in memory and when broken
   uint64_t head_max;    // bytes
   uint64_t tail_max;    // bytes of one tail file, without its first line
   uint64_t file_bytes;  // written to fd, without a tail's first line
   uint64_t size;        // written in all
-  bq_buf batch;         // whole lines that wait to be written to fd
+  bq_buf batch;         // whole lines that wait to be written to fd; in memory: all
   line_ring last;
   bq_attempt_follower *followers;
   int telling;          // followers are being told: none is freed meanwhile
@@ -146,7 +148,8 @@ static void flush_first(bq_attempt_log *log, size_t length) {
 }
 
 static void flush(bq_attempt_log *log) {
-  flush_first(log, log->batch.length);
+  if (log->state == MEMORY) log->size = log->batch.length;
+  else flush_first(log, log->batch.length);
 }
 
 static void tell(bq_attempt_log *log, int ended) {
@@ -206,6 +209,10 @@ static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_
   }
   remember(&log->last, log->batch.data + safe_at, log->batch.length - 1 - safe_at);
   if (also != NULL) remember(also, log->batch.data + safe_at, log->batch.length - 1 - safe_at);
+  bq_error err;
+  // A failure is logged there; the line is kept in memory for the last ones.
+  if (log->state == MEMORY && log->batch.length > BQ_LOG_MEMORY_BYTES) (void)!bq_attempt_log_keep(log, &err);
+  if (log->state == MEMORY) return;
   uint64_t most = log->state == HEAD ? log->head_max : log->tail_max;
   if (log->state != BROKEN && log->file_bytes + log->batch.length > most) {
     flush_first(log, before); // those still fit
@@ -257,10 +264,9 @@ static void take(bq_attempt_source *source, int index, const char *text, size_t 
 
 // --- the log --------------------------------------------------------------------------------------------------------
 
-int bq_attempt_log_open(bq_attempt_log **out, const char *path, uint64_t max_bytes, const bq_mask_set *secrets,
-                        bq_error *err) {
+int bq_attempt_log_new(bq_attempt_log **out, const char *path, uint64_t max_bytes, const bq_mask_set *secrets,
+                       bq_error *err) {
   *out = NULL;
-  int result = 0;
   if (max_bytes < BQ_LOG_MIN_BYTES) max_bytes = BQ_LOG_MIN_BYTES;
   bq_attempt_log *log = bq_alloc(sizeof *log);
   if (log == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the log %s", path);
@@ -272,21 +278,45 @@ int bq_attempt_log_open(bq_attempt_log **out, const char *path, uint64_t max_byt
   log->tail_max = max_bytes / 4 - 32;
   log->fd = -1;
   if (log->path == NULL || log->tail_path == NULL || log->old_path == NULL) {
-    result = bq_fail(err, BQ_ENOMEM, "out of memory for the log %s", path);
-    goto cleanup;
-  }
-  log->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0640);
-  if (log->fd < 0) {
-    int taken = errno == EEXIST;
-    result = bq_fail_errno(err, errno, "can't make the log %s", path);
-    if (taken) result = bq_fail(err, BQ_ECONFLICT, "can't make the log %s: there is one already", path);
-    goto cleanup;
+    bq_attempt_log_close(log);
+    return bq_fail(err, BQ_ENOMEM, "out of memory for the log %s", path);
   }
   *out = log;
-  log = NULL;
-cleanup:
-  bq_attempt_log_close(log);
+  return 0;
+}
+
+// The janitor, or an earlier attempt's end, may be removing the directory at this moment.
+static int make_parent(const char *path, bq_error *err) {
+  int result = BQ_ENOTFOUND;
+  char *directory = bq_strndup(path, (size_t)(strrchr(path, '/') - path));
+  if (directory == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the log %s", path);
+  for (int tries = 0; tries < 10 && result == BQ_ENOTFOUND; tries++) result = bq_tree_make_path(directory, err);
+  bq_free(directory);
   return result;
+}
+
+static int make_head(bq_attempt_log *log, bq_error *err) {
+  int result = make_parent(log->path, err);
+  if (result < 0) return result;
+  log->fd = open(log->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0640);
+  if (log->fd >= 0) return 0;
+  if (errno == EEXIST) return bq_fail(err, BQ_ECONFLICT, "can't make the log %s: there is one already", log->path);
+  return bq_fail_errno(err, errno, "can't make the log %s", log->path);
+}
+
+int bq_attempt_log_keep(bq_attempt_log *log, bq_error *err) {
+  if (log->state != MEMORY) return 0;
+  int result = make_head(log, err);
+  log->state = result == 0 ? HEAD : BROKEN;
+  log->size = 0;
+  if (result < 0) bq_log_error("can't write a build's log, the build goes on without", err);
+  flush(log);
+  return result;
+}
+
+const char *bq_attempt_log_text(const bq_attempt_log *log, size_t *length) {
+  *length = log->batch.length;
+  return log->state != MEMORY ? NULL : log->batch.data != NULL ? log->batch.data : "";
 }
 
 void bq_attempt_log_close(bq_attempt_log *log) {
@@ -341,6 +371,8 @@ void bq_attempt_log_last(const bq_attempt_log *log, size_t count, bq_buf *out) {
 // --- sources --------------------------------------------------------------------------------------------------------
 
 int bq_attempt_source_new(bq_attempt_source **out, bq_attempt_log *log, bq_error *err) {
+  bq_error ignored; // logged; the command runs without a log
+  (void)!bq_attempt_log_keep(log, &ignored);
   *out = bq_alloc(sizeof **out);
   if (*out == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a command's output");
   (*out)->log = log;

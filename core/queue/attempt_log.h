@@ -11,6 +11,9 @@
 // first byte in all that was ever written. Head and tails begin and end at line ends. Offsets count what was written,
 // also what is gone; a reader is told of the gap by a line of its own.
 //
+// A log begins in memory. It becomes a file when it has more than BQ_LOG_MEMORY_BYTES, when a command's output is to come,
+// or when it is asked to (bq_attempt_log_keep): the few lines of a build that runs no command are never worth a file.
+//
 // Writing is plain write(2) on the loop's thread, one call for each piece of output: a regular file takes it into the
 // page cache in microseconds. No fsync: a log lost with the machine is lost with its attempt. When the disk refuses,
 // the log says so once to the server's log and goes on without the file; the build is not harmed.
@@ -31,15 +34,24 @@ enum {
   BQ_LOG_LINE_BYTES = 16 * 1024,     // of one stored piece of a line, before U+FFFD makes it longer
   BQ_LOG_LAST_LINES = 50,            // kept in memory
   BQ_LOG_LAST_LINE_BYTES = 1000,     // of each of them; longer ones are cut
+  BQ_LOG_MEMORY_BYTES = 4 * 1024,    // of a log without a file
   BQ_LOG_READ_BYTES = 128            // a reader's buffer has at least this
 };
 
 typedef struct bq_attempt_log bq_attempt_log;
 
-// Makes the file (0640); its directory must be there. An existing one is BQ_ECONFLICT: attempts never share a log.
-// `secrets` is borrowed and outlives the log; NULL: none.
-int bq_attempt_log_open(bq_attempt_log **out, const char *path, uint64_t max_bytes, const bq_mask_set *secrets,
-                        bq_error *err) BQ_MUSTCHECK;
+// Begins a log in memory; PATH is where its file will be, if there will be one. `secrets` is borrowed and outlives the
+// log; NULL: none.
+int bq_attempt_log_new(bq_attempt_log **out, const char *path, uint64_t max_bytes, const bq_mask_set *secrets,
+                       bq_error *err) BQ_MUSTCHECK;
+
+// Makes the file now (0640) and what directories it needs, unless it is there. An existing one is BQ_ECONFLICT: attempts
+// never share a log. After a failure the log goes on without a file. On the thread that owns the log at the time.
+int bq_attempt_log_keep(bq_attempt_log *log, bq_error *err) BQ_MUSTCHECK;
+
+// What was written so far, while it is in memory only; NULL when there is a file, or the disk has refused it. Borrowed
+// until the next write.
+const char *bq_attempt_log_text(const bq_attempt_log *log, size_t *length);
 
 // Tells the followers that this is the end, and frees the log. Its sources must be freed before.
 void bq_attempt_log_close(bq_attempt_log *log);

@@ -39,8 +39,7 @@ static void say(bq_note *note) {
 }
 
 static int report_deferred(lua_State *L) {
-  bq_note *note = bq_note_new(L, say, luaL_checkstring(L, 1));
-  return bq_op_yield(L, &note->op);
+  return bq_note_put_off(L, bq_note_new(L, say, luaL_checkstring(L, 1)));
 }
 
 static void keep_manifest(bq_note *note) {
@@ -63,7 +62,7 @@ static int keep(lua_State *L) {
   bq_note *note = text != NULL ? bq_note_new(L, keep_manifest, text) : NULL;
   bq_free(text);
   if (note == NULL) return luaL_error(L, "out of memory");
-  return bq_op_yield(L, &note->op);
+  return bq_note_put_off(L, note);
 }
 
 static int make_build(lua_State *L) {

@@ -57,7 +57,8 @@ static void answer_missing(file_request *request, int status, const char *why) {
   free_request(request);
 }
 
-static void on_place(void *arg, const char *url, const bq_error *err) {
+static void on_place(void *arg, const char *url, const char *log, const bq_error *err) {
+  (void)log; // artifacts have files
   file_request *request = arg;
   if (err != NULL) {
     answer_missing(request, 503, "the database can't be reached now to find out which node has the file; try again");

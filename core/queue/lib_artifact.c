@@ -109,6 +109,7 @@ int bq_build_artifact(lua_State *L) {
   }
   (void)check_artifact(L, attempt, name);
   if (!is_file_name(kind)) return luaL_error(L, "build:artifact: the kind %s is no word", kind);
+  (void)bq_attempt_with_dirs(L);
   artifact_op *copy = bq_alloc(sizeof *copy);
   if (copy == NULL) return luaL_error(L, "out of memory");
   copy->op = (bq_op){.start = artifact_start, .push = artifact_push, .release = artifact_release};
@@ -180,6 +181,7 @@ int bq_build_import(lua_State *L) {
   const char *root = attempt->env->config->manifest_directory;
   size_t length = strlen(root);
   if (strncmp(from, root, length) == 0 && from[length] == '/') from += length + 1;
+  (void)bq_attempt_with_dirs(L);
   import_op *import = bq_alloc(sizeof *import);
   if (import == NULL) return luaL_error(L, "out of memory");
   import->op = (bq_op){.start = import_start, .push = import_push, .release = import_release};

@@ -13,6 +13,13 @@ bq_attempt *bq_attempt_of(lua_State *L) {
   return bq_vm_owner(bq_vm_of(L));
 }
 
+bq_attempt *bq_attempt_with_dirs(lua_State *L) {
+  bq_attempt *attempt = bq_attempt_of(L);
+  bq_error err;
+  if (bq_attempt_make_dirs(attempt, &err) < 0) (void)bq_lua_raise(L, err.code, "%s", err.message);
+  return attempt;
+}
+
 static int build_defer(lua_State *L) {
   bq_args_self(L, "defer");
   bq_attempt *attempt = bq_attempt_of(L);

@@ -470,10 +470,11 @@ int bq_build_exec(lua_State *L) {
   bq_args_self(L, "exec");
   bq_args_options(L, 2, "build:exec", options, "build:exec {argv = {\"make\", \"all\"}}");
   lua_settop(L, 2);
+  bq_attempt *attempt = bq_attempt_with_dirs(L);
   exec_op *exec = bq_alloc(sizeof *exec);
   if (exec == NULL) return luaL_error(L, "out of memory");
   exec->op = (bq_op){.start = exec_start, .cancel = exec_cancel, .push = exec_push, .release = exec_release};
-  exec->attempt = bq_attempt_of(L);
+  exec->attempt = attempt;
   const char *fault = read_argv(L, exec);
   if (fault == NULL) fault = read_env(L, exec);
   if (fault == NULL) fault = read_cwd(L, exec);

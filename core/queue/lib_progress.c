@@ -1,6 +1,7 @@
-// build:step, progress, log and fail: what a pipeline says about itself. Each is one operation on the loop, which owns
-// the attempt's progress and its log.
+// build:step, progress, log and fail: what a pipeline says about itself. The loop owns the attempt's progress and its
+// log: each is put off to the end of the slice, but for what the script must wait for.
 #include <lauxlib.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,6 +39,17 @@ bq_note *bq_note_new(lua_State *L, void (*run)(bq_note *note), const char *text)
   }
   (void)luaL_error(L, "out of memory");
   return NULL;
+}
+
+static void note_later(bq_later *later, int wanted) {
+  bq_note *note = (bq_note *)((char *)later - offsetof(bq_note, later));
+  if (wanted) note->run(note);
+  note_release(&note->op);
+}
+
+int bq_note_put_off(lua_State *L, bq_note *note) {
+  note->later = (bq_later){.run = note_later, .bytes = sizeof *note + (note->text != NULL ? strlen(note->text) : 0)};
+  return bq_vm_put_off(L, &note->later) ? lua_gettop(L) : bq_op_yield(L, &note->op);
 }
 
 // Progress never falls within an attempt, whatever a pipeline says; 100 is the end, which only the server declares.
@@ -101,14 +113,16 @@ static int begin_step(lua_State *L) {
   bq_note *note = bq_note_new(L, run_begin, name);
   note->number = at;
   note->second = weight;
-  return bq_op_yield(L, &note->op);
+  return bq_note_put_off(L, note);
 }
 
 // end_step(...): returns its arguments.
 static int end_step(lua_State *L) {
-  bq_attempt_of(L)->in_step = 0;
+  bq_attempt *attempt = bq_attempt_of(L);
+  attempt->in_step = 0;
   bq_note *note = bq_note_new(L, run_end, NULL);
-  return bq_op_yield(L, &note->op);
+  // The step may be the last one: nothing goes on before that is known.
+  return attempt->env->stop_after != NULL ? bq_op_yield(L, &note->op) : bq_note_put_off(L, note);
 }
 
 // check_step(build, name, options, fn): options, or nothing for the function alone; as they are when they are right.
@@ -161,7 +175,7 @@ static int build_progress(lua_State *L) {
   bq_note *note = bq_note_new(L, run_progress, text);
   note->number = percent;
   lua_settop(L, 0);
-  return bq_op_yield(L, &note->op);
+  return bq_note_put_off(L, note);
 }
 
 static void run_log(bq_note *note) {
@@ -172,7 +186,7 @@ static int build_log(lua_State *L) {
   bq_args_self(L, "log");
   bq_note *note = bq_note_new(L, run_log, bq_args_string(L, 2, "build:log", "the text", NULL));
   lua_settop(L, 0);
-  return bq_op_yield(L, &note->op);
+  return bq_note_put_off(L, note);
 }
 
 // build:fail is an end that nothing catches: the vm is killed while this operation is under way.

@@ -6,6 +6,7 @@
 //   PENDING: it has had no attempt; its first one is waited for
 //   LOOKING: it is not here; which node has it is asked
 //
+// A log that has no file is in memory while its attempt runs here, and in the database afterwards.
 // The answer's head goes out when it is known that the log is here, or waited for.
 #include <string.h>
 
@@ -154,7 +155,17 @@ static void pass_on(log_stream *stream, const char *url) {
   free_stream(stream);
 }
 
-static void on_place(void *arg, const char *url, const bq_error *err) {
+// All that is left of a log without a file.
+static void send_rest(log_stream *stream, const char *log) {
+  size_t length = strlen(log);
+  begin_answer(stream);
+  if (stream->offset < length) {
+    (void)bq_http_stream_write(stream->x, log + stream->offset, length - (size_t)stream->offset);
+  }
+  end_stream(stream);
+}
+
+static void on_place(void *arg, const char *url, const char *log, const bq_error *err) {
   log_stream *stream = arg;
   stream->state = LOG_WAITING;
   if (stream->x == NULL) {
@@ -162,7 +173,9 @@ static void on_place(void *arg, const char *url, const bq_error *err) {
   } else if (err != NULL) {
     stream->error = *err;
     break_stream(stream);
-  } else if (url != NULL) {
+  } else if (log != NULL) {
+    send_rest(stream, log);
+  } else if (url != NULL && bq_http_get_header(stream->x, BQ_PASSED_HEADER) == NULL) {
     pass_on(stream, url);
   } else {
     stream->looked = 1;
@@ -172,10 +185,9 @@ static void on_place(void *arg, const char *url, const bq_error *err) {
 }
 
 // Whether the log may be elsewhere: there is none here, and the attempt does not run here. After HEAD there is nothing to
-// pass on, and what was passed on once is not again.
+// pass on.
 static int may_be_elsewhere(const log_stream *stream) {
   if (stream->looked || stream->error.code != BQ_ENOTFOUND || strcmp(bq_http_method(stream->x), "HEAD") == 0) return 0;
-  if (bq_http_get_header(stream->x, BQ_PASSED_HEADER) != NULL) return 0;
   bq_attempt *attempt = bq_runner_find(stream->server->runner, stream->build);
   return attempt == NULL || bq_attempt_number(attempt) != stream->attempt;
 }
@@ -197,15 +209,8 @@ static void read_work(bq_task *task) {
   }
 }
 
-static void read_done(bq_task *task) {
-  log_stream *stream = (log_stream *)task;
-  if (stream->x == NULL) {
-    stream->state = LOG_WAITING;
-    free_stream(stream);
-    return;
-  }
+static void take_piece(log_stream *stream) {
   if (stream->error.code != 0 && stream->error.code != BQ_ENOTFOUND) {
-    stream->state = LOG_WAITING;
     break_stream(stream);
     return;
   }
@@ -220,7 +225,35 @@ static void read_done(bq_task *task) {
   else go_on(stream);
 }
 
+static void read_done(bq_task *task) {
+  log_stream *stream = (log_stream *)task;
+  stream->state = LOG_WAITING;
+  if (stream->x == NULL) free_stream(stream);
+  else take_piece(stream);
+}
+
+// Takes the next piece out of a log in memory. 0: there is none.
+static int read_memory(log_stream *stream) {
+  size_t length;
+  bq_attempt *attempt = bq_runner_find(stream->server->runner, stream->build);
+  if (attempt == NULL || bq_attempt_number(attempt) != stream->attempt) return 0;
+  bq_attempt_log *log = bq_attempt_get_log(attempt);
+  const char *text = log != NULL ? bq_attempt_log_text(log, &length) : NULL;
+  if (text == NULL) return 0;
+  size_t left = stream->offset < length ? length - (size_t)stream->offset : 0;
+  stream->error.code = 0;
+  stream->length = left < PIECE_BYTES ? left : PIECE_BYTES;
+  memcpy(stream->piece, text + (length - left), stream->length);
+  stream->next = stream->offset + stream->length;
+  return 1;
+}
+
 static void read_piece(log_stream *stream) {
+  stream->state = LOG_WAITING;
+  if (read_memory(stream)) {
+    take_piece(stream);
+    return;
+  }
   stream->state = LOG_READING;
   stream->task = (bq_task){.work = read_work, .done = read_done};
   if (bq_pool_submit(stream->server->blocking, &stream->task, &stream->error) == 0) return;

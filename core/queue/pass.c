@@ -76,10 +76,14 @@ void bq_passes_free(bq_passes *passes) {
 static void on_place(void *arg, const bq_pg_result *result) {
   place *p = arg;
   const char *url = NULL;
-  if (result->error == NULL && PQntuples(result->rows) > 0) url = PQgetvalue(result->rows, 0, 0);
+  const char *log = NULL;
+  if (result->error == NULL && PQntuples(result->rows) > 0) {
+    url = PQgetvalue(result->rows, 0, 0);
+    log = PQgetisnull(result->rows, 0, 1) ? NULL : PQgetvalue(result->rows, 0, 1);
+  }
   // An earlier life of this server had the same address.
   if (url != NULL && (url[0] == '\0' || strcmp(url, *p->passes->own_url) == 0)) url = NULL;
-  p->done(p->arg, url, result->error);
+  p->done(p->arg, url, log, result->error);
   bq_free(p);
 }
 

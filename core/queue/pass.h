@@ -19,9 +19,10 @@ typedef struct bq_passes bq_passes;
 int bq_passes_new(bq_passes **out, bq_loop *loop, bq_store *store, char *const *own_url, bq_error *err) BQ_MUSTCHECK;
 void bq_passes_free(bq_passes *passes); // after the HTTP server and the store's pg pool; ends what is under way
 
-// Where an attempt's files are. Called once, on a later turn. `url`: of another node, valid until `done` returns; NULL:
-// here, or nobody knows. `err` is set when that could not be found out.
-typedef void (*bq_place_done)(void *arg, const char *url, const bq_error *err);
+// Where an attempt's files are. Called once, on a later turn. `url`: of another node; NULL: here, or nobody knows. `log`:
+// the whole log, when it has no file; NULL: it has, or there is none yet. Both are valid until `done` returns. `err` is
+// set when that could not be found out.
+typedef void (*bq_place_done)(void *arg, const char *url, const char *log, const bq_error *err);
 int bq_place_find(bq_passes *passes, const char *build, int64_t attempt, bq_place_done done, void *arg,
                   bq_error *err) BQ_MUSTCHECK;
 

@@ -130,8 +130,8 @@ static int record_success(bq_running *r, bq_error *err) {
   char *url = outcome->archive != NULL ? bq_format("%s/downloads/%s/%s", base, r->id, outcome->archive) : NULL;
   char *artifacts = bq_json_dumps(outcome->artifacts, JSON_COMPACT);
   const char *params[] = {r->id, r->number, r->node_id, outcome->output_path, outcome->image_url, url,
-                          artifacts != NULL ? artifacts : "[]", outcome->log_tail};
-  int result = bq_store_write(r->runner->options.store, "finish_success", 8, params, bq_running_on_recorded, r, err);
+                          artifacts != NULL ? artifacts : "[]", outcome->log_tail, outcome->log};
+  int result = bq_store_write(r->runner->options.store, "finish_success", 9, params, bq_running_on_recorded, r, err);
   bq_free(url);
   bq_free(artifacts);
   return result;

@@ -47,8 +47,7 @@ const bq_lua_module bq_check_modules[] = {COMMON_MODULES,
                                           {NULL, NULL}};
 
 const char *bq_server_workspace(lua_State *L) {
-  const bq_attempt *attempt = bq_vm_owner(bq_vm_of(L));
-  return attempt != NULL ? bq_attempt_workspace(attempt) : NULL;
+  return bq_vm_owner(bq_vm_of(L)) != NULL ? bq_attempt_workspace(bq_attempt_with_dirs(L)) : NULL;
 }
 
 const char *bq_server_build_id(lua_State *L) {

@@ -30,6 +30,7 @@ static void fill(bq_server *server, const bq_small_options *options) {
                                  .modules = bq_build_modules,
                                  .services = &server->services,
                                  .node_id = "local",
+                                 .files_at_once = 1,
                                  .server_url = "",
                                  .version = BQ_VERSION,
                                  .stop_after = options->stop_after,

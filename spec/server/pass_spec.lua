@@ -8,6 +8,12 @@ local process = require "spec.support.process"
 local MEGABYTES <const> = 64
 
 local scripts <const> = builds.scripts {
+  ["pipelines/short.lua"] = [[
+    return { run = function(build)
+      build:log "first"
+      require("buildq").sleep(1)
+      build:log "second"
+    end }]],
   ["pipelines/files.lua"] = ([[
     local fs = require("buildq").fs
     return { run = function(build)
@@ -110,6 +116,22 @@ describe("what another node has", function()
     assert.equal(log:sub(11), builds.log(b, id, "?offset=10"))
     assert.equal("", builds.log(b, id, "?offset=" .. #log))
     assert.equal(200, b:request("HEAD", ("/builds/%s/log"):format(id)).status)
+  end)
+
+  it("is a short log, which has no file: in the memory of its node, then in the database", function()
+    local short = builds.submit(a, { pipeline = "short" })
+    local followed = { Stream.open(a, ("/builds/%s/log?follow=1"):format(short)) }
+    followed[2] = Stream.open(b, ("/builds/%s/log?follow=1"):format(short))
+    for _, stream in ipairs(followed) do stream:wait_for "sys| first\n" end
+    builds.await(a, short, "success")
+    for _, stream in ipairs(followed) do stream:wait_end() end
+    local text = builds.log(a, short)
+    assert.matches("^%S+ sys| first\n%S+ sys| second\n$", text)
+    assert.same({ text, text, text }, { builds.log(b, short), followed[1].body, followed[2].body })
+    assert.equal(text:sub(11), builds.log(b, short, "?offset=10"))
+    assert.equal("", builds.log(a, short, "?offset=" .. #text))
+    assert.is_nil(uv.fs_stat(("%s/state/logs/%s"):format(a.directory, short)))
+    assert.is_nil(uv.fs_stat(("%s/output/%s"):format(a.directory, short)))
   end)
 
   it("is a log that is followed, also from before its build begins", function()

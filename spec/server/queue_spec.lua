@@ -8,6 +8,9 @@ local uv = require "luv"
 
 local PIPELINES <const> = builds.scripts {
   ["pipelines/noop.lua"] = "return { run = function() end }\n",
+  ["pipelines/file.lua"] = [[
+    return { run = function() require("buildq").fs.write("made.txt", "x") end }
+  ]],
   ["pipelines/failing.lua"] = [[
     return { run = function(build) build:step("Trying", { at = 40 }, function() build:fail "no luck" end) end }
   ]],
@@ -512,9 +515,9 @@ describe("options", function()
       scripts = PIPELINES,
     }
     server:wait_for(function() return server:sql "select notifications from queue_control" == "f" end, 30)
-    local id = builds.submit(server, { pipeline = "noop" })
+    local id = builds.submit(server, { pipeline = "file" })
     builds.await(server, id, "success")
-    assert.truthy(uv.fs_stat(("%s/builds/%s/attempt-1"):format(server.directory, id)))
+    assert.truthy(uv.fs_stat(("%s/builds/%s/attempt-1/made.txt"):format(server.directory, id)))
     assert.equal("0", server:sql "select count(*) from outbox")
     server:stop()
   end)

@@ -134,7 +134,8 @@ where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status 
 returning 1;
 
 -- name: finish_success
--- $1 id, $2 attempt, $3 node, $4 output path, $5 image URL, $6 download URL, $7 artifacts, $8 log tail.
+-- $1 id, $2 attempt, $3 node, $4 output path, $5 image URL, $6 download URL, $7 artifacts, $8 log tail, $9 the whole
+-- log when it has no file.
 with ended as (
   update build_queue set status = 'success', progress_percent = 100, current_step = 'Build complete',
     output_path = $4, image_url = $5, download_url = $6, error_message = null, completed_at = buildq_now(),
@@ -144,7 +145,7 @@ with ended as (
   returning id
 ), noted as (
   update build_attempts set ended_at = buildq_now(), outcome = 'success', artifacts = $7::jsonb, log_tail = $8,
-    progress = 100
+    log = $9, progress = 100
   where build_id = $1::uuid and attempt = $2::integer and exists (select from ended)
 )
 select case

@@ -85,7 +85,7 @@ select id, attempt, status from taken;
 update nodes set successor = $2::uuid where (id = $1::uuid or successor = $1::uuid) and id <> $2::uuid;
 
 -- name: attempt_place
--- $1 build, $2 attempt. Where the node that has its files answers, or answered last.
-select coalesce(s.url, n.url)
-from build_attempts a join nodes n on n.id = a.node_id left join nodes s on s.id = n.successor
+-- $1 build, $2 attempt. Where the node that has its files answers, or answered last; the log, when it has no file.
+select coalesce(s.url, n.url), a.log
+from build_attempts a left join nodes n on n.id = a.node_id left join nodes s on s.id = n.successor
 where a.build_id = $1::uuid and a.attempt = $2::integer;

@@ -22,8 +22,20 @@ static bq_attempt_log *open_log(uint64_t max, const bq_mask_set *set) {
   bq_attempt_log *log;
   bq_error err = {0};
   assert_int_equal(bq_attempt_log_remove(path, &err), 0);
-  if (bq_attempt_log_open(&log, path, max, set, &err) < 0) fail_msg("%s", err.message);
+  if (bq_attempt_log_new(&log, path, max, set, &err) < 0 || bq_attempt_log_keep(log, &err) < 0) {
+    fail_msg("%s", err.message);
+  }
   return log;
+}
+
+// What came of making the file.
+static int open_another(void) {
+  bq_attempt_log *log;
+  bq_error err;
+  assert_int_equal(bq_attempt_log_new(&log, path, 0, NULL, &err), 0);
+  int result = bq_attempt_log_keep(log, &err);
+  bq_attempt_log_close(log);
+  return result;
 }
 
 static bq_attempt_source *open_source(bq_attempt_log *log) {
@@ -308,9 +320,9 @@ static void followers_are_told(void **state) {
 
 static void logs_are_not_shared_or_followed_through_links(void **state) {
   (void)state;
-  bq_attempt_log *log = open_log(0, NULL), *other;
+  bq_attempt_log *log = open_log(0, NULL);
   bq_error err;
-  assert_int_equal(bq_attempt_log_open(&other, path, 0, NULL, &err), BQ_ECONFLICT);
+  assert_int_equal(open_another(), BQ_ECONFLICT);
   bq_attempt_log_close(log);
   assert_int_equal(bq_attempt_log_remove(path, &err), 0);
   char buffer[BQ_LOG_READ_BYTES];
@@ -319,7 +331,40 @@ static void logs_are_not_shared_or_followed_through_links(void **state) {
   assert_int_equal(bq_attempt_log_read(path, 0, buffer, sizeof buffer, &length, &next, &err), BQ_ENOTFOUND);
   assert_int_equal(symlink("/etc/hostname", path), 0);
   assert_true(bq_attempt_log_read(path, 0, buffer, sizeof buffer, &length, &next, &err) < 0);
-  assert_true(bq_attempt_log_open(&other, path, 0, NULL, &err) < 0);
+  assert_true(open_another() < 0);
+}
+
+static void a_short_log_stays_in_memory(void **state) {
+  (void)state;
+  bq_attempt_log *log;
+  bq_error err;
+  size_t length;
+  char *text;
+  assert_int_equal(bq_attempt_log_remove(path, &err), 0);
+  assert_int_equal(bq_attempt_log_new(&log, path, 0, NULL, &err), 0);
+  bq_attempt_log_say(log, "one line");
+  assert_int_equal(access(path, F_OK), -1);
+  assert_non_null(strstr(bq_attempt_log_text(log, &length), "sys| one line\n"));
+  assert_int_equal(bq_attempt_log_size(log), length);
+  for (int i = 0; i < 100; i++) bq_attempt_log_say(log, "a line that makes it too long for memory, with the others");
+  assert_null(bq_attempt_log_text(log, &length));
+  text = read_from(0, 4096);
+  assert_int_equal(strlen(text), bq_attempt_log_size(log)); // nothing is left behind
+  assert_ptr_equal(strstr(text, "sys| "), strstr(text, "sys| one line\n"));
+  free(text);
+  bq_attempt_log_close(log);
+  // A command's output makes it one from its first byte on.
+  assert_int_equal(bq_attempt_log_remove(path, &err), 0);
+  assert_int_equal(bq_attempt_log_new(&log, path, 0, NULL, &err), 0);
+  bq_attempt_log_say(log, "before");
+  bq_attempt_source *source = open_source(log);
+  put(source, 1, "output\n");
+  text = read_from(0, 4096);
+  assert_non_null(strstr(text, "sys| before\n"));
+  assert_non_null(strstr(text, "out| output\n"));
+  free(text);
+  bq_attempt_source_free(source);
+  bq_attempt_log_close(log);
 }
 
 static void a_full_disk_harms_nobody(void **state) {
@@ -356,6 +401,7 @@ int main(void) {
       cmocka_unit_test(secrets_stay_out),
       cmocka_unit_test(a_capped_log_keeps_head_and_tail),
       cmocka_unit_test(followers_are_told),
+      cmocka_unit_test(a_short_log_stays_in_memory),
       cmocka_unit_test(logs_are_not_shared_or_followed_through_links),
       cmocka_unit_test(a_full_disk_harms_nobody),
   };

@@ -265,12 +265,12 @@ static void writes_name_the_attempt_and_the_node(void **state) {
   EXPECT("1", "progress", BUILD(1), "1", NODE, "60", "Building", "");
   EXPECT("1", "progress", BUILD(1), "1", NODE, "30", "Packaging", "");
   EXPECT_SQL("select (progress_percent, current_step) from build_queue", "(60,Packaging)"); // it never falls
-  EXPECT("stale", "finish_success", BUILD(1), "1", OTHER, "/o", NULL, NULL, "[]", "");
+  EXPECT("stale", "finish_success", BUILD(1), "1", OTHER, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT("stale", "finish_end", BUILD(1), "2", NODE, "timedout", "x", "timeout", "");
   EXPECT("stale", "requeue", BUILD(1), "1", OTHER, "x");
   fail_attempt(BUILD(1), "2", "300", "stale|building");
-  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
-  EXPECT("repeated", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail");
+  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail", NULL);
+  EXPECT("repeated", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail", NULL);
   fail_attempt(BUILD(1), "1", "300", "stale|success"); // another end than the recorded one
   EXPECT("", "progress", BUILD(1), "1", NODE, "70", "x", "");
   EXPECT_SQL("select (status, progress_percent, output_path, download_url, node_id) from build_queue",
@@ -301,7 +301,7 @@ static void a_success_carries_no_error_of_an_earlier_attempt(void **state) {
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
-  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "");
+  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT_SQL("select (error_message, retry_count, lost_nodes) from build_queue", "(,1,0)");
 }
 
@@ -358,7 +358,7 @@ static void an_ended_build_may_be_retried(void **state) {
   EXPECT_SQL("select (status, round, retry_count, attempt, error_message, completed_at, generation,"
              " enqueued_at = '2026-01-01') from build_queue", "(pending,1,0,1,,,,t)");
   claim(NODE, BUILD(1));
-  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "");
+  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT("{\"status\": \"success\", \"outcome\": \"done\"}", "retry", BUILD(1));
   EXPECT("", "retry", BUILD(9));
   // In bulk: those of the state, ended since, and no more than asked for.
@@ -383,7 +383,7 @@ static void plain_sql_is_served_too(void **state) {
   sql_do(pg, "update build_queue set priority = 3 where id = '" BUILD(1) "'"); // a hand
   claim(NODE, BUILD(1));
   EXPECT_SQL("select data from build_events where type = 'priority'", "{\"to\": 3, \"from\": 1}");
-  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "");
+  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT("{\"status\": \"success\", \"outcome\": \"conflict\"}", "set_priority", BUILD(1), "0");
   // The old manual's clean-up.
   sql_do(pg, "update build_queue set completed_at = now() - interval '31 days' where status = 'success'");
@@ -443,7 +443,7 @@ static void history_has_one_row_for_each_change(void **state) {
   RUN("finish_end", BUILD(1), "4", NODE, "timedout", "slow", "timeout", "");
   RUN("retry", BUILD(1));
   claim(NODE, BUILD(1));
-  RUN("finish_success", BUILD(1), "5", NODE, "/o", NULL, NULL, "[]", "");
+  RUN("finish_success", BUILD(1), "5", NODE, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT_SQL("select string_agg(seq || type || attempt, ' ' order by seq) from build_events",
              "1queued0 2priority0 3started1 4retrying1 5started2 6requeued2 7started3 8cancel_requested3 9cancelled3 "
              "10queued3 11started4 12timedout4 13queued4 14started5 15success5");
@@ -472,7 +472,7 @@ static void nothing_is_owed_without_notifications(void **state) {
   EXPECT_SQL("select count(*) from outbox", "0");
   EXPECT_SQL("select count(*) from build_events", "2");
   RUN("set_notifications", "true");
-  RUN("finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "");
+  RUN("finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "", NULL);
   EXPECT_SQL("select event from outbox", "completed");
 }
 
@@ -773,7 +773,7 @@ static void builds_of_a_lost_node_run_again(void **state) {
     char *expected = bq_format(BUILD(1) "|%d|%s", lost, lost < 4 ? "pending" : "failed");
     EXPECT(expected, "takeover", NULL);
     bq_free(expected);
-    EXPECT("stale", "finish_success", BUILD(1), number, node, "/o", NULL, NULL, "[]", ""); // too late
+    EXPECT("stale", "finish_success", BUILD(1), number, node, "/o", NULL, NULL, "[]", "", NULL); // too late
   }
   EXPECT_SQL("select (status, retry_count, lost_nodes, generation, completed_at is not null) from build_queue",
              "(failed,0,4,gen-1,t)");
