@@ -14,7 +14,7 @@ JOBS     ?= 2
 # V=1 shows the commands.
 SAY       = $(if $(V),,@echo "  $(1) $@";)
 
-LIBS     := libevent libevent_pthreads libpq libcurl lua5.4 jansson libarchive libcrypto
+LIBS     := libevent libevent_pthreads libpq libcurl lua5.4 jansson libarchive libcrypto gmime-3.0
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
 CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DBQ_DATA_DIR='"$(PREFIX)/share/buildq"' -Icore \
             $(shell pkg-config --cflags $(LIBS) 2>/dev/null)

@@ -88,6 +88,10 @@ typedef struct bq_config {
   bool migrate_at_start;                 // serve brings the schema up to date
   int history_retention_days;            // events of ended builds
   int disk_reserve_megabytes;            // free space below which nothing is claimed
+  int max_concurrent_deliveries;         // notifications sent at the same time, on this server
+  int delivery_retry_seconds;            // before the first retry of one; the delay doubles with each
+  int delivery_retry_max_seconds;        // the longest delay
+  int delivery_give_up_hours;            // from the first try of one to the last
 
   // Section Email
   bool email_enabled;
@@ -98,6 +102,8 @@ typedef struct bq_config {
   char *email_smtp_password;             // Secret
   char *email_from_address;
   char *email_from_name;
+  char *email_oauth_token;               // where an OAuth 2 token is got for each login; "": the password
+  char *email_ca_file;                   // certificate authorities of the mail server; "": the system's
   int email_timeout_seconds;             // of one delivery
   char *email_reply_to;                  // "": answers go to the sender
   char *email_brand_name;                // "": email_from_name

@@ -63,6 +63,11 @@ static const char *check_address(const char *text) {
   return at != NULL && at != text && at[1] != '\0' && strpbrk(text, " <>\",;\t\r\n") == NULL ? NULL : right;
 }
 
+static const char *check_token(const char *text) {
+  static const char right[] = "must be command:PROGRAM, which prints a token, or file:PATH, which holds one";
+  return *text == '\0' || strncmp(text, "command:", 8) == 0 || strncmp(text, "file:", 5) == 0 ? NULL : right;
+}
+
 static const char *check_color(const char *text) {
   int is_color = text[0] == '#' && strspn(text + 1, "0123456789abcdefABCDEF") == 6 && text[7] == '\0';
   return is_color ? NULL : "must be a colour such as #2563c9";
@@ -245,13 +250,27 @@ const bq_config_option bq_config_options[] = {
           "How long the events of builds are kept."),
   INTEGER(Q, "DiskReserveMegabytes", NULL, disk_reserve_megabytes, "512", 0, INT_MAX, "MB", NOW,
           "With less free space no build is started."),
+  INTEGER(Q, "MaxConcurrentDeliveries", NULL, max_concurrent_deliveries, "8", 1, 256, NULL, NOW,
+          "How many notifications are sent at the same time by this server."),
+  INTEGER(Q, "DeliveryRetrySeconds", NULL, delivery_retry_seconds, "60", 1, 86400, "seconds", NOW,
+          "How long a notification that could not be sent waits for its first retry; the delay doubles with each."),
+  INTEGER(Q, "DeliveryRetryMaxSeconds", NULL, delivery_retry_max_seconds, "3600", 1, 86400, "seconds", NOW,
+          "The longest such delay."),
+  INTEGER(Q, "DeliveryGiveUpHours", NULL, delivery_give_up_hours, "24", 1, 720, "hours", NOW,
+          "How long after its first try a notification is tried again."),
 
-  BOOL(E, "Enabled", email_enabled, "true", NOW, "Mails are sent."),
-  TEXT(E, "SmtpServer", "SmtpHost", STRING, email_smtp_server, "", "no mail is sent", NULL, NOW, "The mail server."),
+  BOOL(E, "Enabled", email_enabled, "true", NOW,
+       "Mails are sent; otherwise they become files in StateDirectory/outbox."),
+  TEXT(E, "SmtpServer", "SmtpHost", STRING, email_smtp_server, "", "mails become files in StateDirectory/outbox", NULL, NOW,
+       "The mail server."),
   INTEGER(E, "SmtpPort", NULL, email_smtp_port, "587", 1, 65535, NULL, NOW, "Its port."),
   BOOL(E, "UseSsl", email_use_ssl, "true", NOW, "The connection must be encrypted: TLS at once on port 465, else STARTTLS."),
   TEXT(E, "SmtpUsername", "Username", STRING, email_smtp_username, "", "no login", NULL, NOW, "The login there."),
   TEXT(E, "SmtpPassword", "Password", SECRET, email_smtp_password, "", "none", NULL, NOW, "Its password."),
+  TEXT(E, "OAuthToken", NULL, STRING, email_oauth_token, "", "SmtpPassword", check_token, NOW,
+       "Where the login gets an OAuth 2 token instead of the password: command:PROGRAM or file:PATH."),
+  TEXT(E, "CaFile", NULL, PATH, email_ca_file, "", "the system's", NULL, NOW,
+       "Certificate authorities for the mail server, in PEM form."),
   TEXT(E, "FromAddress", "FromEmail", STRING, email_from_address, "", "none", NULL, NOW, "Who mails come from."),
   TEXT(E, "FromName", NULL, STRING, email_from_name, "Honua Server", NULL, NULL, NOW, "The name shown with it."),
   INTEGER(E, "TimeoutSeconds", NULL, email_timeout_seconds, "30", 1, 3600, "seconds", NOW,

@@ -95,6 +95,25 @@ json_t *bq_server_health(bq_server *server) {
   return health;
 }
 
+static void fill_channels(bq_metrics *metrics, size_t index, const json_t *counts) {
+  const char *channel;
+  json_t *count;
+  static const char *const email = "email";
+  bq_metrics_clear(metrics, index);
+  bq_metrics_set(metrics, index, &email, 0); // an alert needs a value to begin with
+  json_object_foreach((json_t *)(uintptr_t)counts, channel, count) {
+    bq_metrics_set(metrics, index, &channel, json_number_value(count));
+  }
+}
+
+static void fill_notifications(bq_metrics *metrics, const json_t *figures) {
+  fill_channels(metrics, BQ_M_DELIVERIES_WAITING, json_object_get(figures, "waiting"));
+  fill_channels(metrics, BQ_M_DELIVERIES_FAULTY, json_object_get(figures, "faulty"));
+  fill_channels(metrics, BQ_M_DELIVERIES_DEAD, json_object_get(figures, "dead"));
+  bq_metrics_set(metrics, BQ_M_OLDEST_DELIVERY, NULL,
+                 json_number_value(json_object_get(figures, "oldestWaitingSeconds")));
+}
+
 static void fill_database(bq_metrics *metrics, const json_t *database) {
   const char *priority;
   json_t *count;
@@ -113,6 +132,7 @@ static void fill_database(bq_metrics *metrics, const json_t *database) {
   bq_metrics_set(metrics, BQ_M_FAILED_24H, NULL, failed);
   bq_metrics_set(metrics, BQ_M_SUCCESS_RATE, NULL, succeeded + failed > 0 ? succeeded / (succeeded + failed) : 1);
   bq_metrics_set(metrics, BQ_M_OUTBOX_PENDING, NULL, json_number_value(json_object_get(database, "outboxPending")));
+  fill_notifications(metrics, json_object_get(database, "notifications"));
 }
 
 static void fill_pg(bq_metrics *metrics, const bq_pg *pg, const char *role) {

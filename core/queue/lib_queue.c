@@ -189,6 +189,7 @@ static call_op *build_call(lua_State *L, const char *statement, push_fn push) {
 // Streams and other servers hear of what a request has changed.
 static void tell_changed(call_op *call) {
   bq_streams_changed(call->server->streams, call->params[0]);
+  bq_sender_wake(call->server->sender);
 }
 
 static void on_announced(void *arg, const bq_pg_result *result) {
@@ -212,6 +213,7 @@ void bq_queue_tell_enqueued(bq_server *server) {
   bq_runner_wake(server->runner);
   announce(server, "buildq_wake");
   bq_streams_changed(server->streams, NULL);
+  bq_sender_wake(server->sender);
 }
 
 static void tell_work(call_op *call) {
@@ -417,6 +419,7 @@ static void after_bulk(call_op *call) {
   bq_runner_wake(call->server->runner);
   announce(call->server, "buildq_wake");
   bq_streams_changed(call->server->streams, NULL);
+  bq_sender_wake(call->server->sender);
 }
 
 static int queue_bulk_retry(lua_State *L) {

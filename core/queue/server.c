@@ -50,7 +50,9 @@ static int may_claim(void *arg) {
 }
 
 static void on_build_changed(void *arg, const char *build_id) {
-  bq_streams_changed(((bq_server *)arg)->streams, build_id);
+  bq_server *server = arg;
+  bq_streams_changed(server->streams, build_id);
+  bq_sender_wake(server->sender);
 }
 
 static void on_joined(void *arg, const char *node_id) {
@@ -60,6 +62,7 @@ static void on_joined(void *arg, const char *node_id) {
   server->env.node_id = node_id;
   bq_runner_set_node(server->runner, node_id);
   bq_scheduler_wake(server->scheduler);
+  bq_sender_wake(server->sender);
 }
 
 static void on_cancel(void *arg, const char *build_id, const char *reason) {
@@ -71,6 +74,7 @@ static void on_taken_over(void *arg, size_t builds) {
   bq_server *server = arg;
   bq_runner_wake(server->runner);
   bq_streams_changed(server->streams, NULL);
+  bq_sender_wake(server->sender);
 }
 
 static void on_notify(void *arg, const char *channel, const char *payload) {
@@ -85,6 +89,7 @@ static void on_notify(void *arg, const char *channel, const char *payload) {
   }
   bq_runner_wake(server->runner);
   bq_streams_changed(server->streams, NULL);
+  bq_sender_wake(server->sender);
 }
 
 // The end ---------------------------------------------------------------------------------------------------------
@@ -92,7 +97,7 @@ static void on_notify(void *arg, const char *channel, const char *payload) {
 static void wind_down(void *arg) {
   bq_server *server = arg;
   int busy = bq_script_host_busy(server->host) || bq_janitor_busy(server->janitor) ||
-             bq_scheduler_busy(server->scheduler) || server->reading_config ||
+             bq_scheduler_busy(server->scheduler) || bq_sender_busy(server->sender) || server->reading_config ||
              bq_pool_pending(server->compute) > 0 || bq_pool_pending(server->blocking) > 0 ||
              bq_store_waiting(server->store) > 0;
   if (busy) bq_timer_set(server->wind_timer, WIND_DOWN_MS);
@@ -103,6 +108,12 @@ static void on_left(void *arg) {
   wind_down(arg);
 }
 
+// No build runs any more, and what could be told has been.
+static void on_told(void *arg) {
+  bq_server *server = arg;
+  bq_node_leave(server->node, on_left, server);
+}
+
 static void on_idle(void *arg) {
   bq_server *server = arg;
   bq_janitor_stop(server->janitor);
@@ -110,7 +121,7 @@ static void on_idle(void *arg) {
   bq_placer_stop(server->placer);
   bq_activation_stop(server->activation);
   bq_estimator_stop(server->estimator);
-  bq_node_leave(server->node, on_left, server);
+  bq_sender_stop(server->sender, on_told, server);
 }
 
 // A stop whose outcomes can't be recorded would never end by itself. The next start takes over what is left.
@@ -343,6 +354,8 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_server_open_scripts(server, err);
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
+  if (result == 0) result = bq_sender_new(&server->sender, server, err);
+  if (result == 0) result = bq_smtp_new(&server->smtp, server->loop, server->blocking, err);
   if (result == 0) result = bq_placer_new(&server->placer, server, err);
   if (result == 0) result = bq_activation_new(&server->activation, server, err);
   if (result == 0) result = bq_enqueue_lanes_new(&server->lanes, err);
@@ -376,12 +389,14 @@ static void free_parts(bq_server *server) {
   bq_database_watch_free(server->database);
   bq_store_free(server->store);
   bq_webhook_free(server->webhook);
+  bq_smtp_free(server->smtp);
   bq_curl_free(server->curl);
   bq_pool_free(server->compute);
   bq_pool_free(server->blocking);
   bq_streams_free(server->streams);
   bq_janitor_free(server->janitor);
   bq_scheduler_free(server->scheduler);
+  bq_sender_free(server->sender);
   bq_activation_free(server->activation);
   bq_placer_free(server->placer);
   bq_enqueue_lanes_free(server->lanes);

@@ -9,6 +9,7 @@
 #include "io/curl.h"
 #include "io/http_server.h"
 #include "io/pg.h"
+#include "io/smtp.h"
 #include "io/statements.h"
 #include "io/watch.h"
 #include "io/webhook.h"
@@ -29,6 +30,7 @@ typedef struct bq_activation bq_activation;
 typedef struct bq_placer bq_placer;
 typedef struct bq_scheduler bq_scheduler;
 typedef struct bq_estimator bq_estimator;
+typedef struct bq_sender bq_sender;
 
 typedef struct bq_server {
   bq_config *config;            // owned
@@ -66,6 +68,8 @@ typedef struct bq_server {
   struct reload_op *reloads;    // routes that wait for the end of a round; lib_generations.c's
   bq_placer *placer;
   bq_scheduler *scheduler;
+  bq_sender *sender;
+  bq_smtp *smtp;
   bq_estimator *estimator;
   bq_sandbox sandbox;
   bq_attempt_env env;
@@ -188,6 +192,13 @@ void bq_scheduler_free(bq_scheduler *scheduler);
 void bq_scheduler_wake(bq_scheduler *scheduler);       // something may be due, or the scripts are others; NULL is fine
 int bq_scheduler_busy(const bq_scheduler *scheduler);  // a round is under way
 void bq_scheduler_stop(bq_scheduler *scheduler);
+
+// sender.c: what customers are told
+int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;
+void bq_sender_free(bq_sender *sender);       // behind what its deliveries are handed to
+void bq_sender_wake(bq_sender *sender);       // something may be owed, or the scripts are others; NULL is fine
+int bq_sender_busy(const bq_sender *sender);  // something is being sent or recorded
+void bq_sender_stop(bq_sender *sender, void (*idle)(void *arg), void *arg); // `idle` when nothing is, or 5 s later
 
 // estimator.c: how long builds take, in memory
 int bq_estimator_new(bq_estimator **out, bq_server *server, bq_error *err) BQ_MUSTCHECK;

@@ -50,6 +50,7 @@ static void read_config_done(bq_task *task) {
     }
     bq_log_setup((bq_log_level)server->config->log_level, (bq_log_format)server->config->log_format);
     bq_runner_wake(server->runner);
+    bq_sender_wake(server->sender);
   }
   bq_script_host_reload(server->host);
 }

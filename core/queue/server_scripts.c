@@ -131,6 +131,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);
   bq_scheduler_wake(server->scheduler);
+  bq_sender_wake(server->sender);
   if (server->placer != NULL) bq_placer_wake(server->placer);
 }
 

@@ -68,7 +68,8 @@ select jsonb_build_object(
   'average', (select coalesce(avg(build_duration_seconds), 0) from day where status = 'success'),
   'failed', (select count(*) from day where status in ('failed', 'timedout')),
   'succeeded', (select count(*) from day where status = 'success'),
-  'outboxPending', (select count(*) from outbox where state = 'pending'));
+  'outboxPending', (select count(*) from outbox where state = 'pending'),
+  'notifications', buildq_notification_metrics());
 
 -- name: store_generation
 -- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once.

@@ -35,13 +35,13 @@ select buildq_outbox_expand($1::bigint, $2::jsonb, $3, $4::double precision);
 with faulty as (
   select id, run_after from deliveries
   where state = 'faulty' and not $3 = any(fault_generations)
-    and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
+    and exists (select from nodes where nodes.id = $1::uuid and state in ('live', 'draining'))
   order by id limit $2::integer
   for update skip locked
 ), due as (
   select d.id, d.run_after from deliveries d
   where d.state in ('waiting', 'faulty') and d.run_after <= buildq_now()
-    and exists (select from nodes where nodes.id = $1::uuid and nodes.state = 'live')
+    and exists (select from nodes where nodes.id = $1::uuid and state in ('live', 'draining'))
     and not exists (select from deliveries e where e.build_id = d.build_id and e.outbox_id < d.outbox_id
       and e.channel = d.channel and e.recipient = d.recipient
       and (e.state = 'sending' or (e.state = 'waiting' and e.tries = 0 and e.run_after <= buildq_now())))
@@ -218,23 +218,8 @@ with removed as (
 select jsonb_build_object('removed', (select count(*) from removed));
 
 -- name: notification_metrics
--- JSON {waiting, sending, faulty, dead: {channel: count}, oldestWaitingSeconds, events, faultyEvents}. Waiting are also
--- those that are tried again later. Only indexes that are as small as what waits, and the dead.
-with open as (
-  select channel, state, count(*) as count, min(created_at) as oldest
-  from deliveries where state in ('waiting', 'faulty') group by channel, state
-)
-select jsonb_build_object(
-  'waiting', (select coalesce(jsonb_object_agg(channel, count), '{}') from open where state = 'waiting'),
-  'faulty', (select coalesce(jsonb_object_agg(channel, count), '{}') from open where state = 'faulty'),
-  'sending', (select coalesce(jsonb_object_agg(channel, count), '{}')
-              from (select channel, count(*) as count from deliveries where state = 'sending' group by channel) as s),
-  'dead', (select coalesce(jsonb_object_agg(channel, count), '{}')
-           from (select channel, count(*) as count from deliveries where state = 'dead' group by channel) as s),
-  'oldestWaitingSeconds', coalesce(buildq_seconds_since(least((select min(oldest) from open),
-    (select min(created_at) from outbox where state = 'pending'))), 0),
-  'events', (select count(*) from outbox where state = 'pending'),
-  'faultyEvents', (select count(*) from outbox where state = 'pending' and fault is not null));
+-- As of buildq_notification_metrics (migration 0016).
+select buildq_notification_metrics();
 
 -- name: purge_deliveries
 -- $1 days, $2 how many. Tests that somebody asked for; the others go with their build.

@@ -1,0 +1,53 @@
+// Mails to a mail server: SMTP (RFC 5321) by libcurl, several at a time, connections are used again.
+//
+// Port 465 is TLS from the first byte (RFC 8314); on other ports STARTTLS (RFC 3207) must work unless `tls` is 0. The
+// server's certificate is always checked. A login goes by what the server offers: a password (SASL PLAIN, LOGIN,
+// CRAM-MD5), or an OAuth 2 token (XOAUTH2, RFC 7628).
+//
+// What a reply means: 5xx to the sender, the recipient or the mail itself is the end (BQ_TRANSPORT_DEAD, with the server's
+// words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout, a lost
+// reply, and a refused login, which is not the mail's fault.
+// Thread rule: loop thread only, but for bq_smtp_check.
+#ifndef BQ_IO_SMTP_H
+#define BQ_IO_SMTP_H
+
+#include <stddef.h>
+
+#include "base/error.h"
+#include "event/loop.h"
+#include "event/pool.h"
+#include "io/transport.h"
+
+typedef struct bq_smtp bq_smtp;
+
+typedef struct bq_smtp_account {
+  const char *server;   // host name or address
+  int port;
+  int tls;              // the connection must be encrypted
+  const char *ca_file;  // instead of the system's certificate authorities; "" for those
+  const char *username; // "": no login
+  const char *password;
+  const char *token;    // "file:PATH" or "command:PROGRAM" (base/secret.h) that gives an OAuth 2 token; "": the password
+  int timeout_s;        // for one mail, from the connection to the last reply
+} bq_smtp_account;
+
+enum {
+  BQ_SMTP_MAX_CONNECTIONS = 256, // mails at a time
+  BQ_SMTP_IDLE_S = 5,            // a connection that was idle for longer is not used again
+  BQ_SMTP_TOKEN_S = 300          // how long a token is kept, unless the login fails
+};
+
+// `blocking` gets the tokens' commands and files. Both are borrowed.
+int bq_smtp_new(bq_smtp **out, bq_loop *loop, bq_pool *blocking, bq_error *err) BQ_MUSTCHECK;
+// Ends what is under way: `done` is called with BQ_TRANSPORT_RETRY. The loop does not run afterwards.
+void bq_smtp_free(bq_smtp *smtp); // NULL is fine
+
+// Sends `bytes` (taken over on success; CRLF at the end of each line) from one address to another. `account` is copied.
+// `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM.
+int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
+                 size_t length, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
+
+// Connects, encrypts, logs in, and says goodbye. Blocks; any thread. BQ_EUNAVAIL with the server's words, or what failed.
+int bq_smtp_check(const bq_smtp_account *account, bq_error *err) BQ_MUSTCHECK;
+
+#endif

@@ -1,0 +1,239 @@
+// The sender: owed events become deliveries, deliveries are claimed like builds and sent, several at a time.
+//
+// A look asks for events to expand and, with free places, for deliveries that are due. It comes at once after a change on
+// this server or a notification, when something under way has ended, and every PollIntervalSeconds. What dead servers
+// were sending is taken over in the same rhythm.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/uuid.h"
+#include "queue/sender_internal.h"
+
+enum {
+  EVENTS_AT_ONCE = 20,   // expanded side by side
+  STOP_PATIENCE_MS = 5000 // how long a stop waits for what is under way
+};
+
+static void on_timer(void *arg);
+static void on_patience(void *arg);
+
+int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) {
+  *out = NULL;
+  bq_sender *sender = bq_alloc(sizeof *sender);
+  if (sender == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the sender");
+  sender->server = server;
+  int result = bq_timer_new(&sender->timer, server->loop, on_timer, sender, err);
+  if (result == 0) result = bq_timer_new(&sender->patience, server->loop, on_patience, sender, err);
+  if (result < 0) bq_sender_free(sender);
+  else *out = sender;
+  return result;
+}
+
+void bq_sender_free(bq_sender *sender) {
+  if (sender == NULL) return;
+  bq_timer_free(sender->timer);
+  bq_timer_free(sender->patience);
+  bq_free(sender);
+}
+
+void bq_sender_wake(bq_sender *sender) {
+  if (sender == NULL || sender->state != BQ_SENDER_RUNNING) return;
+  sender->again = 1;
+  if (sender->looking == 0) bq_timer_set(sender->timer, 0);
+}
+
+// The look ------------------------------------------------------------------------------------------------------------
+
+// The database's absence has a line of its own elsewhere.
+static void tell_failure(const char *what, const bq_error *err) {
+  if (err->code != BQ_EUNAVAIL && err->code != BQ_EUNKNOWN && err->code != BQ_ECANCELED) bq_log_error(what, err);
+}
+
+static void end_look(bq_sender *sender) {
+  if (--sender->looking > 0 || sender->state != BQ_SENDER_RUNNING) {
+    bq_sender_turn(sender);
+    return;
+  }
+  bq_timer_set(sender->timer, sender->again ? 0 : (int64_t)sender->server->config->poll_interval_seconds * 1000);
+}
+
+static void on_events(void *arg, const bq_pg_result *result) {
+  bq_sender *sender = arg;
+  int count = result->error == NULL ? PQntuples(result->rows) : 0;
+  if (result->error != NULL) tell_failure("owed notifications can't be looked for", result->error);
+  for (int i = 0; i < count && sender->state == BQ_SENDER_RUNNING; i++) {
+    json_t *event = NULL;
+    bq_error err;
+    if (bq_json_parse(PQgetvalue(result->rows, i, 1), (size_t)PQgetlength(result->rows, i, 1), 0, &event, &err) == 0) {
+      bq_owed_event_begin(sender, PQgetvalue(result->rows, i, 0), event);
+    } else {
+      bq_log_error("an owed event can't be read", &err);
+    }
+  }
+  end_look(sender);
+}
+
+typedef struct claim {
+  bq_sender *sender;
+  int limit;
+  char node_id[BQ_UUID_SIZE];
+} claim;
+
+static void on_claimed(void *arg, const bq_pg_result *result) {
+  claim *c = arg;
+  bq_sender *sender = c->sender;
+  int count = result->error == NULL ? PQntuples(result->rows) : 0;
+  if (result->error != NULL) {
+    tell_failure("deliveries can't be claimed", result->error);
+    if (result->error->code == BQ_EUNKNOWN) sender->uncertain = 1;
+  }
+  for (int i = 0; i < count; i++) {
+    json_t *facts = NULL;
+    bq_error err;
+    if (PQgetvalue(result->rows, i, 0)[1] == 'k') continue; // skipped
+    if (bq_json_parse(PQgetvalue(result->rows, i, 1), (size_t)PQgetlength(result->rows, i, 1), 0, &facts, &err) == 0) {
+      bq_delivery_begin(sender, c->node_id, facts);
+    } else {
+      bq_log_error("a delivery can't be read", &err);
+      sender->uncertain = 1;
+    }
+  }
+  if (count == c->limit) sender->again = 1; // there may be more
+  bq_free(c);
+  end_look(sender);
+}
+
+static void on_swept(void *arg, const bq_pg_result *result) {
+  bq_sender *sender = arg;
+  if (result->error != NULL) {
+    tell_failure("deliveries of lost servers can't be looked for", result->error);
+    sender->swept_us = 0;
+  } else if (PQntuples(result->rows) > 0) {
+    char count[16];
+    (void)snprintf(count, sizeof count, "%d", PQntuples(result->rows));
+    bq_log(BQ_WARN, "deliveries are sent again: whether a lost server has sent them is not known", "deliveries", count, NULL);
+    sender->again = 1;
+  }
+  end_look(sender);
+}
+
+static void ask(bq_sender *sender, const char *statement, int count, const char *const *params, bq_pg_done done) {
+  bq_error err;
+  if (bq_store_query(sender->server->store, statement, count, params, done, sender, &err) == 0) sender->looking++;
+  else tell_failure("deliveries can't be looked for", &err);
+}
+
+// What dead servers were sending, and what this one is thought to be sending.
+static void sweep(bq_sender *sender, const char *node_id) {
+  int64_t now_us = bq_clock_mono_us();
+  int64_t period_us = (int64_t)sender->server->config->poll_interval_seconds * 1000000;
+  if (sender->uncertain) {
+    bq_buf known = {0};
+    bq_deliveries_list(sender, &known);
+    const char *params[] = {node_id, known.data};
+    if (known.failed == 0 && known.data != NULL) {
+      sender->uncertain = 0;
+      ask(sender, "deliveries_release", 2, params, on_swept);
+    }
+    bq_buf_free(&known);
+  }
+  if (sender->swept_us != 0 && now_us - sender->swept_us < period_us) return;
+  sender->swept_us = now_us;
+  ask(sender, "deliveries_takeover", 0, NULL, on_swept);
+}
+
+static void number(char out[16], int value) {
+  (void)snprintf(out, 16, "%d", value);
+}
+
+static void look(bq_sender *sender, const char *hash) {
+  const bq_config *config = sender->server->config;
+  const char *node_id = sender->server->env.node_id;
+  char limit[16];
+  char retries[16];
+  char days[16];
+  number(retries, config->max_retry_attempts);
+  number(days, config->completed_build_retention_days);
+  sweep(sender, node_id);
+  int room = EVENTS_AT_ONCE - sender->event_count;
+  if (room > 0) {
+    number(limit, room);
+    const char *params[] = {limit, hash, retries, days};
+    ask(sender, "outbox_take", 4, params, on_events);
+  }
+  room = config->max_concurrent_deliveries - sender->delivery_count;
+  if (room <= 0 || sender->uncertain) return;
+  bq_error err;
+  claim *c = bq_alloc(sizeof *c);
+  if (c == NULL) return; // the next look tries again
+  *c = (claim){.sender = sender, .limit = room};
+  (void)snprintf(c->node_id, sizeof c->node_id, "%s", node_id);
+  number(limit, room);
+  const char *params[] = {c->node_id, limit, hash, retries, days};
+  if (bq_store_query(sender->server->store, "deliveries_claim", 5, params, on_claimed, c, &err) == 0) {
+    sender->looking++;
+    return;
+  }
+  bq_free(c);
+  tell_failure("deliveries can't be claimed", &err);
+}
+
+static void on_timer(void *arg) {
+  bq_sender *sender = arg;
+  bq_server *server = sender->server;
+  bq_handlers *handlers = bq_script_host_handlers(server->host);
+  bq_error err;
+  if (sender->state != BQ_SENDER_RUNNING || sender->looking > 0) return; // its end looks again
+  sender->again = 0;
+  if (handlers != NULL && server->env.node_id[0] != '\0' && server->config->enable_notifications &&
+      bq_queue_may_ask(server, &err)) {
+    look(sender, bq_generation_hash(bq_handlers_generation(handlers)));
+  }
+  if (sender->looking == 0) bq_timer_set(sender->timer, (int64_t)server->config->poll_interval_seconds * 1000);
+}
+
+void bq_sender_turn(bq_sender *sender) {
+  if (sender->state == BQ_SENDER_RUNNING) {
+    bq_sender_wake(sender);
+    return;
+  }
+  if (bq_sender_busy(sender) || sender->idle == NULL) return;
+  void (*idle)(void *) = sender->idle;
+  sender->idle = NULL;
+  bq_timer_clear(sender->patience);
+  idle(sender->arg);
+}
+
+// The end -------------------------------------------------------------------------------------------------------------
+
+int bq_sender_busy(const bq_sender *sender) {
+  int deliveries = sender->state == BQ_SENDER_CLOSING ? bq_deliveries_in_lua(sender) : sender->delivery_count;
+  return sender->looking > 0 || sender->event_count > 0 || deliveries > 0;
+}
+
+static void on_patience(void *arg) {
+  bq_sender *sender = arg;
+  char count[16];
+  number(count, sender->delivery_count);
+  bq_log(BQ_WARN, "stopping while notifications are being sent: another server, or the next start, sends them",
+         "deliveries", count, NULL);
+  sender->state = BQ_SENDER_CLOSING;
+  bq_owed_events_kill(sender);
+  bq_deliveries_kill(sender);
+  if (sender->idle == NULL) return;
+  void (*idle)(void *) = sender->idle;
+  sender->idle = NULL;
+  idle(sender->arg);
+}
+
+void bq_sender_stop(bq_sender *sender, void (*idle)(void *arg), void *arg) {
+  sender->state = BQ_SENDER_STOPPING;
+  bq_timer_clear(sender->timer);
+  sender->idle = idle;
+  sender->arg = arg;
+  bq_timer_set(sender->patience, bq_sender_busy(sender) ? STOP_PATIENCE_MS : 0);
+}
