@@ -1,7 +1,7 @@
 // A mail as bytes: RFC 5322 with MIME (RFC 2045 to 2047), made by GMime.
 //
-// Whatever a name, subject or text holds, it stays where it was put: header values lose their control characters and are
-// encoded, so no value begins a header or a body of its own. Lines end in CRLF, none is longer than 998 bytes.
+// Whatever a name, subject or text holds, it stays where it was put: header values lose their control characters and
+// are encoded, so no value begins a header or a body of its own. Lines end in CRLF, none is longer than 998 bytes.
 // Thread rule: any thread; nothing is kept.
 #ifndef BQ_IO_MIME_H
 #define BQ_IO_MIME_H

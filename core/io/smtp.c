@@ -135,7 +135,8 @@ static size_t on_reply(char *line, size_t size, size_t count, void *arg) {
   size_t end = length;
   while (end > text && (line[end - 1] == '\r' || line[end - 1] == '\n')) end--;
   size_t used = strlen(m->reply);
-  (void)snprintf(m->reply + used, sizeof m->reply - used, "%s%.*s", used > 0 ? " " : "", (int)(end - text), line + text);
+  (void)snprintf(m->reply + used, sizeof m->reply - used, "%s%.*s", used > 0 ? " " : "", (int)(end - text),
+                 line + text);
   return length;
 }
 
@@ -152,8 +153,9 @@ static bq_transport_outcome outcome_of(const mail *m, CURLcode result, long code
 
 // Whether the transfer ended because of what the server has replied.
 static int was_refused(CURLcode result, long code) {
-  return code >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_WEIRD_SERVER_REPLY || result == CURLE_LOGIN_DENIED ||
-                         result == CURLE_REMOTE_ACCESS_DENIED || result == CURLE_USE_SSL_FAILED);
+  return code >= 400 &&
+         (result == CURLE_SEND_ERROR || result == CURLE_WEIRD_SERVER_REPLY || result == CURLE_LOGIN_DENIED ||
+          result == CURLE_REMOTE_ACCESS_DENIED || result == CURLE_USE_SSL_FAILED);
 }
 
 static void on_done(void *arg, CURL *easy, CURLcode result) {

@@ -4,9 +4,9 @@
 // server's certificate is always checked. A login goes by what the server offers: a password (SASL PLAIN, LOGIN,
 // CRAM-MD5), or an OAuth 2 token (XOAUTH2, RFC 7628).
 //
-// What a reply means: 5xx to the sender, the recipient or the mail itself is the end (BQ_TRANSPORT_DEAD, with the server's
-// words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout, a lost
-// reply, and a refused login, which is not the mail's fault.
+// What a reply means: 5xx to the sender, the recipient or the mail itself is the end (BQ_TRANSPORT_DEAD, with the
+// server's words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout,
+// a lost reply, and a refused login, which is not the mail's fault.
 // Thread rule: loop thread only, but for bq_smtp_check.
 #ifndef BQ_IO_SMTP_H
 #define BQ_IO_SMTP_H
@@ -27,7 +27,7 @@ typedef struct bq_smtp_account {
   const char *ca_file;  // instead of the system's certificate authorities; "" for those
   const char *username; // "": no login
   const char *password;
-  const char *token;    // "file:PATH" or "command:PROGRAM" (base/secret.h) that gives an OAuth 2 token; "": the password
+  const char *token;    // "file:PATH" or "command:PROGRAM" (base/secret.h): an OAuth 2 token; "": the password
   int timeout_s;        // for one mail, from the connection to the last reply
 } bq_smtp_account;
 
@@ -47,7 +47,8 @@ void bq_smtp_free(bq_smtp *smtp); // NULL is fine
 int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
                  size_t length, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
 
-// Connects, encrypts, logs in, and says goodbye. Blocks; any thread. BQ_EUNAVAIL with the server's words, or what failed.
+// Connects, encrypts, logs in, and says goodbye. Blocks; any thread. BQ_EUNAVAIL with the server's words, or what
+// failed.
 int bq_smtp_check(const bq_smtp_account *account, bq_error *err) BQ_MUSTCHECK;
 
 #endif

@@ -1,5 +1,5 @@
-// Message-IDs (RFC 5322, section 3.6.4): made of what a mail tells, not of when it is sent. A mail whose fate is unknown
-// goes out once more under the same id, and mail programs show one.
+// Message-IDs (RFC 5322, section 3.6.4): made of what a mail tells, not of when it is sent. A mail whose fate is
+// unknown goes out once more under the same id, and mail programs show one.
 #include <stdio.h>
 #include <string.h>
 

@@ -1,8 +1,8 @@
 // The sender: owed events become deliveries, deliveries are claimed like builds and sent, several at a time.
 //
-// A look asks for events to expand and, with free places, for deliveries that are due. It comes at once after a change on
-// this server or a notification, when something under way has ended, and every PollIntervalSeconds. What dead servers
-// were sending is taken over in the same rhythm.
+// A look asks for events to expand and, with free places, for deliveries that are due. It comes at once after a change
+// on this server or a notification, when something under way has ended, and every PollIntervalSeconds. What dead
+// servers were sending is taken over in the same rhythm.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -115,7 +115,8 @@ static void on_swept(void *arg, const bq_pg_result *result) {
   } else if (PQntuples(result->rows) > 0) {
     char count[16];
     (void)snprintf(count, sizeof count, "%d", PQntuples(result->rows));
-    bq_log(BQ_WARN, "deliveries are sent again: whether a lost server has sent them is not known", "deliveries", count, NULL);
+    bq_log(BQ_WARN, "deliveries are sent again: whether a lost server has sent them is not known", "deliveries", count,
+           NULL);
     sender->again = 1;
   }
   end_look(sender);

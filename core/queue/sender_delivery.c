@@ -177,7 +177,9 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
                               .message_id = d->message_id};
     sent = carrier->send(server, &what, on_sent, d, &err);
   }
-  if (sent < 0) record(d, err.code == BQ_EINVAL ? "dead" : "retry", 0, err.message, 0);
+  if (sent < 0) {
+    record(d, err.code == BQ_EINVAL ? "dead" : err.code == BQ_ESCRIPT ? "fault" : "retry", 0, err.message, 0);
+  }
 }
 
 void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {

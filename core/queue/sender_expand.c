@@ -56,8 +56,8 @@ static void store(bq_owed_event *e, const json_t *made) {
 static void store_fault(bq_owed_event *e, const char *fault) {
   const char *event = json_string_value(json_object_get(e->event, "event"));
   const char *build = json_string_value(json_object_get(json_object_get(e->event, "build"), "id"));
-  bq_log(BQ_ERROR, "no script can say who is told: the event waits until that is mended", "build", build, "event", event,
-         "error", fault, NULL);
+  bq_log(BQ_ERROR, "no script can say who is told: the event waits until that is mended", "build", build, "event",
+         event, "error", fault, NULL);
   bq_metrics_add(e->sender->server->metrics, BQ_M_DELIVERY_FAULTS, NULL, 1);
   json_t *made = json_pack("{s:s%}", "fault", fault, strlen(fault));
   store(e, made);

@@ -39,7 +39,7 @@ struct bq_sender {
 // sender.c
 void bq_sender_turn(bq_sender *sender); // something has ended: there is room, or nothing is left to wait for
 
-// sender_script.c ------------------------------------------------------------------------------------------------------
+// sender_script.c
 // One call of scripts/lib/notify.lua, in the routes' vm of the running generation. Embed it.
 typedef struct bq_sender_call bq_sender_call;
 // Called once, on a later turn: `result` is borrowed, NULL when it failed; then `fault` is the line for people.
@@ -61,12 +61,12 @@ int bq_sender_call_start(bq_sender_call *call, bq_server *server, const char *fu
                          bq_sender_answer done, bq_error *err) BQ_MUSTCHECK;
 void bq_sender_call_kill(bq_sender_call *call); // the server ends: `done` follows, with a fault
 
-// sender_expand.c ------------------------------------------------------------------------------------------------------
+// sender_expand.c
 // The event of one row of outbox_take; `event` is taken over.
 void bq_owed_event_begin(bq_sender *sender, const char *id, json_t *event);
 void bq_owed_events_kill(bq_sender *sender); // ends what they wait for
 
-// sender_delivery.c ----------------------------------------------------------------------------------------------------
+// sender_delivery.c
 // The delivery of one row of deliveries_claim; `facts` is taken over.
 void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts);
 void bq_deliveries_kill(bq_sender *sender);
@@ -75,7 +75,7 @@ void bq_deliveries_list(const bq_sender *sender, bq_buf *out); // "{id,id}"
 // How long after `tries` failed ones the next comes, without jitter.
 int64_t bq_delivery_backoff_s(const bq_config *config, int64_t tries);
 
-// sender_carriers.c ----------------------------------------------------------------------------------------------------
+// sender_carriers.c
 // What is to be sent; borrowed until send() returns.
 typedef struct bq_outgoing {
   const json_t *delivery; // as deliveries_claim gave it (sql/README.md)
@@ -85,20 +85,21 @@ typedef struct bq_outgoing {
 
 typedef struct bq_carrier {
   const char *kind; // "mail"
-  // `done` is called once, on a later turn of the loop, unless it answers negative: BQ_EINVAL ends the delivery as dead,
-  // anything else is tried again.
+  // `done` is called once, on a later turn of the loop, unless it answers negative: BQ_EINVAL ends the delivery as
+  // dead, BQ_ESCRIPT lets it wait for other scripts, anything else is tried again.
   int (*send)(bq_server *server, const bq_outgoing *what, bq_transport_done done, void *arg, bq_error *err);
 } bq_carrier;
 
 extern const bq_carrier bq_carriers[]; // a NULL kind ends them
 
-// message_id.c ---------------------------------------------------------------------------------------------------------
-// "<…@domain>" of the mail that `delivery` is, the caller's. Stable for (build, event, round, attempt, recipient, resend).
+// message_id.c
+// "<…@domain>" of the mail that `delivery` is, the caller's. Stable for (build, event, round, attempt, recipient,
+// resend).
 int bq_message_id(char **out, const bq_server *server, const json_t *delivery, bq_error *err) BQ_MUSTCHECK;
 // That of the mail that began the conversation about the delivery's build; NULL when it is that mail, or a sample.
 int bq_message_thread(char **out, const bq_server *server, const json_t *delivery, bq_error *err) BQ_MUSTCHECK;
 
-// sender_mail.c, sender_file.c -----------------------------------------------------------------------------------------
+// sender_mail.c, sender_file.c
 int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done done, void *arg, bq_error *err);
 // Writes `bytes` (taken over) as StateDirectory/outbox/`name`, on the blocking pool.
 int bq_mail_write(bq_server *server, const char *name, char *bytes, size_t length, bq_transport_done done, void *arg,

@@ -74,7 +74,8 @@ int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done d
   if (bq_mail_has_server(server->config)) {
     const bq_smtp_account account = bq_mail_account(server->config);
     const char *to = text_of(json_object_get(what->message, "to"), "address");
-    result = bq_smtp_send(server->smtp, &account, server->config->email_from_address, to, bytes, length, done, arg, err);
+    const char *from = server->config->email_from_address;
+    result = bq_smtp_send(server->smtp, &account, from, to, bytes, length, done, arg, err);
     if (result < 0) bq_free(bytes);
     return result;
   }

@@ -1,8 +1,8 @@
 -- oldest program: 1
 -- Figures of notifications, asked for together with the others.
 
--- {waiting, sending, faulty, dead: {channel: count}, oldestWaitingSeconds, events, faultyEvents}. Waiting are also those
--- that are tried again later. Only indexes that are as small as what waits, and the dead.
+-- {waiting, sending, faulty, dead: {channel: count}, oldestWaitingSeconds, events, faultyEvents}. Waiting are also
+-- those that are tried again later. Only indexes that are as small as what waits, and the dead.
 create function buildq_notification_metrics() returns jsonb language sql stable as $$
   with open as (
     select channel, state, count(*) as count, min(created_at) as oldest

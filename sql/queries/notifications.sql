@@ -1,9 +1,9 @@
 -- Notifications: events become deliveries, deliveries are claimed and sent; what people ask and change about them.
 
 -- name: outbox_take
--- $1 how many, $2 the taker's generation, $3 retries of a build at most, $4 days that files are kept. Events to expand: id,
--- JSON (NotificationEvent), oldest first. Whoever takes one has a minute. What the rules failed on comes again with
--- other scripts, or when its time has come.
+-- $1 how many, $2 the taker's generation, $3 retries of a build at most, $4 days that files are kept. Events to
+-- expand: id, JSON (NotificationEvent), oldest first. Whoever takes one has a minute. What the rules failed on comes
+-- again with other scripts, or when its time has come.
 with due as (
   select id from outbox
   where state = 'pending' and (taken_until is null or taken_until <= buildq_now()
@@ -24,14 +24,14 @@ from taken o join build_queue b on b.id = o.build_id
 order by o.id;
 
 -- name: outbox_expand
--- $1 event, $2 JSON {deliveries: [{id, channel, recipient, template, data}]} or {fault}, $3 generation, $4 seconds until
--- a fault is tried with the same scripts again. How many were stored; null when another server was first.
+-- $1 event, $2 JSON {deliveries: [{id, channel, recipient, template, data}]} or {fault}, $3 generation, $4 seconds
+-- until a fault is tried with the same scripts again. How many were stored; null when another server was first.
 select buildq_outbox_expand($1::bigint, $2::jsonb, $3, $4::double precision);
 
 -- name: deliveries_claim
 -- $1 node, $2 how many, $3 generation, $4 retries of a build at most, $5 days that files are kept. A row for each: its
--- state, JSON. State skipped: nothing is to be done. A customer gets what tells of one build in order: a later mail waits
--- while an earlier one is under way or due for the first time.
+-- state, JSON. State skipped: nothing is to be done. A customer gets what tells of one build in order: a later mail
+-- waits while an earlier one is under way or due for the first time.
 with faulty as (
   select id, run_after from deliveries
   where state = 'faulty' and not $3 = any(fault_generations)
@@ -66,7 +66,8 @@ with faulty as (
   returning d.*
 )
 select c.state, jsonb_build_object('id', c.id, 'event', c.event, 'round', c.round + 1, 'attempt', c.attempt,
-    'createdAt', buildq_time(coalesce(o.created_at, c.created_at)), 'data', c.data, 'outboxData', coalesce(o.data, '{}'),
+    'createdAt', buildq_time(coalesce(o.created_at, c.created_at)), 'data', c.data,
+    'outboxData', coalesce(o.data, '{}'),
     'build', case when b.id is not null
       then buildq_notification_build(b, c.event, c.round, $4::integer, $5::integer) end,
     'customer', case when b.id is not null then buildq_notification_customer(b) end,
@@ -76,8 +77,8 @@ from claimed c left join outbox o on o.id = c.outbox_id left join build_queue b 
 order by c.run_after, c.id;
 
 -- name: deliveries_takeover
--- Back to those that wait: what servers were sending that have ended. Whether they have sent it nobody knows; the next try
--- has the same Message-ID. The id of each.
+-- Back to those that wait: what servers were sending that have ended. Whether they have sent it nobody knows; the next
+-- try has the same Message-ID. The id of each.
 with orphans as (
   select d.id from deliveries d
   where d.state = 'sending'
@@ -132,8 +133,8 @@ select jsonb_build_object('outcome', 'conflict', 'state', state) from deliveries
   where id = $1::uuid and not exists (select from changed);
 
 -- name: delivery_test
--- $1 a new id, $2 channel, $3 recipient, $4 event, $5 build or null for a sample, $6 data or null. Goes out as any other.
--- JSON; no row: there is no such build.
+-- $1 a new id, $2 channel, $3 recipient, $4 event, $5 build or null for a sample, $6 data or null. Goes out as any
+-- other. JSON; no row: there is no such build.
 insert into deliveries (id, build_id, event, round, attempt, customer_id, channel, recipient, template, data)
 select $1::uuid, b.id, $4, coalesce(b.round, 0), case when $4 = 'retrying' then coalesce(b.attempt, 1) else 0 end,
   b.customer_id, $2, $3, $4, coalesce($6::jsonb, '{}')
@@ -168,12 +169,13 @@ left join lateral (select * from outbox where build_id = b.id and event = $2 ord
 where b.id = $1::uuid;
 
 -- name: suppress
--- $1 channel, $2 customer or '', $3 recipient or '', $4 event or '' for all, $5 reason or null, $6 source (command, api,
--- link). What waits for them is skipped. JSON of the suppression.
+-- $1 channel, $2 customer or '', $3 recipient or '', $4 event or '' for all, $5 reason or null, $6 source (command,
+-- api, link). What waits for them is skipped. JSON of the suppression.
 with kept as (
   insert into suppressions (channel, customer_id, recipient, event, reason, source)
   values ($1, $2, lower($3), $4, $5, $6)
-  on conflict (channel, customer_id, recipient, event) do update set reason = coalesce(excluded.reason, suppressions.reason)
+  on conflict (channel, customer_id, recipient, event) do update
+    set reason = coalesce(excluded.reason, suppressions.reason)
   returning *
 ), skipped as (
   update deliveries d set state = 'skipped', reason = 'unsubscribed by ' || $6, ended_at = buildq_now()

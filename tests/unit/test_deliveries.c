@@ -37,7 +37,8 @@ static void claim_mail(const char *node, const char *generation, const char *sta
   PQclear(rows);
 }
 
-static void record(const char *claim, const char *outcome, const char *code, const char *retry_s, const char *expected) {
+static void record(const char *claim, const char *outcome, const char *code, const char *retry_s,
+                   const char *expected) {
   EXPECT(expected, "delivery_outcome", MAIL(1), NODE, claim, outcome, code, "said so", retry_s, "86400", "<m@x>", "g1");
 }
 
@@ -243,14 +244,15 @@ static void deliveries_are_listed_and_counted(void **state) {
   (void)state;
   owe_one();
   EXPECT("", "deliveries_list", "sent", NULL, NULL, NULL, NULL, NULL, "10", NULL, NULL);
-  PGresult *rows = CALL("deliveries_list", "waiting", "email", BUILD(1), "queued", "acme", "A@acme.example", "10", NULL, NULL);
+  PGresult *rows = CALL("deliveries_list", "waiting", "email", BUILD(1), "queued", "acme", "A@acme.example", "10",
+                        NULL, NULL);
   assert_int_equal(PQntuples(rows), 1);
   const char *cursor[] = {PQgetvalue(rows, 0, 1), PQgetvalue(rows, 0, 2)};
   EXPECT("", "deliveries_list", NULL, NULL, NULL, NULL, NULL, NULL, "10", cursor[0], cursor[1]);
   PQclear(rows);
   set_clock("2026-01-01T12:00:10Z");
-  EXPECT("{\"dead\": {}, \"events\": 0, \"faulty\": {}, \"sending\": {}, \"waiting\": {\"email\": 1}, \"faultyEvents\": 0,"
-         " \"oldestWaitingSeconds\": 10}", "notification_metrics", NULL);
+  EXPECT("{\"dead\": {}, \"events\": 0, \"faulty\": {}, \"sending\": {}, \"waiting\": {\"email\": 1},"
+         " \"faultyEvents\": 0, \"oldestWaitingSeconds\": 10}", "notification_metrics", NULL);
   rows = CALL("delivery_show", MAIL(1));
   assert_non_null(strstr(PQgetvalue(rows, 0, 0), "\"attempts\": []"));
   PQclear(rows);

@@ -636,8 +636,9 @@ static void statistics_count_right(void **state) {
          " \"configurationName\": \"web\"}], \"pendingCount\": 1, \"buildingCount\": 1, \"completedToday\": 1,"
          " \"oldestPendingBuild\": \"2026-01-02T05:00:00.000000Z\", \"averageBuildTimeSeconds\": 15}",
          "statistics", NULL);
-  EXPECT("{\"active\": 1, \"failed\": 2, \"average\": 15, \"pending\": {\"1\": 1}, \"succeeded\": 2,"
-         " \"outboxPending\": 3, \"oldestPendingSeconds\": 3600}", "metrics", NULL);
+  EXPECT("{\"active\": 1, \"failed\": 2, \"average\": 15, \"pending\": {\"1\": 1}, \"succeeded\": 2, \"notifications\":"
+         " {\"dead\": {}, \"events\": 3, \"faulty\": {}, \"sending\": {}, \"waiting\": {}, \"faultyEvents\": 0,"
+         " \"oldestWaitingSeconds\": 0}, \"outboxPending\": 3, \"oldestPendingSeconds\": 3600}", "metrics", NULL);
 }
 
 // Whether the plan of a named statement, with these parameters written out, mentions `part`.
