@@ -31,6 +31,7 @@ static const bq_command commands[] = {
     {"stats", "show the queue's figures", bq_command_stats},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"mail", "show what customers were told, preview and resend it", bq_command_mail},
+    {"unsubscribe", "say who gets no notifications, of which events", bq_command_unsubscribe},
     {"rehearse", "play recorded builds through another policy", bq_command_rehearse},
     {"override", "copy a shipped script or template, to change it", bq_command_override},
     {"reload", "read the scripts again, and say what has changed", bq_command_reload},

@@ -54,6 +54,7 @@ int bq_command_resume(int argc, char **argv);
 int bq_command_stats(int argc, char **argv);
 int bq_command_schedule(int argc, char **argv);
 int bq_command_mail(int argc, char **argv);
+int bq_command_unsubscribe(int argc, char **argv);
 int bq_command_explain(int argc, char **argv);
 int bq_command_override(int argc, char **argv);
 int bq_command_reload(int argc, char **argv);

@@ -25,7 +25,7 @@ end
 ---@return Response
 function page.new(path, data, status)
   local text, nonce = page.render(path, data)
-  local policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; connect-src 'self'; "
+  local policy = "default-src 'none'; style-src 'nonce-%s'; script-src 'nonce-%s'; img-src data:; connect-src 'self'; "
     .. "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
   return {
     status = status or 200, body = text,

@@ -73,6 +73,19 @@ function Tab:view(options)
   })
 end
 
+--- A frame of the page that is isolated from it, by words of its address; evaluate works there too.
+---@param words string
+---@return Tab
+function Tab:frame(words)
+  local target = process.wait_for(function()
+    for _, info in ipairs(self:call("Target.getTargets").targetInfos) do
+      if info.type == "iframe" and info.url:find(words, 1, true) then return info.targetId end
+    end
+  end, 30, "an isolated frame of " .. words)
+  local session = self:call("Target.attachToTarget", { targetId = target, flatten = true }).sessionId
+  return setmetatable({ session = session }, { __index = self, __newindex = self })
+end
+
 function Tab:screenshot(path)
   process.write(path, from_base64(self:call("Page.captureScreenshot", { format = "png" }).data))
 end
