@@ -220,7 +220,7 @@ with removed as (
 select jsonb_build_object('removed', (select count(*) from removed));
 
 -- name: notification_metrics
--- As of buildq_notification_metrics (migration 0016).
+-- As of buildq_notification_metrics (migration 0017).
 select buildq_notification_metrics();
 
 -- name: purge_deliveries
