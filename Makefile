@@ -179,7 +179,8 @@ install: all ## install under PREFIX (/usr/local), below DESTDIR when given
 	install -D -m 0755 $(BUILD)/buildq $(DESTDIR)$(PREFIX)/bin/buildq
 	@for f in $$(find scripts templates sql -type f 2>/dev/null); do install -D -m 0644 $$f $(SHARE)/buildq/$$f || exit 1; done
 	install -D -m 0644 core/cli/data/alerts.yml $(SHARE)/buildq/alerts.yml
-	install -D -m 0644 core/cli/data/buildq.1 $(SHARE)/man/man1/buildq.1
+	@mkdir -p $(SHARE)/man/man1
+	sh core/cli/data/manual.sh $(BUILD)/buildq > $(SHARE)/man/man1/buildq.1
 	install -D -m 0644 core/cli/data/buildq.sysusers $(DESTDIR)$(SYSUSERSDIR)/buildq.conf
 	install -D -m 0644 core/cli/data/buildq.tmpfiles $(DESTDIR)$(TMPFILESDIR)/buildq.conf
 	@mkdir -p $(DESTDIR)$(UNITDIR)
