@@ -304,7 +304,7 @@ static int read_result(lua_State *L, int status, lua_KContext context) {
   (void)status;
   call *c = (call *)context;
   int result = lua_gettop(L);
-  bq_api_response_read(L, result, &c->response);
+  bq_api_response_read(L, result, c->request_id, &c->response);
   if (c->response.kind != BQ_RESPONSE_STREAM || c->x == NULL) return 0;
   (void)lua_rawgeti(L, result, 3);
   bq_api_stream_push(L, &c->stream);

@@ -35,7 +35,10 @@ static void add_header(lua_State *L, bq_api_response *out, const char *name, con
     luaL_error(L, "more than %d headers in a response", BQ_RESPONSE_MAX_HEADERS);
     return;
   }
-  if (strcasecmp(name, "Content-Type") == 0) out->has_type = 1;
+  if (strcasecmp(name, "Content-Type") == 0) {
+    out->has_type = 1;
+    out->is_problem = strcasecmp(value, "application/problem+json") == 0;
+  }
   bq_buf_add(&out->headers, name, strlen(name) + 1);
   bq_buf_add(&out->headers, value, length + 1);
   out->header_count++;
@@ -126,10 +129,13 @@ static int is_special(lua_State *L, int index) {
   return same;
 }
 
-static void read_json(lua_State *L, bq_api_response *out) {
+static void read_json(lua_State *L, const char *request_id, bq_api_response *out) {
   json_t *value = NULL;
   bq_error err;
   if (bq_lua_to_json(L, -1, &value, &err) < 0) luaL_error(L, "a route's json: %s", err.message);
+  if (out->is_problem && json_is_object(value) && json_object_get(value, "requestId") == NULL) {
+    (void)json_object_set_new(value, "requestId", json_string(request_id)); // without memory for it, it is left out
+  }
   char *text = bq_json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_SORT_KEYS);
   json_decref(value);
   if (text == NULL) luaL_error(L, "out of memory");
@@ -138,7 +144,7 @@ static void read_json(lua_State *L, bq_api_response *out) {
   if (!out->has_type) add_header(L, out, "Content-Type", "application/json", 16);
 }
 
-void bq_api_response_read(lua_State *L, int index, bq_api_response *out) {
+void bq_api_response_read(lua_State *L, int index, const char *request_id, bq_api_response *out) {
   index = lua_absindex(L, index);
   if (!lua_istable(L, index)) {
     luaL_error(L, "a route's response: given a %s, expected a table such as {status = 200, json = {}}",
@@ -156,7 +162,7 @@ void bq_api_response_read(lua_State *L, int index, bq_api_response *out) {
   read_headers(L, index, out);
   lua_getfield(L, index, "json");
   if (!lua_isnil(L, -1)) {
-    read_json(L, out);
+    read_json(L, request_id, out);
   } else {
     lua_getfield(L, index, "body");
     if (!lua_isnil(L, -1)) {

@@ -23,6 +23,7 @@ typedef struct bq_api_response {
   bq_buf headers;     // pairs of NUL-terminated strings, name then value
   size_t header_count;
   int has_type;       // a Content-Type is among them
+  int is_problem;     // and it is application/problem+json
   bq_buf body;        // of BODY
   char *build;        // owned or NULL; lower-case UUID
   char *name;         // owned or NULL; of FILE
@@ -34,8 +35,9 @@ typedef struct bq_api_response {
   int follow;
 } bq_api_response;
 
-// Reads the handler's result at `index` into `out` (zeroed before). Raises a Lua error that says what is wrong with it.
-void bq_api_response_read(lua_State *L, int index, bq_api_response *out);
+// Reads the handler's result at `index` into `out` (zeroed before); a problem document (RFC 9457) gets `request_id` as its
+// requestId. Raises a Lua error that says what is wrong with it.
+void bq_api_response_read(lua_State *L, int index, const char *request_id, bq_api_response *out);
 void bq_api_response_free(bq_api_response *response);
 
 // The module `response`: file, log_stream, event_stream.

@@ -1,6 +1,7 @@
 -- Intake: from what somebody asked for to a row that can be built. The one place that decides what is accepted, for
 -- requests over HTTP and for rows that an old program inserted.
 
+local check = require "check"
 local manifest = require "manifest"
 local problem = require "problem"
 local request = require "request"
@@ -52,6 +53,19 @@ local function prefixed(faults, prefix)
   return faults
 end
 
+-- The faults of a request, and with them those of a manifest that came along or can't be read.
+local function refuse(faults, asked, world)
+  local more = {}
+  if asked and asked.manifestPath and not asked.manifest then
+    local decoded, message = read(asked.manifestPath, world)
+    if decoded == nil then more[1] = { path = "$.manifestPath", value = asked.manifestPath, message = message } end
+  elseif asked and check.is_object(asked.manifest) then
+    local _, found = manifest.check(asked.manifest, { trusted = world.allow_inline_commands, pipeline = asked.pipeline })
+    more = prefixed(found, "$.manifest")
+  end
+  return problem.faults(table.move(more, 1, #more, #faults + 1, faults), "The request")
+end
+
 ---@class Accepted
 ---@field fields EnqueueFields without id, answer, idempotency and requestId
 ---@field warnings Fault[]
@@ -62,8 +76,8 @@ end
 ---@return Accepted? accepted
 ---@return Response? refusal
 function intake.submission(body, world)
-  local asked, faults = request.submission(body, world.encode)
-  if not asked then return nil, problem.faults(faults, "The request") end
+  local asked, faults, faulty = request.submission(body, world.encode)
+  if not asked then return nil, refuse(faults, faulty, world) end
   local decoded = asked.manifest
   if asked.manifestPath then
     local message

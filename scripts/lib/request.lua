@@ -83,6 +83,7 @@ end
 ---@param encode fun(value: any): string JSON, to measure metadata
 ---@return Submission? submission
 ---@return Fault[] faults
+---@return Submission? faulty what could be read of one with faults
 function request.submission(body, encode)
   local c = check.new()
   local fields = c:object(body, "$", NAMES)
@@ -108,7 +109,7 @@ function request.submission(body, encode)
   result.priority = priority(c, fields.priority)
   result.metadata = metadata(c, fields.metadata, encode)
   table.sort(c.faults, function(a, b) return a.path < b.path end)
-  if #c.faults > 0 then return nil, c.faults end
+  if #c.faults > 0 then return nil, c.faults, result end
   return result, c.faults
 end
 

@@ -77,6 +77,21 @@ describe("intake.submission", function()
     end)
   end
 
+  it("names the faults of the manifest together with the request's", function()
+    local function paths(changes)
+      local _, refusal = submit(changes)
+      assert.equal(400, refusal.status)
+      local found = {}
+      for n, fault in ipairs(refusal.json.errors) do found[n] = fault.path end
+      return found
+    end
+    assert.same({ "$.priority", "$.manifestPath" }, paths { priority = 7, manifestPath = "missing.json" })
+    assert.same({ "$.priority", "$.manifest.version" },
+      paths { priority = 7, manifest = inline(files["bad.json"]) })
+    assert.same({ "$.priority" }, paths { priority = 7, manifestPath = "order.json" })
+    assert.same({ "$.manifest" }, paths { manifestPath = "order.json", manifest = inline "{}" })
+  end)
+
   it("refuses a choice that the manifest does not offer", function()
     local _, refusal = submit { manifestPath = "order.json", cloudProvider = "gcp" }
     assert.equal(400, refusal.status)

@@ -599,6 +599,22 @@ describe("any request", function()
     end
   end)
 
+  it("that is refused has it in its problem document, wherever that came from", function()
+    for _, path in ipairs { "/nope", "/builds/" .. UNKNOWN, "/builds?limit=0", "/builds/" .. UNKNOWN .. "/log" } do
+      local answer = server:get(path, { ["X-Request-Id"] = "spec.id-2" })
+      assert.truthy(answer.status >= 400)
+      assert.equal("spec.id-2", answer.json.requestId, path)
+    end
+  end)
+
+  it("is in the log under its id", function()
+    assert.equal(400, server:request("POST", "/builds", "{}",
+      { ["X-Request-Id"] = "spec.id-3", ["Content-Type"] = "application/json" }).status)
+    server:wait_for(function()
+      return server:log():find("info  request request=spec.id-3 method=POST path=/builds status=400", 1, true)
+    end, 10)
+  end)
+
   it("of another method gets 405 and the methods there are", function()
     for path, methods in pairs { ["/builds"] = { "GET", "POST" }, ["/builds/" .. UNKNOWN] = { "GET", "PATCH" },
       ["/builds/statistics"] = { "GET" }, ["/queue/pause"] = { "POST" }, ["/healthz"] = { "GET" } } do
