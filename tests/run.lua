@@ -7,7 +7,7 @@
 -- exit code 0 only if none failed.
 local uv = require "luv"
 
-local parallel, limit, files = 2, 120, {}
+local parallel, limit, files = 2, 300, {}
 do
   local i = 1
   while arg[i] do

@@ -60,7 +60,8 @@ local function refuse(faults, asked, world)
     local decoded, message = read(asked.manifestPath, world)
     if decoded == nil then more[1] = { path = "$.manifestPath", value = asked.manifestPath, message = message } end
   elseif asked and check.is_object(asked.manifest) then
-    local _, found = manifest.check(asked.manifest, { trusted = world.allow_inline_commands, pipeline = asked.pipeline })
+    local options = { trusted = world.allow_inline_commands, pipeline = asked.pipeline }
+    local _, found = manifest.check(asked.manifest, options)
     more = prefixed(found, "$.manifest")
   end
   return problem.faults(table.move(more, 1, #more, #faults + 1, faults), "The request")

@@ -1,4 +1,5 @@
 -- The command line against a real server.
+local uv = require "luv"
 local json = require "dkjson"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
@@ -224,6 +225,23 @@ describe("commands", function()
     assert.falsy((listed .. shown):find("\u{202e}", 1, true))
     -- Programs get what is there.
     assert.equal(customer, json.decode(ask("status", id, "--json").output).customerId)
+  end)
+
+  it("show a bar in a terminal, which moves, and plain lines in a pipe", function()
+    local id = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, id, "building")
+    local line = ("'%s' status %s --follow --server http://%s"):format(Server.program(), id, server.address)
+    local env = uv.os_environ()
+    env.TERM = "xterm"
+    local terminal = process.spawn({ "script", "-qec", line, "/dev/null" }, { env = env })
+    local pipe = process.spawn({ "sh", "-c", line }, { env = env })
+    process.wait_for(function() return terminal.output:find "Waiting" and pipe.output:find "Waiting" end, 20)
+    builds.open_gate(server, id)
+    assert.equal(0, terminal:wait(20))
+    assert.equal(0, pipe:wait(20))
+    assert.truthy(terminal.output:find "\r[^\n]*%[#+%.+%] +20%% Waiting", ("%q"):format(terminal.output))
+    assert.is_nil(pipe.output:find "[\r\27#]", pipe.output)
+    assert.truthy(pipe.output:find "building +20%% Waiting\n.*success 100%%", pipe.output)
   end)
 
   it("follow across a restart of the server, and say so once", function()

@@ -80,6 +80,29 @@ describe("the server's process", function()
       true)
   end)
 
+  it("keeps its directories and logs from other users", function()
+    local server = Server.new { database = false, scripts = builds.scripts() }
+    process.check { "rm", "-r", server.directory .. "/state", server.directory .. "/builds",
+      server.directory .. "/output" }
+    process.check { "chmod", "777", server.directory } -- as a start by an ordinary user makes them too
+    server:launch()
+    local id = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, id, "building")
+    local function mode(path) return ("%o"):format(uv.fs_stat(server.directory .. "/" .. path).mode & 511) end
+    for _, path in ipairs { "state", "state/logs", "state/logs/" .. id, "state/manifests", "builds", "builds/" .. id,
+      "output" } do
+      if uv.fs_stat(server.directory .. "/" .. path) then assert.equal("750", mode(path), path) end
+    end
+    for _, path in ipairs { "state/logs/" .. id .. "/attempt-1.log", "state/postgres.log" } do
+      assert.equal("640", mode(path), path)
+    end
+    assert.equal("700", mode "state/pg")
+    builds.open_gate(server, id)
+    builds.await(server, id, "success")
+    assert.equal("750", mode("output/" .. id))
+    server:stop()
+  end)
+
   it("is of RunAsUser, which is made when it is missing", function()
     if not process.is_root then return end -- only root can become somebody else
     local fake = process.directory()

@@ -313,6 +313,19 @@ describe("events of a build", function()
     assert.truthy(builds.log(server, id):find("sys| 1 of 2\n", 1, true))
   end)
 
+  it("have a comment now and then, so that nobody takes a quiet stream for a dead one", function()
+    local id = builds.submit(server, { pipeline = "gate" })
+    builds.await(server, id, "building")
+    local of_build = Stream.open(server, ("/builds/%s/events"):format(id))
+    local of_customer = Stream.open(server, "/events?customerId=nobody-else")
+    for _, stream in ipairs { of_build, of_customer } do
+      server:wait_for(function() return ("\n" .. stream:take().body):find "\n:[^\n]*\n" end, 40, "a comment")
+    end
+    of_customer:close()
+    builds.open_gate(server, id)
+    of_build:wait_end()
+  end)
+
   it("are replayed behind Last-Event-ID", function()
     local path = ("/builds/%s/events"):format(finished)
     local all = Stream.open(server, path):wait_end():events()

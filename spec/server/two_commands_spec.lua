@@ -131,6 +131,19 @@ describe("make install", function()
         assert.truthy(metrics:find(declared, 1, true), ("%s: no metric %s"):format(rule.alert, name))
       end
     end
+    -- What is alerted on, beyond which bound, for how long.
+    local bounds = {}
+    for _, rule in ipairs(rules) do
+      bounds[rule.alert] = ("%s > %s for %s"):format(rule.expr:match "buildq_[%l_]+", rule.expr:match "> ([%d.]+)$",
+        rule["for"] or "0")
+    end
+    assert.same({
+      BuildqPendingHigh = "buildq_pending_builds > 100 for 5m",
+      BuildqPendingCritical = "buildq_pending_builds > 500 for 2m",
+      BuildqFailuresHigh = "buildq_builds_finished_total > 0.2 for 10m",
+      BuildqWaitLong = "buildq_build_wait_seconds_bucket > 60 for 5m",
+      BuildqOldestPendingOld = "buildq_oldest_pending_seconds > 1800 for 0",
+    }, bounds)
   end)
 end)
 
@@ -160,13 +173,25 @@ describe("make run", function()
     process.wait_for(function()
       if not child:alive() then process.give_up(process.read(log)) end
       return process.read(log):find "\nsuccess\n"
-    end, 110, function() return "the demonstration build:\n" .. process.read(log):sub(-4000) end)
+    end, 280, function() return "the demonstration build:\n" .. process.read(log):sub(-4000) end)
     assert(child:alive(), process.read(log))
     local answer = process.check { "curl", "-sS", "--max-time", "10", ("http://%s/builds"):format(address) }
     assert.truthy(answer:find '"success"', answer)
     local archives = process.check { "find", state .. "/output", "-name", "*.tar.zst" }
     assert.truthy(archives ~= "", "no archive in the output directory")
     assert.truthy(process.check({ "tar", "--zstd", "-tf", (archives:match "^[^\n]+") }):find "bin/buildq\n")
+    -- What it says for a second terminal works as it stands, in another directory.
+    local commands = process.read(log):match "\nTry in a second terminal:\n\n(.-)\n\n"
+    local elsewhere = process.directory()
+    for command in commands:gmatch "[^\n]+" do
+      local done = process.run({ "sh", "-c", command }, { cwd = elsewhere })
+      assert.equal(0, done.code, command .. ": " .. done.errors)
+      assert.truthy(command:find "curl %-sO" or #done.output > 100, command .. ": " .. done.output)
+      assert.is_nil(done.output:find('"status":4', 1, true), command .. ": " .. done.output)
+    end
+    assert.truthy(select(2, commands:gsub("\n", "")) >= 4)
+    local fetched = archives:match "^[^\n]*/([^\n]+)"
+    assert.equal(process.read((archives:match "^[^\n]+")), process.read(elsewhere .. "/" .. fetched))
     child:kill "sigterm"
     child:wait(30)
   end)
