@@ -89,6 +89,70 @@ static void an_empty_database_gets_all_once(void **state) {
   bq_free(conninfo);
 }
 
+// Written from the old service's description: its programs may go on with this table.
+static void a_new_table_is_the_old_services(void **state) {
+  (void)state;
+  char *conninfo = sql_create(&fixture, NULL);
+  sql_migrate(&fixture, conninfo);
+  PGconn *pg = sql_connect(conninfo);
+  sql_expect(pg,
+             "select string_agg(attname || ' ' || format_type(atttypid, atttypmod)"
+             " || case when attnotnull then ' not null' else '' end || coalesce(' ' || pg_get_expr(adbin, adrelid), ''),"
+             " E'\n' order by attnum)"
+             " from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum"
+             " where attrelid = 'build_queue'::regclass and attnum between 1 and 23",
+             "id uuid not null gen_random_uuid()\n"
+             "customer_id character varying(255) not null\n"
+             "customer_name character varying(255) not null\n"
+             "customer_email character varying(255) not null\n"
+             "configuration_name character varying(255) not null\n"
+             "manifest_path text not null\n"
+             "tier character varying(50) not null\n"
+             "architecture character varying(50) not null\n"
+             "cloud_provider character varying(50) not null\n"
+             "status character varying(50) not null 'pending'::character varying\n"
+             "priority integer not null 1\n"
+             "progress_percent integer not null 0\n"
+             "current_step text\n"
+             "output_path text\n"
+             "image_url text\n"
+             "download_url text\n"
+             "error_message text\n"
+             "retry_count integer not null 0\n"
+             "enqueued_at timestamp with time zone not null now()\n"
+             "started_at timestamp with time zone\n"
+             "completed_at timestamp with time zone\n"
+             "updated_at timestamp with time zone not null now()\n"
+             "build_duration_seconds double precision");
+  sql_expect(pg,
+             "select string_agg(regexp_replace(indexdef, '^CREATE INDEX | ON public.build_queue USING btree', '', 'g'),"
+             " E'\n' order by indexname) from pg_indexes"
+             " where tablename = 'build_queue' and indexname like 'idx_build_queue_%'",
+             "idx_build_queue_completed_at (completed_at) WHERE (completed_at IS NOT NULL)\n"
+             "idx_build_queue_customer (customer_id)\n"
+             "idx_build_queue_enqueued_at (enqueued_at)\n"
+             "idx_build_queue_priority_enqueued (priority DESC, enqueued_at) WHERE ((status)::text = 'pending'::text)\n"
+             "idx_build_queue_status (status)");
+  static const char *const refused[][2] = {{"priority", "4"},           {"priority", "-1"},
+                                           {"progress_percent", "101"}, {"progress_percent", "-1"},
+                                           {"retry_count", "-1"},       {"status", "'done'"}};
+  for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+    char text[300];
+    (void)snprintf(text, sizeof text,
+                   "insert into build_queue (customer_id, customer_name, customer_email, configuration_name,"
+                   " manifest_path, tier, architecture, cloud_provider, %s)"
+                   " values ('c', 'n', 'e', 'x', 'm', 't', 'a', 'p', %s)",
+                   refused[i][0], refused[i][1]);
+    PGresult *result = PQexec(pg, text);
+    assert_string_equal(PQresultErrorField(result, PG_DIAG_SQLSTATE), "23514");
+    PQclear(result);
+  }
+  sql_expect(pg, "select tgfoid::regproc from pg_trigger where tgname = 'trigger_update_build_queue_updated_at'",
+             "update_build_queue_updated_at");
+  PQfinish(pg);
+  bq_free(conninfo);
+}
+
 static void a_dry_run_changes_nothing_and_a_check_says_what_to_do(void **state) {
   (void)state;
   char *conninfo = sql_create(&fixture, NULL);
@@ -350,7 +414,7 @@ int main(void) {
   sql_prepare(&fixture);
   bq_log_setup(BQ_ERROR, BQ_LOG_TEXT);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(an_empty_database_gets_all_once),
+      cmocka_unit_test(an_empty_database_gets_all_once), cmocka_unit_test(a_new_table_is_the_old_services),
       cmocka_unit_test(a_dry_run_changes_nothing_and_a_check_says_what_to_do),
       cmocka_unit_test(an_old_table_is_completed),
       cmocka_unit_test(a_table_of_somebody_else_is_left_alone),
