@@ -40,7 +40,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/b
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
-.PHONY: templates-manual all run test unit spec lint asan tsan fuzz bench chaos install clean help packages
+.PHONY: templates-manual mail-screenshots all run test unit spec lint asan tsan fuzz bench chaos install clean help packages
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/buildq ## build the program at build/buildq
@@ -112,6 +112,9 @@ chaos: packages-test ## servers at work while things go wrong; a checker reads t
 	@BUILDQ_BUILD=$(BUILD) sh tests/chaos/isolated.sh lua5.4 tests/chaos/run.lua --seconds $(CHAOS_SECONDS) \
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+mail-screenshots: packages-screenshots all ## draw every mail with Chromium into build/mails (320 and 800 pixels, light and dark)
+	@BUILDQ_BUILD=$(BUILD) lua5.4 /usr/bin/busted tests/mail_screenshots.lua && echo build/mails/index.html
+
 templates-manual: ## write templates/README.md from the code
 	@LUA_PATH="./?.lua;./scripts/lib/?.lua;;" lua5.4 -e 'io.write(require("spec.support.templates_manual").text())' \
 	  > templates/README.md.new && mv templates/README.md.new templates/README.md
@@ -168,7 +171,7 @@ lint-rockspec:
 packages: ## install what is missing from Debian's packages, for building, testing and linting
 	@sh .ci/packages run test lint
 
-packages-run packages-test packages-lint packages-bench: packages-%:
+packages-run packages-test packages-lint packages-bench packages-screenshots: packages-%:
 	@sh .ci/packages run $(filter-out run,$*)
 
 SHARE        = $(DESTDIR)$(PREFIX)/share
@@ -190,6 +193,6 @@ clean: ## remove everything that was built
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 -include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d) $(BENCHES:=.d)

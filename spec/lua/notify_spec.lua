@@ -69,7 +69,7 @@ describe("notify", function()
 
   it("says what each event is for", function()
     local done = notify.preview("completed", { cloud = "gcp" }).mail
-    for _, words in ipairs { "Download the build", "gcloud run deploy", "48.2 MB", "2c26b46b68ff", "02 March 2026",
+    for _, words in ipairs { "Download the build", "gcloud run deploy", "48.2 MB", "2c26b46b68ff", "until 2 March 2026",
       "registry.acme.example", "https://builds.example/downloads/0193a5c2" } do
       assert.truthy(done.text:find(words, 1, true), words)
     end
@@ -80,6 +80,9 @@ describe("notify", function()
     local again = notify.preview("retrying").mail
     assert.truthy(again.text:find("Attempt 1 of 4 failed", 1, true))
     assert.truthy(again.text:find("12:18 UTC on 31 January 2026", 1, true))
+    assert.truthy(notify.preview("cancelled").mail.text:find("\nWhy\n  No longer needed.", 1, true))
+    local bare = notify.preview("failed", { cloud = "other" }).mail -- of which nothing is known but that it failed
+    assert.falsy(bare.text:find("error above", 1, true) or bare.html:find("error above", 1, true))
   end)
 
   it("is another company's where the options say so", function()

@@ -89,13 +89,13 @@ local function files_of(build, base)
   return list, archive or list[1], #all - #list
 end
 
-local function steps_of(event, has_support)
+local function steps_of(event, has_support, has_error)
   local last = has_support and "Write to the address below, and name the build's id, if you can't tell why."
     or "Ask whoever ordered the build, and name its id, if you can't tell why."
   if event == "timedout" then
     return { "See in the log which step took so long.", "Order the build again when that is mended.", last }
   end
-  return { "Read the error above and the whole log.",
+  return { has_error and "Read the error above and the whole log." or "Read the log.",
     "Mend the source or the configuration, and order the build again.",
     last }
 end
@@ -159,7 +159,7 @@ function view.make(delivery)
     nextAttemptAt = or_null(some(outbox.nextAttemptAt) or some(build.nextAttemptAt)),
     attempt = { number = attempt, of = (some(build.maxRetries) or config.MaxRetryAttempts) + 1 },
     expiresAt = or_null(event == "completed" and some(given.expiresAt) or nil),
-    steps = steps_of(event, brand.supportAddress ~= null), data = delivery.data or {}, deploy = null,
+    steps = steps_of(event, brand.supportAddress ~= null, reason ~= nil), data = delivery.data or {}, deploy = null,
     createdAt = or_null(delivery.createdAt), recipient = delivery.recipient,
     unsubscribeUrl = or_null(buildq.notifications.unsubscribe_url(event, some(given.customerId) or "",
       delivery.recipient)),

@@ -60,7 +60,7 @@ local function shell_html(text)
         local color = word and "#a5d6a7"
         if not word and (at == 1 or line:find("^%s", at - 1)) then
           word = line:match("^%-%-?[%w-]+", at)
-          color = "#f2c97d"
+          color = "#f2c97d;white-space:nowrap" -- lines break at hyphens
         end
         if not word and not line:sub(1, at - 1):find("%S") then
           word = line:match("^[%w_.+-]+", at)
@@ -141,7 +141,7 @@ local ALL = {
   },
   date = {
     values = "a time as the API writes it (RFC 3339)",
-    arguments = "a format of strftime, \"%d %B %Y %H:%M\" when absent",
+    arguments = "a format of strftime, \"%e %B %Y %H:%M\" when absent",
     does = "the time in UTC",
     call = function(v, format)
       local text = text_of(v, "date")
@@ -152,7 +152,9 @@ local ALL = {
       local function integer(digits) return math.tointeger(tonumber(digits)) end
       local days = days_from_civil(integer(year), integer(month), integer(day))
       local unix = days * 86400 + tonumber(hour) * 3600 + tonumber(minute) * 60 + tonumber(second)
-      return os.date("!" .. (format or "%d %B %Y %H:%M"), math.tointeger(unix))
+      -- %e is the day without the blank that strftime puts before a single digit.
+      local wanted = (format or "%e %B %Y %H:%M"):gsub("%%(.)", { e = tostring(integer(day)) })
+      return os.date("!" .. wanted, math.tointeger(unix))
     end,
   },
   url_part = {
