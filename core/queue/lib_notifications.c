@@ -8,6 +8,7 @@
 #include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
+#include "queue/sender_internal.h"
 #include "queue/server_internal.h"
 #include "queue/unsubscribe.h"
 
@@ -143,6 +144,31 @@ static int notifications_enable(lua_State *L) {
   return bq_queue_ask(L, "enable_recipient", 2, params);
 }
 
+// Mails -------------------------------------------------------------------------------------------------------------
+
+// mail_bytes(delivery, mail): the mail as it would be sent now.
+static int notifications_mail_bytes(lua_State *L) {
+  const bq_server *server = server_of(L);
+  bq_outgoing what = {0};
+  json_t *delivery = NULL;
+  json_t *message = NULL;
+  char *id = NULL;
+  char *bytes = NULL;
+  size_t length = 0;
+  bq_error err;
+  int result = bq_lua_to_json(L, 1, &delivery, &err);
+  if (result == 0) result = bq_lua_to_json(L, 2, &message, &err);
+  if (result == 0) result = bq_message_id(&id, server, delivery, &err);
+  what = (bq_outgoing){.delivery = delivery, .message = message, .message_id = id};
+  if (result == 0) result = bq_mail_bytes(&bytes, &length, server, &what, &err);
+  if (result == 0) lua_pushlstring(L, bytes, length);
+  bq_free(bytes);
+  bq_free(id);
+  json_decref(message);
+  json_decref(delivery);
+  return result == 0 ? 1 : bq_lua_raise(L, err.code, "%s", err.message);
+}
+
 // Links -------------------------------------------------------------------------------------------------------------
 
 static int notifications_unsubscribe_url(lua_State *L) {
@@ -188,6 +214,7 @@ int bq_notifications_open(lua_State *L) {
                                        {"suppressions", notifications_suppressions},
                                        {"disabled", notifications_disabled},
                                        {"enable", notifications_enable},
+                                       {"mail_bytes", notifications_mail_bytes},
                                        {"unsubscribe_url", notifications_unsubscribe_url},
                                        {"read_unsubscribe", notifications_read_unsubscribe},
                                        {NULL, NULL}};

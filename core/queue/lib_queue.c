@@ -206,7 +206,8 @@ static void announce(bq_server *server, const char *channel) {
 }
 
 void bq_queue_tell_deliveries(bq_server *server) {
-  announce(server, "buildq_wake"); // this server hears it too
+  bq_sender_wake(server->sender);
+  announce(server, "buildq_wake");
 }
 
 void bq_queue_tell_enqueued(bq_server *server) {

@@ -100,6 +100,9 @@ int bq_message_id(char **out, const bq_server *server, const json_t *delivery, b
 int bq_message_thread(char **out, const bq_server *server, const json_t *delivery, bq_error *err) BQ_MUSTCHECK;
 
 // sender_mail.c, sender_file.c
+// A mail as it is sent: `*length` bytes with a NUL behind them, the caller's. Of the server only the configuration is used.
+int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const bq_outgoing *what,
+                  bq_error *err) BQ_MUSTCHECK;
 int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done done, void *arg, bq_error *err);
 // Writes `bytes` (taken over) as StateDirectory/outbox/`name`, on the blocking pool.
 int bq_mail_write(bq_server *server, const char *name, char *bytes, size_t length, bq_transport_done done, void *arg,

@@ -23,7 +23,7 @@ static int unsubscribe_url(char **out, const bq_server *server, const json_t *de
                             err);
 }
 
-static int write_mail(const bq_server *server, const bq_outgoing *what, char **bytes, size_t *length, bq_error *err) {
+int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const bq_outgoing *what, bq_error *err) {
   const bq_config *config = server->config;
   const json_t *to = json_object_get(what->message, "to");
   char *thread = NULL;
@@ -69,7 +69,7 @@ static char *file_name(const bq_outgoing *what) {
 int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done done, void *arg, bq_error *err) {
   char *bytes = NULL;
   size_t length = 0;
-  int result = write_mail(server, what, &bytes, &length, err);
+  int result = bq_mail_bytes(&bytes, &length, server, what, err);
   if (result < 0) return result;
   if (bq_mail_has_server(server->config)) {
     const bq_smtp_account account = bq_mail_account(server->config);

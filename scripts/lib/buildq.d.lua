@@ -722,6 +722,12 @@ function notifications.disabled() end
 ---@return {removed: integer}
 function notifications.enable(channel, recipient) end
 
+---A mail as it would be sent now, headers and all (RFC 5322); doesn't wait. Raises what is wrong with an address.
+---@param delivery table as notify.message is given it
+---@param mail table what it made
+---@return string
+function notifications.mail_bytes(delivery, mail) end
+
 ---The link that stops such mails; doesn't wait.
 ---@param event string
 ---@param customer string its id

@@ -13,28 +13,31 @@ local QUERY <const> = {
   build = { type = "text", max = 36 }, cloud = { type = "text", max = 50 }, channel = { type = "text", max = 100 },
   recipient = { type = "text", max = 1000 }, format = { type = "text", max = 10 },
 }
-local FORMATS <const> = { page = true, html = true, text = true, json = true }
+local FORMATS <const> = { page = true, html = true, text = true, eml = true, json = true }
 
-local function address(to)
-  if to.name == "" then return to.address end
-  return ("%s <%s>"):format(to.name, to.address)
+local function header(list, name, value)
+  if value ~= nil and value ~= "" then list[#list + 1] = { name = name, value = value } end
+end
+
+-- Those of the mail as it would be sent, with names and subject in plain letters instead of their encoded form.
+local function headers_of_mail(made)
+  local list, mail = {}, made.mail
+  local plain = {
+    Subject = mail.subject, To = mail.to.name ~= "" and ("%s <%s>"):format(mail.to.name, mail.to.address) or nil,
+  }
+  local head = made.bytes:match "^(.-)\r\n\r\n":gsub("\r\n[ \t]+", " ")
+  for line in head:gmatch "[^\r\n]+" do
+    local name, value = line:match "^([%w-]+):%s*(.*)$"
+    header(list, name, plain[name] or value)
+  end
+  return list
 end
 
 local function headers_of(made)
-  local list = {}
-  local function add(name, value)
-    if value ~= nil and value ~= "" then list[#list + 1] = { name = name, value = value } end
-  end
-  if made.mail then
-    add("To", address(made.mail.to))
-    add("Reply-To", made.mail.replyTo)
-    add("Subject", made.mail.subject)
-    add("List-Unsubscribe", made.unsubscribeUrl)
-  else
-    local url = made.http.url
-    add("URL", type(url) == "table" and ("the secret %s"):format(url.secret) or url)
-    add("Content-Type", made.http.contentType)
-  end
+  if made.mail then return headers_of_mail(made) end
+  local list, url = {}, made.http.url
+  header(list, "URL", type(url) == "table" and ("the secret %s"):format(url.secret) or url)
+  header(list, "Content-Type", made.http.contentType)
   return list
 end
 
@@ -65,6 +68,13 @@ local function answer(format, shown, made, fault, facts)
   end
   if fault then return problem.new(422, fault) end
   if format == "html" and made.mail then return page.framed(made.mail.html) end
+  if format == "eml" and made.mail then
+    return {
+      status = 200, body = made.bytes,
+      headers = { ["Content-Type"] = "message/rfc822", ["Cache-Control"] = "no-store",
+        ["Content-Disposition"] = ('attachment; filename="%s.eml"'):format(shown.event) },
+    }
+  end
   return {
     status = 200, body = text_of(made),
     headers = { ["Content-Type"] = "text/plain; charset=utf-8", ["Cache-Control"] = "no-store",
@@ -75,18 +85,28 @@ end
 local function options_of(req)
   local options, faults = request.query(req.query, QUERY)
   if options and options.format and not FORMATS[options.format] then
-    faults = { { path = "?format", message = "must be page, html, text or json" } }
+    faults = { { path = "?format", message = "must be page, html, text, eml or json" } }
   end
   if faults then return nil, problem.faults(faults, "The query") end
   options.format = options.format or "page"
   return options
 end
 
--- {mail|http, …}, or nil and what a script or template said.
+-- {mail|http, bytes (of a mail), …}, or nil and what a script or template said.
 local function render(fn, ...)
-  local ok, made = pcall(fn, ...)
+  local ok, made = pcall(function(...)
+    local message = fn(...)
+    if message.mail then message.bytes = buildq.notifications.mail_bytes(message.delivery, message.mail) end
+    return message
+  end, ...)
   if ok then return made end
   return nil, tostring(made)
+end
+
+local function message_of(delivery)
+  local message = notify.message(delivery)
+  message.delivery = delivery
+  return message
 end
 
 local function of_event(req)
@@ -117,7 +137,7 @@ local function of_notification(req)
   local build = delivery.buildId ~= buildq.json.null and delivery.buildId or nil
   local facts = build and buildq.notifications.facts(build, delivery.event)
   if facts then delivery.build, delivery.customer, delivery.outboxData = facts.build, facts.customer, facts.data end
-  local made, fault = render(notify.message, delivery)
+  local made, fault = render(message_of, delivery)
   return answer(options.format, {
     event = delivery.event, about = ("%s to %s, %s"):format(delivery.id, delivery.recipient, delivery.state),
     build = build, channel = delivery.channel, prefix = "../preview/",
@@ -132,7 +152,7 @@ end
 -- Before a generation goes live: a page that can't be drawn is found now.
 local function check()
   local shown = { event = "completed", about = "a sample", cloud = "aws", prefix = "", clouds = samples.clouds }
-  page.render("pages/preview.html", data_of(shown, notify.preview "completed", nil, ""))
+  page.render("pages/preview.html", data_of(shown, assert(render(notify.preview, "completed")), nil, ""))
 end
 
 return {

@@ -157,6 +157,20 @@ describe("buildq mail", function()
     local answer = json.decode(done.output)
     assert.equal("me@b.example", answer.recipient)
     assert.is_true(json.decode(ask("show", answer.id, "--json").output).test)
+    local function sent()
+      local shown = json.decode(ask("show", answer.id, "--json").output)
+      return shown.state == "sent" and shown
+    end
+    local first = server:wait_for(sent, 30, "the test to be sent")
+    -- There is no mail server: it is a file.
+    local mail = process.read(first.lastReply)
+    assert.matches("\r\nTo: me@b%.example\r\n", mail)
+    assert.falsy(mail:find("List-Unsubscribe", 1, true))
+    assert.equal(0, ask("requeue", answer.id, "--resend").code)
+    local second = server:wait_for(sent, 30, "the test to be sent again")
+    assert.not_equal(first.messageId, second.messageId)
+    assert.not_equal(first.lastReply, second.lastReply)
+    assert.equal(2, #second.attempts)
     assert.equal(0, ask("send-test", "me@b.example", "--build", build.id).code)
     assert.equal(4, ask("send-test", "me@b.example", "--build", NOWHERE).code)
     assert.equal(1, ask("send-test", "nobody").code)
@@ -166,7 +180,7 @@ end)
 describe("buildq unsubscribe", function()
   local server
 
-  setup(function() server = Server.start {} end)
+  setup(function() server = Server.start { scripts = builds.scripts() } end)
 
   teardown(function()
     if server then server:stop() end
@@ -190,6 +204,20 @@ describe("buildq unsubscribe", function()
     assert.equal("subscribed again\n", ask("remove", "--customer", "acme", "--event", "started").output)
     assert.equal(4, ask("remove", "--customer", "acme", "--event", "started").code)
     assert.falsy(ask("list").output:find("acme +any"))
+  end)
+
+  it("is heeded: one event of one customer is skipped, the others go out", function()
+    assert.equal(0, ask("add", "--customer", "quiet", "--event", "started").code)
+    builds.run(server, { customerId = "quiet", customerEmail = "q@q.example" })
+    local function states()
+      local list = {}
+      for _, row in ipairs(server:get("/notifications?customerId=quiet").json.notifications) do
+        list[#list + 1] = row.event .. " " .. row.state
+      end
+      table.sort(list)
+      return table.concat(list, ", ")
+    end
+    server:wait_for(function() return states() == "completed sent, queued sent, started skipped" end, 30, states)
   end)
 
   it("lets messages go again to who was gone", function()

@@ -161,8 +161,8 @@ function view.make(delivery)
     expiresAt = or_null(event == "completed" and some(given.expiresAt) or nil),
     steps = steps_of(event, brand.supportAddress ~= null, reason ~= nil), data = delivery.data or {}, deploy = null,
     createdAt = or_null(delivery.createdAt), recipient = delivery.recipient,
-    unsubscribeUrl = or_null(buildq.notifications.unsubscribe_url(event, some(given.customerId) or "",
-      delivery.recipient)),
+    unsubscribeUrl = or_null(delivery.test ~= true and buildq.notifications.unsubscribe_url(event,
+      some(given.customerId) or "", delivery.recipient) or nil),
   }, cloud and cloud.file or "other", cloud and cloud.where or "on your own machines"
 end
 
