@@ -21,6 +21,14 @@ end)
 describe("fair", function()
   local place = policy "fair"
 
+  -- The shipped file with weights filled in, as a team would.
+  local function weighted(weights)
+    local file <close> = assert(io.open "scripts/policies/fair.lua")
+    local text, count = file:read("a"):gsub("(local WEIGHTS <const> = {[^\n]*\n)", "%1" .. weights, 1)
+    assert(count == 1)
+    return assert(load(text))()
+  end
+
   -- A queue at one priority: builds come by customer, the smallest key is claimed. `waiting` holds {key, customer}.
   local function queue()
     local q = { waiting = {}, tags = {}, highest = 0, served = {} }
@@ -50,6 +58,21 @@ describe("fair", function()
     for _ = 1, 30 do q.add "some" end
     for _ = 1, 60 do q.claim() end
     assert.is_true(math.abs(q.served.many - q.served.some) <= 1)
+  end)
+
+  it("shares by weight: who has three times another's is served three times as often", function()
+    local before = place
+    finally(function() place = before end)
+    place = weighted("big = 3, half = 0.5").priority
+    local q = queue()
+    for _, customer in ipairs { "half", "one", "big" } do
+      for _ = 1, 300 do q.add(customer) end
+    end
+    for _ = 1, 270 do q.claim() end
+    for customer, expected in pairs { big = 180, one = 60, half = 30 } do
+      assert.is_true(math.abs(q.served[customer] - expected) <= 2, customer .. " " .. q.served[customer])
+    end
+    assert.has_error(weighted("big = 0").check)
   end)
 
   it("lets a newcomer begin at once, and gives no credit for having been away", function()

@@ -150,6 +150,36 @@ describe("a priority policy", function()
     server:wait_for(function() return server:sql "select count(keyed_by) from build_queue" == "0" end, 20, "all")
   end)
 
+  it("that is changed places what is pending anew while claims go on", function()
+    server:write("manifests", { ["quick.json"] = { version = "1.0", name = "quick", pipeline = "quick" } })
+    use { priority = "strict" }
+    server:sql [[
+      insert into build_queue (customer_id, customer_name, customer_email, configuration_name, manifest_path, tier,
+        architecture, cloud_provider)
+      select 'c' || n % 7, 'C', 'c@example.org', 'b' || n, 'quick.json', 'pro', 'linux-x64', 'aws'
+      from generate_series(1, 20000) as n]]
+    assert.equal(200, server:post("/queue/resume").status)
+    finally(function() server:post("/queue/pause", { reason = "to look at the order" }) end)
+    local function look()
+      local left, done = server:sql [[select (select count(*) from builds_to_place) || ' ' ||
+        (select count(*) from build_queue where status = 'success')]]:match "(%d+) (%d+)"
+      return tonumber(left), tonumber(done)
+    end
+    server:wait_for(function() return select(2, look()) > 0 end, 20, "the first builds")
+    use { priority = "fair" }
+    local first, last
+    server:wait_for(function()
+      local left, done = look()
+      if left > 0 then
+        first = first or done
+        last = done
+      end
+      return first and left == 0
+    end, 60, "all to be placed")
+    assert.truthy(last > first, ("%d builds were done when it began, %d when it ended"):format(first, last))
+    assert.equal("0", server:sql "select count(*) from build_queue where attempt > 1 or status = 'failed'")
+  end)
+
   it("places what waits again after the policy has changed", function()
     use { priority = "strict" }
     local ids = { submit "runs", submit "ended" }
@@ -324,7 +354,7 @@ describe("an admission policy", function()
     server:sql "update workspace_sizes set measured_at = now() - interval '25 hours'" -- a day without such large ones
     builds.run(server, { pipeline = "large", metadata = { megabytes = 1 } })
     server:wait_for(function() return predicted "large" == 2 end, 10, "a smaller size")
-    assert.equal(0, predicted "quick")
+    assert.equal(0, predicted "gate") -- has never run
     assert.equal(200, server:post("/queue/pause", { reason = "to look at the order" }).status)
   end)
 
