@@ -2,6 +2,11 @@
 
 #include "base/buf.h"
 
+static void add_seconds(bq_buf *line, const json_t *value) {
+  double seconds = json_number_value(value);
+  bq_buf_addf(line, seconds < 9.95 ? "%.1f s" : "%.0f s", seconds);
+}
+
 char *bq_estimate_line(const json_t *estimate) {
   const json_t *seconds = json_object_get(estimate, "seconds");
   const json_t *cost = json_object_get(estimate, "cost");
@@ -9,8 +14,9 @@ char *bq_estimate_line(const json_t *estimate) {
   bq_buf line = {0};
   if (seconds == NULL && cost == NULL) return NULL;
   if (seconds != NULL) {
-    bq_buf_addf(&line, "%.0f s, nine times of ten not over %.0f s", json_number_value(seconds),
-                json_number_value(json_object_get(estimate, "secondsHigh")));
+    add_seconds(&line, seconds);
+    bq_buf_adds(&line, ", nine times of ten not over ");
+    add_seconds(&line, json_object_get(estimate, "secondsHigh"));
   }
   if (cost != NULL) {
     bq_buf_addf(&line, "%s%.2f%s%s", seconds != NULL ? "; " : "", json_number_value(cost), currency != NULL ? " " : "",

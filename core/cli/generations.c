@@ -12,7 +12,7 @@
 #include "cli/table.h"
 #include "cli/text.h"
 
-enum { OPTION_SHARE = 0x600, SHORT_HASH = 12 };
+enum { OPTION_SHARE = 0x600, SHORT_HASH = 12, LISTED_HISTORY = 5 };
 
 typedef struct arguments {
   bq_common common;
@@ -107,6 +107,27 @@ static void print_activation(const json_t *answer) {
   (void)fputs("\nbuildq generations release returns to the disk.\n", stdout);
 }
 
+// Who has changed what builds start on, newest first.
+static void print_history(const json_t *history) {
+  size_t i;
+  const json_t *entry;
+  if (json_array_size(history) > 0) (void)fputs("\nHistory\n", stdout);
+  json_array_foreach(history, i, entry) {
+    if (i == LISTED_HISTORY) break;
+    const char *hash = text_of(entry, "generation");
+    (void)printf("%.19sZ  ", text_of(entry, "at"));
+    if (hash[0] == '\0') (void)fputs("released", stdout);
+    else (void)printf("activated %.*s %lld%%", SHORT_HASH, hash, json_integer_value(json_object_get(entry, "share")));
+    (void)fputs(" by ", stdout);
+    bq_text_print(stdout, text_of(entry, "who"));
+    if (text_of(entry, "reason")[0] != '\0') {
+      (void)fputs(": ", stdout);
+      bq_text_print(stdout, text_of(entry, "reason"));
+    }
+    (void)fputc('\n', stdout);
+  }
+}
+
 static int print_list(const json_t *answer) {
   static const bq_table_column columns[] = {{"GENERATION", 0, 0}, {"LAST USED (UTC)", 0, 0}, {"BUILDS", 1, 0},
                                             {"SUCCEEDED", 1, 0},  {"FAILED", 1, 0},          {"P50", 1, 0},
@@ -124,6 +145,7 @@ static int print_list(const json_t *answer) {
   if (result == 0) (void)fputs(text, stdout);
   else (void)fprintf(stderr, "buildq: %s\n", err.message);
   if (result == 0) print_activation(answer);
+  if (result == 0) print_history(json_object_get(answer, "history"));
   bq_free(text);
   bq_table_free(table);
   return result == 0 ? BQ_EXIT_OK : BQ_EXIT_FAILURE;

@@ -55,7 +55,8 @@ static int make_traceback(lua_State *L) {
 
 void bq_fiber_note_place(bq_fiber *fiber, lua_State *L) {
   if (fiber->traceback != NULL) return;
-  bq_lua_where(L, fiber->where, sizeof fiber->where);
+  // Want of memory has noted it when it came: what was below a pcall is gone by now.
+  if (fiber->where[0] == '\0') bq_lua_where(L, fiber->where, sizeof fiber->where);
   // On the main thread's stack: L's own may be full.
   lua_State *stack = fiber->vm->L;
   lua_pushcfunction(stack, make_traceback);

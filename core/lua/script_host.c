@@ -27,6 +27,7 @@ struct bq_script_host {
   bq_sources *sources;        // owned; from READING to COMPILING
   bq_generation *next;        // retained; from COMPILING to the swap
   bq_vm *check_vm;            // owned; of CHECKING
+  bq_fiber *check_fiber;      // of CHECKING; valid until its end
   bq_check check;             // of CHECKING
   bq_post post;               // ends a round on a later turn
   int64_t round_us;           // bq_clock_mono_us at the round's start
@@ -170,8 +171,10 @@ static void finish_round(bq_script_host *host) {
 static void on_check_end(void *arg, bq_end end, lua_State *L) {
   bq_script_host *host = arg;
   if (end == BQ_END_KILLED) {
-    (void)bq_fail(&host->error, BQ_ESCRIPT, "%s: its check was ended: %s",
-                  host->check.current != NULL ? host->check.current : "scripts", bq_vm_kill_reason(host->check_vm));
+    // What a check calls may lie in another file: that line is the one to look at.
+    const char *where = bq_fiber_where(host->check_fiber);
+    if (where[0] == '\0') where = host->check.current != NULL ? host->check.current : "scripts";
+    (void)bq_fail(&host->error, BQ_ESCRIPT, "%s: %s", where, bq_vm_kill_reason(host->check_vm));
   } else if (end == BQ_END_ERROR) {
     char line[BQ_LINE_SIZE];
     bq_lua_error_line(L, -1, "", line, sizeof line);
@@ -189,7 +192,8 @@ static int start_check(bq_script_host *host) {
                            .pool = host->options.compute,
                            .memory_bytes = host->options.memory_bytes,
                            .slice_us = SLICE_US,
-                           .cpu_us = CHECK_CPU_US};
+                           .cpu_us = CHECK_CPU_US,
+                           .noun = "check"};
   int result = bq_check_init(&host->check, host->next, host->current, &host->error);
   if (result == 0) {
     result = bq_script_vm_new(&host->check_vm, &options, host->next, host->options.check_modules,
@@ -199,8 +203,7 @@ static int start_check(bq_script_host *host) {
   lua_State *L = bq_vm_state(host->check_vm);
   lua_pushcfunction(L, bq_check_run);
   lua_pushlightuserdata(L, &host->check);
-  bq_fiber *fiber;
-  return bq_fiber_start(&fiber, host->check_vm, L, 1, on_check_end, host, &host->error);
+  return bq_fiber_start(&host->check_fiber, host->check_vm, L, 1, on_check_end, host, &host->error);
 }
 
 static void compile_work(bq_task *task) {

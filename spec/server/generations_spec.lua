@@ -125,6 +125,9 @@ describe("an activation", function()
     assert.equal(json.null, history[1].generation)
     assert.equal(old, history[2].generation)
     assert.truthy(history[2].who:find "@")
+    local listed = command("list").output
+    assert.truthy(listed:find("released by [^\n]+\n[^\n]+ activated " .. old:sub(1, 12)
+      .. " 100%% by [^\n]+@[^\n]+: the new one is bad"), listed)
   end)
 
   it("may take a share of the builds; the list shows both side by side", function()

@@ -358,6 +358,65 @@ describe("a policy that", function()
   end)
 end)
 
+-- Rules and templates are tried before they go live: these never do. What passes is rendered under the same bounds.
+describe("a notification or template that", function()
+  local RULE <const>, TEMPLATE <const> = "notifications/mine.lua", "email/failed.txt"
+  local IN_RULE <const>, IN_TEMPLATE <const> = "scripts/notifications/mine.lua:2: ", "templates/email/failed.txt"
+  local CASES <const> = {
+    { "loops for ever", RULE, "while true do end", IN_RULE .. "the check ran for more" },
+    { "catches every error", RULE, "while true do pcall(function() while true do end end) end",
+      IN_RULE .. "the check " },
+    { "allocates without end", RULE, "local t = {} while true do t[#t + 1] = {} end",
+      IN_RULE .. "the check used more than 16 MB of Lua memory" },
+    { "matches a pathological pattern", RULE, "(('a'):rep(40)):find(('a?'):rep(40) .. ('a'):rep(40))",
+      IN_RULE .. "the check " },
+    { "tells of recipients without end", RULE, [[
+      return setmetatable({}, { __len = function() return 1 << 40 end,
+        __index = function() return { channel = 'email', recipient = 'x@example.org' } end })]], ": the check " },
+    { "ends the process", RULE, "os.exit(0)", IN_RULE },
+    { "includes itself", TEMPLATE, '{% include "email/failed.txt" %}', IN_TEMPLATE },
+    { "asks for a billion blanks", TEMPLATE, '{{ "x" | indent: 1000000000 }}', IN_TEMPLATE },
+    { "nests without end", TEMPLATE, ("{% if true %}"):rep(1 << 16), IN_TEMPLATE },
+    { "has brackets without end", TEMPLATE, "{{ " .. ("("):rep(1 << 16) .. " }}", "scripts/lib/template" },
+  }
+
+  -- The last one's file is gone, and noticed to be.
+  before_each(function()
+    os.remove(server.directory .. "/scripts/" .. RULE)
+    os.remove(server.directory .. "/templates/" .. TEMPLATE)
+    server:wait_for(function() return server:post("/admin/reload").status == 200 end, 20, "scripts without fault")
+  end)
+
+  for _, case in ipairs(CASES) do
+    it(case[1] .. " is refused with its place, and requests are answered meanwhile", function()
+      local of_rule = case[2] == RULE
+      local kind, before = of_rule and "scripts" or "templates", server:get("/readyz").json.generation
+      server:write(kind, { [case[2]] = of_rule
+        and ("return { events = { 'failed' }, deliver = function()\n%s\nend }"):format(case[3]) or case[3] })
+      local reload = server:connect(30)
+      reload:send(("POST /admin/reload HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n"
+        .. "Content-Length: 2\r\nConnection: close\r\n\r\n{}"):format(server.address))
+      local slowest = 0
+      repeat
+        local began = socket.gettime()
+        assert.equal(200, server:get("/builds?limit=1").status)
+        slowest = math.max(slowest, socket.gettime() - began)
+      until socket.select({ reload }, nil, 0.02)[1]
+      local answer = reload:receive "*a"
+      reload:close()
+      assert.truthy(answer:find("^HTTP/1.1 422") and answer:find(case[4], 1, true), answer)
+      assert.truthy(slowest < 1, ("a request took %.2f s"):format(slowest))
+      assert.equal(before, server:get("/readyz").json.generation)
+    end)
+  end
+
+  teardown(function()
+    os.remove(server.directory .. "/scripts/" .. RULE)
+    os.remove(server.directory .. "/templates/" .. TEMPLATE)
+    server:wait_for(function() return server:post("/admin/reload").status == 200 end, 20, "scripts without fault")
+  end)
+end)
+
 describe("what a build leaves behind", function()
   it("is not there in the next one: globals, metatables, upvalues of libraries, random state", function()
     local seeded = builds.log(server, builds.run(server, { pipeline = "leaver" }).id):match "seeded (%d+)"

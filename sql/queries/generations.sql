@@ -3,12 +3,12 @@
 -- name: generations
 -- $1 how many. JSON list, last used first, with what attempts did on each (the 10,000 latest of each).
 select coalesce(jsonb_agg(jsonb_build_object('hash', g.hash, 'createdAt', buildq_time(g.created_at),
-    'usedAt', buildq_time(g.used_at), 'files', (select count(*) from script_generation_files f where f.generation = g.hash),
+    'usedAt', buildq_time(greatest(g.used_at, s.last)), 'files', (select count(*) from script_generation_files f where f.generation = g.hash),
     'builds', s.builds, 'running', s.running, 'succeeded', s.succeeded, 'failed', s.failed,
     'p50Seconds', s.p50, 'p90Seconds', s.p90) order by g.used_at desc, g.hash), '[]')
 from (select * from script_generations order by used_at desc, hash limit $1::integer) as g
 cross join lateral (
-  select count(distinct build_id) as builds, count(*) filter (where ended_at is null) as running,
+  select count(distinct build_id) as builds, max(started_at) as last, count(*) filter (where ended_at is null) as running,
     count(*) filter (where outcome = 'success') as succeeded,
     count(*) filter (where outcome in ('failed', 'timedout')) as failed,
     percentile_cont(0.5) within group (order by extract(epoch from ended_at - started_at))
