@@ -33,6 +33,7 @@ local function now() return uv.hrtime() / 1e9 end
 ---@field passed integer
 ---@field failed integer
 ---@field skipped integer
+---@field reasons string[] why, where a test has said so
 ---@field began number
 ---@field last number when the last result came
 ---@field killed boolean the limit was reached
@@ -51,6 +52,8 @@ local function take_line(job, line)
   job.last = now()
   if rest:find "^ ?%-? ?# SKIP" then -- cmocka writes "not ok" for these
     job.skipped = job.skipped + 1
+    local reason = rest:match "# SKIP (%S.*)"
+    if reason then job.reasons[#job.reasons + 1] = reason end
   elseif ok == "" then
     job.passed = job.passed + 1
   else
@@ -77,6 +80,7 @@ local function report(job)
   if trouble then job.failed = job.failed + 1 end
   for kind in pairs(total) do total[kind] = total[kind] + job[kind] end
   print(("%-48s %4d passed %3d failed %6.1f s"):format(job.file, job.passed, job.failed, now() - job.began))
+  for _, reason in ipairs(job.reasons) do print("  | skipped: " .. reason) end
   if job.failed > 0 then
     for _, line in ipairs(job.lines) do
       if not line:find "^ok %d" then print("  | " .. line) end
@@ -129,7 +133,7 @@ local function start(file)
   local directory = assert(uv.fs_mkdtemp "/tmp/bqt-XXXXXX")
   assert(uv.fs_chmod(directory, tonumber("1777", 8))) -- tests that run as root do some of their work as somebody else
   local job = { file = file, directory = directory, rest = "", lines = {}, began = now(), last = now(), passed = 0,
-    failed = 0, skipped = 0, killed = false, open = 2, code = 0, signal = 0 }
+    failed = 0, skipped = 0, reasons = {}, killed = false, open = 2, code = 0, signal = 0 }
   local program, arguments = file, {}
   if file:find "%.lua$" then
     -- busted's TAP has no words for a file that does not compile.

@@ -15,7 +15,8 @@ function npm.missing()
   if found.code ~= 0 then return "there is no node or no npm" end
   local made = process.run { "make", "-s", "build/npm/installed" }
   if made.code == 0 then return nil end
-  return "npm can't install tests/npm: " .. (made.errors .. made.output):sub(1, 300)
+  local said = made.errors .. made.output
+  return "npm can't install tests/npm: " .. (said:match "reason: ([^\n]*)" or said:gsub("%s+", " "):sub(1, 200))
 end
 
 --- Runs tests/npm/<name>; one of tests/npm is a program.

@@ -1,6 +1,7 @@
 // A server that takes webhooks and verifies them with the library of Standard Webhooks.
 //   node webhook.mjs SECRET     prints its address, then a JSON line a request: {path, verified, error, id, body}
-// What it answers stands in the path: /410, /429?after=3; else 200. /redirect/… is answered 307, /slow a byte a second.
+// What it answers stands in the path: /410, /429?after=3; else 200. /redirect/… is answered 307, /slow with a body that
+// never ends, /hang not at all.
 import { createServer } from "node:http";
 import { Webhook } from "standardwebhooks";
 
@@ -23,6 +24,7 @@ const server = createServer((request, response) => {
     const line = { path: request.url, id: request.headers["webhook-id"], type: request.headers["content-type"], body,
       ...verify(body, request.headers) };
     process.stdout.write(JSON.stringify(line) + "\n");
+    if (pathname === "/hang") return;
     if (pathname === "/slow") {
       response.writeHead(200);
       const timer = setInterval(() => response.write("."), 1000);
