@@ -1,5 +1,6 @@
 // buildq mail preview: rendered here, of what lies on this disk; the build, if there is one, comes from the server.
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,6 +76,21 @@ static void print_mail(const json_t *mail, const bq_config *config) {
   print_lines(text_of(mail, "text"));
 }
 
+// What is sent to a channel by HTTP; JSON in its body is laid out to be read.
+static void print_http(const json_t *http) {
+  json_t *copy = json_copy((json_t *)(uintptr_t)http);
+  const char *body = json_string_value(json_object_get(http, "body"));
+  json_t *parsed = NULL;
+  bq_error err;
+  if (body != NULL && bq_json_parse(body, strlen(body), BQ_JSON_STRICT, &parsed, &err) == 0) {
+    (void)json_object_set_new(copy, "body", parsed);
+  }
+  char *text = bq_json_dumps(copy, JSON_INDENT(2));
+  (void)puts(text != NULL ? text : "{}");
+  bq_free(text);
+  json_decref(copy);
+}
+
 static int write_html(const char *path, const json_t *mail) {
   const char *html = json_string_value(json_object_get(mail, "html"));
   if (html == NULL) {
@@ -103,9 +119,7 @@ static int print_preview(const json_t *preview, const bq_mail_arguments *a, cons
   } else if (mail != NULL) {
     print_mail(mail, config);
   } else {
-    char *text = bq_json_dumps(json_object_get(preview, "http"), JSON_INDENT(2));
-    (void)puts(text != NULL ? text : "{}");
-    bq_free(text);
+    print_http(json_object_get(preview, "http"));
   }
   return BQ_EXIT_OK;
 }

@@ -28,7 +28,9 @@ describe("the preview page", function()
     if not chromium.path then return pending(chromium.missing) end
     local build = builds.run(server, { configurationName = "<img src=x onerror=alert(1)>" })
     tab:go(url("/notifications/preview/completed?build=" .. build.id))
-    assert.equal("Completed: <img src=x onerror=alert(1)>", tab:evaluate "document.querySelectorAll('dd')[1].innerText")
+    local subject = tab:evaluate("[...document.querySelectorAll('dt')].find(e => e.innerText === 'Subject')"
+      .. ".nextElementSibling.innerText")
+    assert.equal("Completed: <img src=x onerror=alert(1)>", subject)
     assert.truthy(tab:evaluate("document.getElementById('text').innerText"):find(build.id, 1, true))
     -- It has an origin of its own, and nobody else's; so it is a process of its own too.
     local frame = tab:frame "format=html"
@@ -47,6 +49,15 @@ describe("the preview page", function()
     assert.equal("dark", tab:evaluate "getComputedStyle(frame).colorScheme")
     tab:go(url "/notifications/preview/started")
     assert.equal(320, tab:evaluate "frame.getBoundingClientRect().width")
+    assert.same({}, tab:complaints())
+  end)
+
+  it("shows what a chat is sent", function()
+    if not chromium.path then return pending(chromium.missing) end
+    tab:go(url "/notifications/preview/failed?channel=slack")
+    assert.truthy(tab:evaluate("text.innerText"):find('\n  "blocks": [', 1, true))
+    assert.equal("the secret SlackWebhookUrl", tab:evaluate "document.querySelector('dd').innerText")
+    assert.is_true(tab:evaluate "frame === null")
     assert.same({}, tab:complaints())
   end)
 
