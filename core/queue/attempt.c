@@ -68,6 +68,7 @@ static void release(bq_attempt *attempt) {
   json_decref(attempt->provenance);
   json_decref(attempt->artifacts);
   json_decref(attempt->commands);
+  json_decref(attempt->steps);
   bq_free(attempt->workspace);
   bq_free(attempt->partial);
   bq_free(attempt->output);
@@ -188,6 +189,7 @@ static void report(bq_attempt *attempt) {
   attempt->outcome.artifacts = attempt->artifacts;
   attempt->outcome.image_url = attempt->image_url;
   if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {
+    bq_attempt_keep_steps(attempt);
     if (bq_attempt_publishes(attempt)) attempt->outcome.output_path = attempt->output;
     size_t index;
     json_t *artifact;
@@ -275,6 +277,7 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   attempt->provenance = json_object();
   attempt->artifacts = json_array();
   attempt->commands = json_array();
+  attempt->steps = json_array();
   if (attempt->secret_values == NULL || attempt->provenance == NULL || attempt->artifacts == NULL || attempt->commands == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a build");
     goto cleanup;

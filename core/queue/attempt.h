@@ -40,6 +40,7 @@ typedef struct bq_attempt_env {
   const char *version;          // of the program, for build.json
   int files_at_once;            // directories and log are there before the pipeline runs: for those who look at them
                                 // without a database
+  json_t *step_plans;           // what lib_progress.c knows of pipelines from their last success; on the loop; or NULL
   const char *stop_after;       // builds end as cancelled behind the step of this name; NULL: none does
   // The names of the secrets that a pipeline needs: an array, borrowed; NULL for none. On the loop.
   const json_t *(*needs)(void *arg, const char *pipeline);

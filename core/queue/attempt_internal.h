@@ -26,6 +26,8 @@ typedef enum bq_attempt_dirs {
 enum {
   BQ_ATTEMPT_DEFER_MS = 60 * 1000,        // for all deferred functions together
   BQ_ATTEMPT_MAX_DEFERRED = 1000,
+  BQ_ATTEMPT_MAX_STEPS = 100,             // kept for the next build's progress
+  BQ_ATTEMPT_MAX_PLANS = 1000,            // pipelines whose steps are kept
   BQ_ATTEMPT_MAX_ARTIFACTS = 1000,
   BQ_ATTEMPT_MAX_PROVENANCE = 64 * 1024,  // bytes of JSON
   BQ_ATTEMPT_MAX_COMMANDS = 1000,         // recorded in build.json; later ones are counted only
@@ -67,6 +69,7 @@ struct bq_attempt {
   // Progress. The loop's alone: slices change it by operations.
   int percent;               // 0 to 100, never falls
   double step_end;           // where the present step ends, percent
+  json_t *steps;             // owned array of {name, at, weight} of those that have begun; at -1: it said none
   int in_step;
   char step[256];            // "" before the first
   char text[256];            // of build:progress, within the step; "" when it said none
@@ -110,6 +113,7 @@ int bq_attempt_run_deferred(bq_attempt *attempt, bq_error *err) BQ_MUSTCHECK; //
 void bq_attempt_push_build(lua_State *L, bq_attempt *attempt);
 bq_attempt *bq_attempt_of(lua_State *L);
 void bq_build_add_progress(lua_State *L); // step, progress, log, fail, into the table on top
+void bq_attempt_keep_steps(const bq_attempt *attempt); // it has succeeded: the next build of its pipeline knows its steps
 int bq_build_fail(lua_State *L);
 int bq_build_artifact(lua_State *L);
 int bq_build_import(lua_State *L);

@@ -71,15 +71,63 @@ static void mask_into(const bq_attempt *attempt, const char *text, char *out, si
   bq_utf8_clean(out);
 }
 
+// Weights ---------------------------------------------------------------------------------------------------------
+
+// Straight-line code does not say which steps are to come. The last success of the same pipeline on this server does, as
+// long as the steps are the same so far; without one, a weight takes its share of what is left as if one more step of
+// weight 1 were to follow.
+
+// The steps of that success, when the newest step of this attempt is among them at the same place; or NULL.
+static const json_t *steps_of_last_time(const bq_attempt *attempt) {
+  const char *pipeline = json_string_value(json_object_get(attempt->row, "pipeline"));
+  const json_t *plan = json_object_get(attempt->env->step_plans, pipeline != NULL ? pipeline : "");
+  size_t here = json_array_size(attempt->steps) - 1;
+  if (here >= json_array_size(plan)) return NULL;
+  return json_equal(json_object_get(json_array_get(plan, here), "name"),
+                    json_object_get(json_array_get(attempt->steps, here), "name")) ? plan : NULL;
+}
+
+// Where the step that has just begun ends, in percent.
+static double end_of_step(const bq_attempt *attempt, double weight) {
+  double left = 100 - attempt->percent;
+  double total = weight + 1;
+  const json_t *plan = steps_of_last_time(attempt);
+  if (plan != NULL) {
+    total = weight;
+    for (size_t i = json_array_size(attempt->steps); i < json_array_size(plan); i++) {
+      const json_t *step = json_array_get(plan, i);
+      double at = json_number_value(json_object_get(step, "at"));
+      if (at > attempt->percent) { // what is left to that one
+        left = at - attempt->percent;
+        break;
+      }
+      total += json_number_value(json_object_get(step, "weight"));
+    }
+  }
+  return attempt->percent + (total > 0 ? left * weight / total : 0);
+}
+
+static void remember_step(bq_attempt *attempt, const char *name, double at, double weight) {
+  if (json_array_size(attempt->steps) >= BQ_ATTEMPT_MAX_STEPS) return;
+  (void)json_array_append_new(attempt->steps, json_pack("{s:s, s:f, s:f}", "name", name, "at", at, "weight", weight));
+}
+
+void bq_attempt_keep_steps(const bq_attempt *attempt) {
+  json_t *plans = attempt->env->step_plans;
+  const char *pipeline = json_string_value(json_object_get(attempt->row, "pipeline"));
+  if (plans == NULL || pipeline == NULL) return;
+  if (json_object_size(plans) >= BQ_ATTEMPT_MAX_PLANS) (void)json_object_clear(plans);
+  (void)json_object_set(plans, pipeline, attempt->steps); // without memory, progress is only less even
+}
+
 static void run_begin(bq_note *note) {
   bq_attempt *attempt = note->attempt;
   double at = note->number >= 0 ? note->number : attempt->percent;
   mask_into(attempt, note->text, attempt->step, sizeof attempt->step);
   attempt->text[0] = '\0';
   move_progress(attempt, at);
-  // The total of the weights to come is unknown in straight-line code: a weight takes its share of what is left as if
-  // one more step of weight 1 were to follow.
-  attempt->step_end = attempt->percent + (100 - attempt->percent) * note->second / (note->second + 1);
+  remember_step(attempt, attempt->step, note->number, note->second);
+  attempt->step_end = end_of_step(attempt, note->second);
   char *line = bq_format("step: %s", note->text);
   if (line != NULL) bq_attempt_log_say(attempt->log, line);
   bq_free(line);
@@ -102,7 +150,7 @@ static int begin_step(lua_State *L) {
   size_t length;
   const char *name = luaL_checklstring(L, 1, &length);
   double at = luaL_optnumber(L, 2, -1);
-  double weight = luaL_optnumber(L, 3, 0);
+  double weight = luaL_optnumber(L, 3, at >= 0 ? 0 : 1); // where the next one begins is said by its own `at`
   if (length == 0 || length >= sizeof attempt->step || strlen(name) != length) {
     return luaL_error(L, "build:step: a name has 1 to %d bytes and no NUL", (int)sizeof attempt->step - 1);
   }

@@ -335,6 +335,7 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .sandbox = &server->sandbox,
                                  .modules = bq_build_modules,
                                  .services = &server->services,
+                                 .step_plans = json_object(),
                                  .node_id = "",
                                  .server_url = "",
                                  .version = BQ_VERSION,
@@ -428,6 +429,7 @@ static void free_server(bq_server *server) {
   bq_free(server->url);
   bq_free(server->predecessor);
   json_decref(server->statistics);
+  json_decref(server->env.step_plans);
   for (size_t i = 0; i < server->old_config_count; i++) bq_config_free(server->old_configs[i]);
   bq_free(server->old_configs);
   bq_config_free(server->config);

@@ -774,8 +774,8 @@ function notifications.read_unsubscribe(token) end
 local Build = {}
 
 ---Runs `fn` as a named step: the name becomes currentStep, progress goes to where the step begins, and to its end
----when fn returns. `at` says where it begins; steps with a weight share evenly by it what is left to 100. Steps don't
----nest.
+---when fn returns. `at` says where it begins; steps with a weight (1 without `at`) share what is left to the next `at` or
+---to 100, as known from the pipeline's last success on this server. Steps don't nest.
 ---@param name string at most 255 bytes
 ---@param options {weight?: number, at?: number} at: percent, 0 to 100
 ---@param fn fun(): ...

@@ -35,6 +35,20 @@ local PIPELINES <const> = builds.scripts {
       build:step("Later", function() while not buildq.fs.exists "end" do buildq.sleep(0.02) end end)
     end }
   ]],
+  -- Each step waits for a file of its name.
+  ["pipelines/weighing.lua"] = [=[
+    local buildq = require "buildq"
+    return { run = function(build)
+      local function step(name, options)
+        build:step(name, options, function() while not buildq.fs.exists(name) do buildq.sleep(0.02) end end)
+      end
+      step("One", { weight = 1 })
+      step("Eight", { weight = 8 })
+      build:step("Plain", function() while not buildq.fs.exists "Plain" do buildq.sleep(0.02) end end)
+      step("Fixed", { at = 60, weight = 1 })
+      step("Last", { weight = 1 })
+    end }
+  ]=],
   -- Three steps, the second and the third right after each other.
   ["pipelines/steps.lua"] = [[
     local buildq = require "buildq"
@@ -186,6 +200,24 @@ describe("one server", function()
     assert.equal(2, build.attempt)
     assert.equal(json.null, build.errorMessage)
     assert.equal(100, build.progressPercent)
+  end)
+
+  it("shares progress by the weights of steps, as soon as a success has shown which there are", function()
+    local function begins()
+      local seen, id = {}, builds.submit(server, { pipeline = "weighing" })
+      for _, name in ipairs { "One", "Eight", "Plain", "Fixed", "Last" } do
+        server:wait_for(function()
+          local build = server:get("/builds/" .. id).json
+          seen[#seen + 1] = build.currentStep == name and build.progressPercent or nil
+          return build.currentStep == name
+        end, 30, name)
+        process.write(builds.workspace(server, id) .. "/" .. name, "")
+      end
+      builds.await(server, id, "success")
+      return seen
+    end
+    assert.same({ 0, 50, 94, 97, 98 }, begins()) -- 1/2 of 100, 8/9 of the rest, …: nothing is known
+    assert.same({ 0, 6, 54, 60, 80 }, begins()) -- 1, 8 and 1 share 60; 1 and 1 what is left behind it
   end)
 
   it("never lets progress fall within an attempt", function()

@@ -116,14 +116,15 @@ select (select claim_key from build_queue
 select id, attempt from build_queue where status = 'building' and node_id = $1::uuid;
 
 -- name: keep_manifest
--- $1 id, $2 attempt, $3 node, $4 manifest, $5 the pipeline it names. The copy for a row that came by plain SQL, taken at its first claim.
+-- $1 id, $2 attempt, $3 node, $4 manifest, $5 the pipeline it names. The copy for a row that came by plain SQL, taken at
+-- its first claim. The end of a quick build may be written before it, and has taken the node away then.
 with content as (
   select $4::jsonb as content, encode(sha256(convert_to($4::jsonb::text, 'UTF8')), 'hex') as hash
 ), kept as (
   select hash, buildq_keep_manifest(hash, content) from content
 )
 update build_queue set manifest_hash = (select hash from kept), pipeline = $5, updated_at = buildq_now()
-where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building' and manifest_hash is null;
+where id = $1::uuid and attempt = $2::integer and coalesce(node_id, $3::uuid) = $3::uuid and manifest_hash is null;
 
 -- name: progress
 -- $1 id, $2 attempt, $3 node, $4 percent, $5 step, $6 what the pipeline says within it, or ''. Never falls within an
