@@ -1,5 +1,6 @@
 -- /notifications: what was told to whom, requeue, resend, cancel, tests; who wants no more; previews.
 local json = require "dkjson"
+local process = require "spec.support.process"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 
@@ -229,6 +230,26 @@ describe("the link in a mail", function()
     -- Again does no harm.
     assert.equal(200, server:request("POST", path, "List-Unsubscribe=One-Click", FORM).status)
     assert.equal("completed|link", suppressed())
+  end)
+
+  it("is in the mail itself, and is heeded from the next mail on", function()
+    local function last(event, state)
+      local query = ("/notifications?customerId=linked&event=%s&limit=1"):format(event)
+      local found
+      server:wait_for(function()
+        found = server:get(query).json.notifications[1]
+        return found and found.state == state
+      end, 30, function() return ("%s to be %s: %s"):format(event, state, found and json.encode(found) or "none") end)
+      return found
+    end
+    builds.run(server, { customerId = "linked", customerEmail = "linked@c.example" })
+    local mail = process.read(last("completed", "sent").lastReply):gsub("\r\n[ \t]+", " ")
+    assert.matches("\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n", mail, 1, true)
+    local link = mail:match "\r\nList%-Unsubscribe: *<https://b%.example(/notifications/unsubscribe%?token=[%w._-]+)>"
+    assert.equal(200, server:request("POST", link, "List-Unsubscribe=One-Click", FORM).status)
+    builds.run(server, { customerId = "linked", customerEmail = "linked@c.example" })
+    assert.equal("unsubscribed by link", last("completed", "skipped").reason)
+    last("queued", "sent")
   end)
 
   it("stops all, and takes it back", function()
