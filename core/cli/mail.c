@@ -113,9 +113,11 @@ static int cancel(const bq_mail_arguments *a) {
 }
 
 static int send_test(const bq_mail_arguments *a) {
-  json_t *body = json_pack("{s:s, s:s*, s:s*}", "recipient", a->subject, "event", a->event, "build", a->build);
+  // "slack" is a channel: the scripts know whom it tells.
+  const char *whom = strchr(a->subject, '@') != NULL ? "recipient" : "channel";
+  json_t *body = json_pack("{s:s, s:s*, s:s*}", whom, a->subject, "event", a->event, "build", a->build);
   if (body == NULL) {
-    (void)fputs("buildq: the address, the event or the build is not UTF-8\n", stderr);
+    (void)fputs("buildq: the address or channel, the event or the build is not UTF-8\n", stderr);
     return BQ_EXIT_USAGE;
   }
   int code = change(a, "/notifications/test", body);
@@ -134,7 +136,7 @@ static const action actions[] = {
     {"list", NULL, TAKES_FILTER | TAKES_EVENT | TAKES_CHANNEL | TAKES_BUILD, bq_mail_list},
     {"show", "the ID of a notification", 0, bq_mail_show},
     {"preview", "an EVENT, such as completed", TAKES_CHANNEL | TAKES_BUILD | TAKES_PREVIEW, bq_mail_preview},
-    {"send-test", "an ADDRESS", TAKES_EVENT | TAKES_BUILD, send_test},
+    {"send-test", "an ADDRESS or a CHANNEL, such as slack", TAKES_EVENT | TAKES_BUILD, send_test},
     {"requeue", "the ID of a notification", TAKES_RESEND, requeue},
     {"cancel", "the ID of a notification", 0, cancel},
 };
@@ -177,11 +179,12 @@ int bq_command_mail(int argc, char **argv) {
   static const struct argp argp = {
       .options = options,
       .parser = parse,
-      .args_doc = "list\nshow ID\npreview EVENT\nsend-test ADDRESS\nrequeue ID\ncancel ID",
+      .args_doc = "list\nshow ID\npreview EVENT\nsend-test ADDRESS|CHANNEL\nrequeue ID\ncancel ID",
       .doc = "Notifications: what customers and channels were told, by mail or otherwise. show has each attempt with the "
              "server's reply. preview needs no server unless --build is given: it prints headers and text as the scripts "
              "and templates on this disk make them, also when another template is broken. send-test queues a "
-             "mail like any other: show tells what became of it. requeue tries at once what waits, was "
+             "sample like any other, for an address or for a channel (slack, teams, webhook, one of your own): show tells "
+             "what became of it. requeue tries at once what waits, was "
              "refused, cancelled or skipped; cancel takes back what waits.\v"
              "Exit codes: 0 done, 1 failed (preview: a script or template; its file and line are told), 2 wrong usage, 3 no "
              "server answers, 4 no such notification or build, 5 its state forbids it.",

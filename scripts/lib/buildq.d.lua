@@ -954,8 +954,16 @@ function Build:secret(name) end
 ---@field events string[] which it is for: "queued", "started", "retrying", "completed", "failed", "timedout", "cancelled"
 ---@field deliver fun(event: NotificationEvent): Delivery[] who is told, and how; an empty list for nobody
 ---@field channel? string the channel that `message` serves; "email" when absent
----@field message? fun(delivery: table): table {mail = …} or {http = …}; without one a mail is made of its templates
+---@field message? fun(delivery: table): {mail: table?, http: HttpMessage?} without one a mail is made of its templates
 ---@field check? fun() self-check at a reload; raises when something is wrong
+
+---What is posted to a web server (core/io/webhook.h): where it may go, and what answers mean.
+---@class HttpMessage
+---@field url string|{secret: string} NAME of a secret: an option of Notifications or a file of SecretsDirectory
+---@field body string|table 256 kB at most; a table is sent as JSON
+---@field contentType? string "application/json" when absent
+---@field headers? table<string, string|{secret: string, before: string?}> 20 at most
+---@field sign? {id: string, secrets: string[]} by Standard Webhooks 1.0, once with each secret named
 
 ---@class NotificationEvent
 ---@field event string one of `events`

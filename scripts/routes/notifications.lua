@@ -65,14 +65,24 @@ local function cancel(req)
   return changed(req, notifications.cancel(req.params.id), "Only what waits can be cancelled; this is %s.")
 end
 
+-- Whom the rules tell of this event by a channel; nil and why nobody.
+local function owed_recipient(channel, event)
+  local ok, preview = pcall(notify.preview, event, { channel = channel })
+  if not ok then return nil, tostring(preview) end
+  if preview.owed then return preview.delivery.recipient end
+  return nil, ("No script of scripts/notifications tells %s of %s; is it configured?"):format(channel, event)
+end
+
 local function send_test(req)
   local body, refusal = reply.body(req)
   if refusal then return refusal end
   local c = check.new()
-  local fields = c:object(body, "$", { "recipient", "event", "build" }) or {}
+  local fields = c:object(body, "$", { "recipient", "channel", "event", "build" }) or {}
   local recipient = c:text(fields.recipient, "$.recipient", { max = 254 })
-  if fields.recipient == nil then c:fault("$.recipient", nil, "is required: a mail address") end
-  if recipient and not request.is_email(recipient) then
+  local channel = c:text(fields.channel, "$.channel", { max = 50 }) or "email"
+  local is_mail = channel == "email"
+  if is_mail and fields.recipient == nil then c:fault("$.recipient", nil, "is required: a mail address") end
+  if is_mail and recipient and not request.is_email(recipient) then
     c:fault("$.recipient", recipient, "must be a mail address")
   end
   local event = c:text(fields.event, "$.event", { max = 50 }) or "completed"
@@ -80,7 +90,10 @@ local function send_test(req)
   if not known then c:fault("$.event", event, "is unknown: " .. unknown_event) end
   local build = c:text(fields.build, "$.build", { max = 36 })
   if #c.faults > 0 then return problem.faults(c.faults, "The request") end
-  local made = notifications.send_test { channel = "email", recipient = recipient, event = event, build = build }
+  local nobody
+  if not recipient then recipient, nobody = owed_recipient(channel, event) end
+  if not recipient then return problem.new(422, nobody) end
+  local made = notifications.send_test { channel = channel, recipient = recipient, event = event, build = build }
   if not made then return problem.new(404, ("There is no build %s."):format(build)) end
   return { status = 202, headers = { Location = "/notifications/" .. made.id }, json = made }
 end

@@ -112,6 +112,25 @@ describe("notifications by HTTP", function()
     assert.equal("AdaptiveCard", card.type)
   end)
 
+  it("can be tried with a sample", function()
+    for _, channel in ipairs { "slack", "teams", "webhook" } do
+      local path = ("/%s/T0SECRET"):format(channel)
+      local before = #received(path)
+      local command = process.run { Server.program(), "mail", "send-test", channel, "--event", "failed",
+        "--server", "http://" .. server.address }
+      assert.equal(0, command.code, command.errors)
+      server:wait_for(function() return #received(path) > before end, 20, channel)
+      local requests = received(path)
+      assert.truthy(requests[#requests].body:find("unknown type name", 1, true))
+    end
+    local answer = server:post("/notifications/test", { channel = "fax" })
+    assert.equal(422, answer.status)
+    assert.truthy(answer.body:find("no script serves the channel fax", 1, true), answer.body)
+    answer = server:post("/notifications/test", { channel = "slack", event = "queued" })
+    assert.equal(422, answer.status)
+    assert.truthy(answer.body:find("tells slack of queued; is it configured?", 1, true), answer.body)
+  end)
+
   it("show no URL and no secret anywhere", function()
     local id = probe(("http://%s/404"):format(address))
     outcome(id, "dead|404|")

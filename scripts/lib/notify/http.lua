@@ -8,13 +8,6 @@ local MAX_BODY <const> = 256 * 1024
 
 local function is_secret(value) return type(value) == "table" and type(value.secret) == "string" end
 
----@class HttpMessage
----@field url string|{secret: string} {secret = NAME}: an option of Notifications or a file of SecretsDirectory
----@field body string|table a table is sent as JSON
----@field contentType? string "application/json" when absent
----@field headers? table<string, string|{secret: string, before: string?}>
----@field sign? {id: string, secrets: string[]} signs it by Standard Webhooks 1.0; names of secrets
-
 --- The table with its body as text. Raises "scripts/notifications/x.lua: …".
 ---@param path string of the script
 ---@param message HttpMessage
