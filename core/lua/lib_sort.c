@@ -35,6 +35,7 @@ typedef struct sort {
   bq_vm *vm;
   step step;
   int raw;               // no metatable: elements are read and written directly
+  int ordered;           // by an order function
   int small;             // this lies on the C stack: the sort can't be left
   int compared;          // the continuation: the order function's answer is on top
   lua_Unsigned chance;   // 0 while parts are of similar size
@@ -186,7 +187,7 @@ static int compare(lua_State *L, sort *s) {
     a = -3;
     b = -1;
   }
-  if (lua_isnil(L, ORDER)) return lua_compare(L, a, b, LUA_OPLT);
+  if (!s->ordered) return lua_compare(L, a, b, LUA_OPLT);
   lua_pushvalue(L, ORDER);
   lua_pushvalue(L, a - 1);
   lua_pushvalue(L, b - 2);
@@ -234,7 +235,8 @@ static int go_on(lua_State *L, int status, lua_KContext context) {
 }
 
 static void begin(lua_State *L, sort *s, lua_Integer count, int raw) {
-  *s = (sort){.vm = bq_vm_of(L), .step = NEXT_RANGE, .raw = raw, .first = 1, .last = count};
+  *s = (sort){.vm = bq_vm_of(L), .step = NEXT_RANGE, .raw = raw, .ordered = !lua_isnil(L, ORDER), .first = 1,
+              .last = count};
 }
 
 int bq_table_sort(lua_State *L) {

@@ -13,7 +13,7 @@ static void look(const bq_vm *vm, lua_State *L) {
 // The length of the first argument, which an author's __len may say to be anything. *plain: the table has no
 // metatable, so it is what it seems.
 static lua_Integer length_of(lua_State *L, int *plain) {
-  luaL_checktype(L, 1, LUA_TTABLE);
+  if (lua_type(L, 1) != LUA_TTABLE) luaL_checktype(L, 1, LUA_TTABLE);
   *plain = !lua_getmetatable(L, 1);
   if (*plain) return (lua_Integer)lua_rawlen(L, 1);
   lua_pop(L, 1);
@@ -27,17 +27,18 @@ static lua_Integer check_length(lua_State *L, int *plain) {
 }
 
 static int table_insert(lua_State *L) {
-  const bq_vm *vm = bq_vm_of(L);
   int plain;
   lua_Integer end = check_length(L, &plain) + 1;
-  if (lua_gettop(L) == 2) {
+  int given = lua_gettop(L);
+  if (given == 2) {
     if (plain) lua_rawseti(L, 1, end);
     else lua_seti(L, 1, end);
     return 0;
   }
-  if (lua_gettop(L) != 3) return luaL_error(L, "wrong number of arguments to 'insert'");
+  if (given != 3) return luaL_error(L, "wrong number of arguments to 'insert'");
   lua_Integer position = luaL_checkinteger(L, 2);
   luaL_argcheck(L, position >= 1 && position <= end, 2, "position out of bounds");
+  const bq_vm *vm = bq_vm_of(L);
   for (lua_Integer i = end; i > position; i--) {
     look(vm, L);
     lua_geti(L, 1, i - 1);
@@ -48,7 +49,6 @@ static int table_insert(lua_State *L) {
 }
 
 static int table_remove(lua_State *L) {
-  const bq_vm *vm = bq_vm_of(L);
   int plain;
   lua_Integer size = check_length(L, &plain);
   if (plain && lua_gettop(L) == 1) { // the last one of a plain list: what is asked for nearly always
@@ -63,6 +63,7 @@ static int table_remove(lua_State *L) {
     luaL_argcheck(L, (lua_Unsigned)position - 1 <= (lua_Unsigned)size, 2, "position out of bounds");
   }
   lua_settop(L, 2);
+  const bq_vm *vm = bq_vm_of(L);
   lua_geti(L, 1, position);
   for (; position < size; position++) {
     look(vm, L);

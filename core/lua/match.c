@@ -100,8 +100,8 @@ static int in_set(int c, const char *p, const char *last) {
   return !inside;
 }
 
-static int fits(bq_matcher *m, const char *at, const char *p, const char *after) {
-  step(m);
+// Whoever asks in a loop steps for itself.
+static int fits(const bq_matcher *m, const char *at, const char *p, const char *after) {
   if (at >= m->text_end) return 0;
   int c = (unsigned char)*at;
   switch (*p) {
@@ -131,7 +131,7 @@ static const char *match_balance(bq_matcher *m, const char *at, const char *p) {
 
 static const char *match_most(bq_matcher *m, const char *at, const char *p, const char *after) {
   ptrdiff_t count = 0;
-  while (fits(m, at + count, p, after)) count++;
+  for (; fits(m, at + count, p, after); count++) step(m);
   for (; count >= 0; count--) {
     step(m);
     const char *end = do_match(m, at + count, after + 1);
@@ -145,6 +145,7 @@ static const char *match_least(bq_matcher *m, const char *at, const char *p, con
     const char *end = do_match(m, at, after + 1);
     if (end != NULL) return end;
     if (!fits(m, at, p, after)) return NULL;
+    step(m);
     at++;
   }
 }

@@ -173,8 +173,18 @@ void bq_stdlib_open(lua_State *L) {
 }
 
 void bq_vm_new_env(lua_State *L) {
-  luaL_checkstack(L, 3, NULL);
-  lua_newtable(L);
+  enum { GLOBALS = 40 }; // and some room for the script's own
+  luaL_checkstack(L, 5, NULL);
+  lua_createtable(L, 0, GLOBALS);
+  // A copy, because each call of a library function looks its global up; the metatable brings back what was set to nil.
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &base_key);
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_rawset(L, -5);
+  }
+  lua_pop(L, 1);
   lua_pushvalue(L, -1);
   lua_setfield(L, -2, "_G");
   const bq_vm *vm = bq_vm_of(L);
