@@ -36,6 +36,7 @@ static const bq_command commands[] = {
     {"override", "copy a shipped script or template, to change it", bq_command_override},
     {"reload", "read the scripts again, and say what has changed", bq_command_reload},
     {"generations", "list, compare, activate and release generations of scripts", bq_command_generations},
+    {"manifest", "check a manifest, say what is built of it, print its hash or the schema", bq_command_manifest},
     {"run", "do one build in the foreground, without a queue", bq_command_run},
     {"new", "write a starting pipeline, policy, route or notification, with its spec", bq_command_new},
     {"test", "run specs of your scripts inside the real runtime", bq_command_test},

@@ -33,6 +33,7 @@ void bq_config_free(bq_config *config) {
       bq_free(*(char **)field);
       break;
     case BQ_OPTION_STRING:
+    case BQ_OPTION_OBJECT:
     case BQ_OPTION_PATH: bq_free(*(char **)field); break;
     case BQ_OPTION_SECRETS:
       for (char **item = *(char ***)field; item != NULL && *item != NULL; item++) explicit_bzero(*item, strlen(*item));
@@ -62,6 +63,7 @@ static bq_config *config_new(void) {
     case BQ_OPTION_WORD: break;
     case BQ_OPTION_SECRET:
     case BQ_OPTION_STRING:
+    case BQ_OPTION_OBJECT:
     case BQ_OPTION_PATH: whole = (*(char **)field = bq_strdup("")) != NULL && whole; break;
     case BQ_OPTION_LIST:
     case BQ_OPTION_SECRETS:
@@ -154,6 +156,7 @@ static bool same_value(const bq_config_option *option, const void *a, const void
   case BQ_OPTION_INTEGER:
   case BQ_OPTION_WORD: return *(const int *)a == *(const int *)b;
   case BQ_OPTION_STRING:
+  case BQ_OPTION_OBJECT:
   case BQ_OPTION_PATH:
   case BQ_OPTION_SECRET: return strcmp(*(char *const *)a, *(char *const *)b) == 0;
   case BQ_OPTION_LIST:

@@ -71,6 +71,11 @@ typedef struct bq_config {
   int sandbox;                           // bq_config_sandbox
   char **sandbox_read_only_paths;        // absolute; shown to every build
   bool sandbox_network;                  // builds see the network
+  char *credentials;                     // JSON object; values are references, resolved for each build that uses them
+  char *base_images;                     // JSON object
+  char *trusted_certificates;            // "": the system's alone
+  char *dotnet_directory;                // "": dotnet is in PATH
+  char *nuget_source;                    // a directory or a URL; "": the SDK's own
   int child_address_space_megabytes;     // of each child; 0: no limit. So below
   int child_max_processes;
   int child_open_files;

@@ -295,6 +295,9 @@ static void convert(bq_config_input *input, bq_config *config, const bq_config_o
   case BQ_OPTION_SECRET: convert_secret(&c, origin); break;
   case BQ_OPTION_LIST:
   case BQ_OPTION_SECRETS: convert_list(&c, origin); break;
+  case BQ_OPTION_OBJECT:
+    if (text_is_right(&c)) store(&c, bq_strdup(c.raw->text));
+    break;
   }
   bq_free(computed);
 }

@@ -17,7 +17,8 @@ typedef enum bq_config_kind {
   BQ_OPTION_PATH,    // char *, made absolute from the current directory
   BQ_OPTION_SECRET,  // char *, resolved by secret.h, never shown
   BQ_OPTION_LIST,    // char **, NULL-terminated
-  BQ_OPTION_SECRETS  // likewise, each item resolved by secret.h, never shown
+  BQ_OPTION_SECRETS, // likewise, each item resolved by secret.h, never shown
+  BQ_OPTION_OBJECT   // char *, a JSON object as text; a later source replaces it whole
 } bq_config_kind;
 
 typedef struct bq_config_option {
@@ -90,6 +91,10 @@ char *bq_config_standard_state(uid_t uid, const char *const *environment);
 // Adds a fault (texts are copied; NULL counts as ""). Without memory it sets *no_memory, so that nothing passes as right.
 void bq_config_fault_add(bq_config_input *input, bool warning, const char *name, const char *value, const char *where,
                          const char *right_fmt, ...) BQ_PRINTF(6, 7);
+
+// Checks of object options (config_objects.c): NULL, or what would be right.
+const char *bq_config_check_credentials(const char *text);
+const char *bq_config_check_base_images(const char *text);
 
 // The value of one row as text: what print, diff and the log show. Secrets are "***", or "" when empty.
 void bq_config_value_text(const bq_config *config, const bq_config_option *option, bq_buf *out);

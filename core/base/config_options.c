@@ -119,6 +119,12 @@ static const char *check_absolute(const char *text) {
   return *text == '/' ? NULL : "must be an absolute path";
 }
 
+static const char *check_source(const char *text) {
+  return *text == '\0' || *text == '/' || strncasecmp(text, "https://", 8) == 0
+             ? NULL
+             : "must be empty, an absolute path or an https URL";
+}
+
 static const char *check_user(const char *text) {
   static const char right[] = "must be the name of a user: letters, digits, - and _";
   size_t length = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.");
@@ -146,6 +152,7 @@ static const char *check_user(const char *text) {
 #define SECRET BQ_OPTION_SECRET
 #define LIST BQ_OPTION_LIST
 #define SECRETS BQ_OPTION_SECRETS
+#define OBJECT BQ_OPTION_OBJECT
 
 const bq_config_option bq_config_options[] = {
   INTEGER(Q, "MaxConcurrentBuilds", NULL, max_concurrent_builds, "2", 1, 10000, NULL, NOW,
@@ -217,6 +224,17 @@ const bq_config_option bq_config_options[] = {
   TEXT(Q, "SandboxReadOnlyPaths", NULL, LIST, sandbox_read_only_paths, "", "none", check_absolute, NOW,
        "Paths that builds may read besides the system's: SDKs, caches."),
   BOOL(Q, "SandboxNetwork", sandbox_network, "true", NOW, "Builds may use the network."),
+  TEXT(Q, "Credentials", NULL, OBJECT, credentials, "{}", "none", bq_config_check_credentials, NOW,
+       "What manifests may name to reach private repositories and registries: name → {value: file:PATH or env:NAME, "
+       "username, hosts, customers}."),
+  TEXT(Q, "BaseImages", NULL, OBJECT, base_images, "{}", "none", bq_config_check_base_images, NOW,
+       "What images stand on: architecture → an OCI layout's directory or docker://REFERENCE."),
+  TEXT(Q, "TrustedCertificates", NULL, PATH, trusted_certificates, "", "the system's alone", NULL, NOW,
+       "A PEM file of certificate authorities that git, skopeo and NuGet trust besides."),
+  TEXT(Q, "DotnetDirectory", NULL, PATH, dotnet_directory, "", "dotnet in /usr", NULL, NOW,
+       "Where the .NET SDK lies."),
+  TEXT(Q, "NuGetSource", NULL, STRING, nuget_source, "", "as the SDK and the product say", check_source, NOW,
+       "Where packages come from: an https URL, or a directory of packages for builds without the network."),
   INTEGER(Q, "ChildAddressSpaceMegabytes", NULL, child_address_space_megabytes, "0", 0, INT_MAX, "MB", NOW,
           "Address space of each process of a build; 0: no limit."),
   INTEGER(Q, "ChildMaxProcesses", NULL, child_max_processes, "0", 0, 1000000, NULL, NOW,
@@ -342,6 +360,7 @@ char *bq_config_range_text(const bq_config_option *option) {
   case BQ_OPTION_SECRET: return bq_strdup("a text, file:PATH, env:NAME or command:PROGRAM");
   case BQ_OPTION_LIST: return bq_strdup("a list of texts");
   case BQ_OPTION_SECRETS: return bq_strdup("a list of texts, file:PATH, env:NAME or command:PROGRAM");
+  case BQ_OPTION_OBJECT: return bq_strdup("an object");
   }
   return NULL;
 }

@@ -171,6 +171,11 @@ static void put(bq_config_input *input, const char *path, bq_raw_kind kind, cons
     }
     return;
   }
+  if (p.rest != NULL && option->kind == BQ_OPTION_OBJECT) {
+    bq_config_fault_add(input, false, name, "", where, "must be given whole: an object in a file, or its JSON as the text "
+                        "of %s__%s in the environment", option->section, option->name);
+    return;
+  }
   if (p.rest != NULL) {
     bq_config_fault_add(input, false, name, shown, where, "must be a single value, not a list or an object");
     return;
@@ -204,8 +209,23 @@ static void put_members(bq_config_input *input, const char *path, json_t *value,
   }
 }
 
+// 1 when the place is that of an object option, whose value is taken as it stands.
+static int put_object(bq_config_input *input, const char *path, json_t *value, const char *where) {
+  place p;
+  bool misspelt;
+  if (!json_is_object(value) || !place_parse(&p, path) || p.name == NULL || p.rest != NULL) return 0;
+  const bq_config_option *option = bq_config_find(p.section, p.name, &misspelt);
+  if (option == NULL || option->kind != BQ_OPTION_OBJECT) return 0;
+  char *text = bq_json_dumps(value, JSON_COMPACT | JSON_SORT_KEYS);
+  if (text == NULL) input->no_memory = true;
+  else put(input, path, BQ_RAW_TEXT, text, where);
+  bq_free(text);
+  return 1;
+}
+
 static void put_json(bq_config_input *input, const char *path, json_t *value, const char *where, int depth) {
   char number[32];
+  if (put_object(input, path, value, where)) return;
   switch (json_typeof(value)) {
   case JSON_OBJECT:
     if (json_object_size(value) > 0) put_members(input, path, value, where, depth);

@@ -13,6 +13,7 @@ void bq_config_value_text(const bq_config *config, const bq_config_option *optio
   case BQ_OPTION_INTEGER: bq_buf_addf(out, "%d", *(const int *)field); break;
   case BQ_OPTION_WORD: bq_buf_adds(out, option->words[*(const int *)field]); break;
   case BQ_OPTION_STRING:
+  case BQ_OPTION_OBJECT:
   case BQ_OPTION_PATH: bq_buf_adds(out, *(char *const *)field); break;
   case BQ_OPTION_SECRET:
     if (**(char *const *)field != '\0') bq_buf_adds(out, "***");
@@ -70,6 +71,7 @@ static void add_example_value(const bq_config_option *option, bq_buf *out) {
   case BQ_OPTION_PATH: bq_buf_addf(out, "\"%s\"", option->standard != NULL ? option->standard : ""); break;
   case BQ_OPTION_LIST:
   case BQ_OPTION_SECRETS: bq_buf_adds(out, "[]"); break;
+  case BQ_OPTION_OBJECT: bq_buf_adds(out, "{}"); break;
   }
 }
 

@@ -57,6 +57,7 @@ int bq_command_mail(int argc, char **argv);
 int bq_command_unsubscribe(int argc, char **argv);
 int bq_command_explain(int argc, char **argv);
 int bq_command_override(int argc, char **argv);
+int bq_command_manifest(int argc, char **argv);
 int bq_command_reload(int argc, char **argv);
 int bq_command_generations(int argc, char **argv);
 

@@ -11,9 +11,14 @@
 #include "base/error.h"
 #include "io/hash.h"
 
-typedef enum bq_archive_format { BQ_ARCHIVE_TAR_ZST, BQ_ARCHIVE_TAR_GZ } bq_archive_format;
+typedef enum bq_archive_format {
+  BQ_ARCHIVE_TAR_ZST,
+  BQ_ARCHIVE_TAR_GZ,
+  BQ_ARCHIVE_TAR, // not compressed
+  BQ_ARCHIVE_ZIP
+} bq_archive_format;
 
-// By the end of `name` (".tar.zst", ".tar.gz", ".tgz"). BQ_EINVAL for others.
+// By the end of `name` (".tar.zst", ".tar.gz", ".tgz", ".tar", ".zip"). BQ_EINVAL for others.
 int bq_archive_format_of(const char *name, bq_archive_format *out, bq_error *err) BQ_MUSTCHECK;
 
 typedef struct bq_archive_pack {

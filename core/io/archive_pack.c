@@ -31,7 +31,8 @@ int bq_archive_format_of(const char *name, bq_archive_format *out, bq_error *err
   static const struct {
     const char *suffix;
     bq_archive_format format;
-  } suffixes[] = {{".tar.zst", BQ_ARCHIVE_TAR_ZST}, {".tar.gz", BQ_ARCHIVE_TAR_GZ}, {".tgz", BQ_ARCHIVE_TAR_GZ}};
+  } suffixes[] = {{".tar.zst", BQ_ARCHIVE_TAR_ZST}, {".tar.gz", BQ_ARCHIVE_TAR_GZ}, {".tgz", BQ_ARCHIVE_TAR_GZ},
+                  {".tar", BQ_ARCHIVE_TAR},         {".zip", BQ_ARCHIVE_ZIP}};
   size_t length = strlen(name);
   for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
     size_t n = strlen(suffixes[i].suffix);
@@ -39,7 +40,7 @@ int bq_archive_format_of(const char *name, bq_archive_format *out, bq_error *err
     *out = suffixes[i].format;
     return 0;
   }
-  return bq_fail(err, BQ_EINVAL, "the archive \"%s\" must end in .tar.zst or .tar.gz", name);
+  return bq_fail(err, BQ_EINVAL, "the archive \"%s\" must end in .tar.zst, .tar.gz, .tar or .zip", name);
 }
 
 static la_ssize_t write_bytes(struct archive *archive, void *arg, const void *bytes, size_t length) {
@@ -65,13 +66,16 @@ static int open_archive(packing *p) {
   p->archive = archive_write_new();
   if (p->archive == NULL) return bq_fail(p->err, BQ_ENOMEM, "out of memory to pack %s", p->pack->to);
   // GNU tar keeps names as the bytes they are; pax would want to know their encoding.
-  int ok = archive_write_set_format_gnutar(p->archive) == ARCHIVE_OK;
+  int zip = p->pack->format == BQ_ARCHIVE_ZIP;
+  int ok = (zip ? archive_write_set_format_zip(p->archive) : archive_write_set_format_gnutar(p->archive)) == ARCHIVE_OK;
   switch (p->pack->format) {
   case BQ_ARCHIVE_TAR_ZST: ok = ok && archive_write_add_filter_zstd(p->archive) == ARCHIVE_OK; break;
   case BQ_ARCHIVE_TAR_GZ:
     ok = ok && archive_write_add_filter_gzip(p->archive) == ARCHIVE_OK &&
          archive_write_set_filter_option(p->archive, "gzip", "timestamp", NULL) == ARCHIVE_OK;
     break;
+  case BQ_ARCHIVE_TAR:
+  case BQ_ARCHIVE_ZIP: break;
   }
   ok = ok && archive_write_set_bytes_in_last_block(p->archive, 1) == ARCHIVE_OK &&
        archive_write_open(p->archive, p, NULL, write_bytes, NULL) == ARCHIVE_OK;

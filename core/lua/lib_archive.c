@@ -85,8 +85,12 @@ static void set_format(archive_op *a, const char *format) {
     a->format = BQ_ARCHIVE_TAR_ZST;
   } else if (strcmp(format, "tar.gz") == 0) {
     a->format = BQ_ARCHIVE_TAR_GZ;
+  } else if (strcmp(format, "tar") == 0) {
+    a->format = BQ_ARCHIVE_TAR;
+  } else if (strcmp(format, "zip") == 0) {
+    a->format = BQ_ARCHIVE_ZIP;
   } else {
-    (void)bq_fail(err, BQ_EINVAL, "archive.pack: format is \"tar.zst\" or \"tar.gz\", not \"%.40s\"", format);
+    (void)bq_fail(err, BQ_EINVAL, "archive.pack: format is tar.zst, tar.gz, tar or zip, not \"%.40s\"", format);
   }
 }
 

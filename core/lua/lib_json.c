@@ -39,13 +39,13 @@ static int too_deep(const json_t *json, int depth) {
   return 0;
 }
 
-int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) {
+int bq_lua_parse_json(json_t **out, const char *text, size_t length, unsigned flags, bq_error *err) {
   *out = NULL;
   if (length > BQ_LUA_JSON_MAX_BYTES) return bq_fail(err, BQ_ELIMIT, "line 1, column 1: the text is longer than 8 MiB");
   if (count_values(text, length) > BQ_LUA_JSON_MAX_VALUES) {
     return bq_fail(err, BQ_ELIMIT, "line 1, column 1: the text has more than %d values", BQ_LUA_JSON_MAX_VALUES);
   }
-  int result = bq_json_parse(text, length, BQ_JSON_STRICT, out, err);
+  int result = bq_json_parse(text, length, flags, out, err);
   if (result < 0 || !too_deep(*out, 0)) return result;
   json_decref(*out);
   *out = NULL;
@@ -359,11 +359,17 @@ static int json_encode(lua_State *L) {
 }
 
 static int json_decode(lua_State *L) {
+  static const char *const options[] = {"relaxed", NULL};
   size_t length;
   const char *text = luaL_checklstring(L, 1, &length);
+  unsigned flags = BQ_JSON_STRICT;
+  if (bq_args_has_options(L, 2, "json.decode", options, "json.decode(text, {relaxed = true})")) {
+    lua_getfield(L, 2, "relaxed");
+    if (lua_toboolean(L, -1)) flags = BQ_JSON_RELAXED;
+  }
   bq_error err;
   json_t *json;
-  if (bq_lua_parse_json(&json, text, length, &err) < 0) {
+  if (bq_lua_parse_json(&json, text, length, flags, &err) < 0) {
     lua_pushnil(L);
     lua_pushstring(L, err.message);
     return 2;

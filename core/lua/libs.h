@@ -36,6 +36,6 @@ void bq_lua_push_json(lua_State *L, const json_t *json);
 int bq_lua_to_json(lua_State *L, int index, json_t **out, bq_error *err) BQ_MUSTCHECK;
 
 // bq_json_parse with the limits above, for text that scripts handle. BQ_EINVAL or BQ_ELIMIT "line 3, column 7: …".
-int bq_lua_parse_json(json_t **out, const char *text, size_t length, bq_error *err) BQ_MUSTCHECK;
+int bq_lua_parse_json(json_t **out, const char *text, size_t length, unsigned flags, bq_error *err) BQ_MUSTCHECK;
 
 #endif

@@ -4,6 +4,7 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "lua/libs.h"
 
 enum { MAX_QUERY_PAIRS = 100 };
@@ -88,7 +89,7 @@ static int request_json(lua_State *L) {
   const char *body = luaL_checklstring(L, -1, &length);
   json_t *value = NULL;
   bq_error err;
-  if (bq_lua_parse_json(&value, body, length, &err) < 0) {
+  if (bq_lua_parse_json(&value, body, length, BQ_JSON_STRICT, &err) < 0) {
     lua_pushnil(L);
     lua_pushstring(L, err.message);
     return 2;

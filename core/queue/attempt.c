@@ -65,6 +65,7 @@ static void release(bq_attempt *attempt) {
   json_decref(attempt->row);
   json_decref(attempt->secret_names);
   json_decref(attempt->secret_values);
+  json_decref(attempt->credentials);
   json_decref(attempt->provenance);
   json_decref(attempt->artifacts);
   json_decref(attempt->commands);
@@ -208,7 +209,8 @@ static void report(bq_attempt *attempt) {
 
 // Whether there is file work before the pipeline runs. A later attempt removes what earlier ones have left.
 static int has_to_prepare(const bq_attempt *attempt) {
-  return attempt->env->files_at_once || attempt->number > 1 || json_array_size(attempt->secret_names) > 0;
+  return attempt->env->files_at_once || attempt->number > 1 || json_array_size(attempt->secret_names) > 0 ||
+         strcmp(attempt->env->config->credentials, "{}") != 0;
 }
 
 // Enters the present state. Each state leads to the next through bq_attempt_advance.
@@ -274,11 +276,13 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   attempt->outcome.kind = BQ_OUTCOME_SUCCESS;
   attempt->secret_names = json_deep_copy(env->needs(env->arg, row_text(attempt, "pipeline")));
   attempt->secret_values = json_object();
+  attempt->credentials = json_object();
   attempt->provenance = json_object();
   attempt->artifacts = json_array();
   attempt->commands = json_array();
   attempt->steps = json_array();
-  if (attempt->secret_values == NULL || attempt->provenance == NULL || attempt->artifacts == NULL || attempt->commands == NULL) {
+  if (attempt->secret_values == NULL || attempt->credentials == NULL || attempt->provenance == NULL ||
+      attempt->artifacts == NULL || attempt->commands == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a build");
     goto cleanup;
   }

@@ -106,6 +106,7 @@ int bq_attempt_make_dirs(bq_attempt *attempt, bq_error *err) {
 
 static int prepare(bq_attempt *attempt, bq_error *err) {
   int result = read_secrets(attempt, err);
+  if (result == 0) result = bq_attempt_read_credentials(attempt, err);
   if (result == 0) remove_leftovers(attempt);
   if (result < 0 || !attempt->env->files_at_once) return result;
   result = bq_attempt_log_keep(attempt->log, err);

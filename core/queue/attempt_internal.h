@@ -59,6 +59,7 @@ struct bq_attempt {
   bq_mask_set *secrets;      // owned; what its output must not show
 
   json_t *secret_names;      // owned array; what the pipeline's needs.secrets names, or NULL
+  json_t *credentials;       // owned object; name → {username, value, hosts} of those for this customer
   json_t *secret_values;     // owned object; name → value of those that there are
 
   bq_vm *vm;                 // owned; from RUNNING on
@@ -97,6 +98,9 @@ void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *erro
                      const char *message); // the first one stays
 void bq_attempt_advance(bq_attempt *attempt, bq_attempt_state next);
 
+// attempt_credentials.c: on the blocking pool, before the build's first line.
+int bq_attempt_read_credentials(bq_attempt *attempt, bq_error *err) BQ_MUSTCHECK;
+
 // attempt_files.c: the three pieces of blocking work.
 void bq_attempt_prepare(bq_task *task);
 void bq_attempt_publish(bq_task *task);
@@ -118,6 +122,8 @@ int bq_build_fail(lua_State *L);
 int bq_build_artifact(lua_State *L);
 int bq_build_import(lua_State *L);
 int bq_build_exec(lua_State *L);
+int bq_build_shared(lua_State *L);     // lib_shared.c
+int bq_build_credential(lua_State *L); // lib_credential.c
 
 // An operation that is done by one function on the loop, at once. `run` gets `attempt` and the text.
 typedef struct bq_note {

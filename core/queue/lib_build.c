@@ -104,7 +104,8 @@ static int build_all(lua_State *L) {
 static const luaL_Reg methods[] = {
     {"defer", build_defer},          {"result", build_result}, {"artifact", bq_build_artifact},
     {"import", bq_build_import},     {"all", build_all},       {"exec", bq_build_exec},
-    {"secret", build_secret}, {NULL, NULL}};
+    {"secret", build_secret},        {"shared", bq_build_shared}, {"credential", bq_build_credential},
+    {NULL, NULL}};
 
 static void set_text(lua_State *L, const bq_attempt *attempt, const char *field, const char *key) {
   lua_pushstring(L, json_string_value(json_object_get(attempt->row, key)));

@@ -14,6 +14,7 @@
 enum {
   MAX_ARGUMENTS = 4096,
   MAX_ENVIRONMENT = 256,
+  MAX_MOUNTS = 32, // of each kind
   MAX_STDIN_BYTES = 8 * 1024 * 1024,
   CAPTURE_BYTES = 1024 * 1024,
   MAX_CAPTURE_BYTES = 64 * 1024 * 1024,
@@ -40,7 +41,10 @@ typedef struct exec_op {
   size_t input_length;        // bytes
   double timeout_s;           // 0: none of its own
   int check;                  // an exit code other than 0 raises
+  text_list read_only;        // owned; paths shown to it besides the configuration's
+  text_list writable;         // owned; likewise, below StateDirectory/shared
   size_t capture_max;         // bytes; 0: no capture
+  int quiet;                  // what is captured does not go to the log
   bq_mask mask;               // of what is captured
   bq_buf output;              // captured standard output, masked
   int over;                   // capture_max was reached
@@ -76,7 +80,7 @@ static void list_free(text_list *list) {
 
 static void on_output(void *arg, int stream, const char *bytes, size_t length) {
   exec_op *exec = arg;
-  bq_attempt_source_write(exec->source, stream, bytes, length);
+  if (stream != 1 || !exec->quiet) bq_attempt_source_write(exec->source, stream, bytes, length);
   if (stream != 1 || exec->capture_max == 0 || exec->over) return;
   bq_mask_feed(&exec->mask, bytes, length, &exec->output);
   if (exec->output.length <= exec->capture_max) return;
@@ -166,10 +170,20 @@ static void begin_timeout(exec_op *exec) {
   if (exec->timeout != NULL) bq_timer_set(exec->timeout, (int64_t)(exec->timeout_s * 1000));
 }
 
+// The configuration's paths after the command's own.
+static int add_read_only(exec_op *exec, bq_error *err) {
+  const char *const *path = exec->attempt->env->sandbox->read_only_paths;
+  for (; path != NULL && *path != NULL; path++) {
+    if (!list_add(&exec->read_only, bq_strdup(*path))) return bq_fail(err, BQ_ENOMEM, "out of memory for a command");
+  }
+  return 0;
+}
+
 static int start_process(exec_op *exec, bq_error *err) {
   bq_attempt *attempt = exec->attempt;
   const bq_config *config = attempt->env->config;
   int result = open_source(exec, err);
+  if (result == 0) result = add_read_only(exec, err);
   if (result < 0) return result;
   bq_process_spec spec = {.argv = (const char *const *)(void *)exec->argv.items,
                           .env = (const char *const *)(void *)exec->env.items,
@@ -180,6 +194,8 @@ static int start_process(exec_op *exec, bq_error *err) {
                           .sandbox = *attempt->env->sandbox,
                           .limits = limits_of(config),
                           .grace_ms = (int64_t)config->stop_grace_seconds * 1000};
+  spec.sandbox.read_only_paths = (const char *const *)(void *)exec->read_only.items;
+  spec.sandbox.writable_paths = (const char *const *)(void *)exec->writable.items;
   bq_process_events events = {.on_output = on_output, .on_exit = on_end, .arg = exec};
   result = bq_process_start(&exec->process, attempt->env->loop, &spec, &events, err);
   if (result == 0) begin_timeout(exec);
@@ -344,6 +360,8 @@ static void exec_release(bq_op *op) {
   if (exec->source != NULL) bq_attempt_source_free(exec->source);
   list_free(&exec->argv);
   list_free(&exec->env);
+  list_free(&exec->read_only);
+  list_free(&exec->writable);
   bq_free(exec->cwd);
   bq_free(exec->input);
   bq_buf_free(&exec->output);
@@ -438,6 +456,38 @@ static const char *read_cwd(lua_State *L, exec_op *exec) {
   return exec->cwd != NULL ? NULL : "out of memory";
 }
 
+// Whether a path is StateDirectory/shared/… without a way out of it.
+static int is_shared(const exec_op *exec, const char *path) {
+  const char *root = exec->attempt->env->config->state_directory;
+  size_t length = strlen(root);
+  bq_error err;
+  return strncmp(path, root, length) == 0 && strncmp(path + length, "/shared/", 8) == 0 &&
+         bq_tree_check(path + length + 8, &err) == 0;
+}
+
+static const char *read_mounts(lua_State *L, exec_op *exec) {
+  lua_getfield(L, 2, "mounts");
+  if (lua_isnil(L, -1)) return NULL;
+  if (!lua_istable(L, -1)) return "mounts is a table of paths and \"read\" or \"write\"";
+  lua_pushnil(L);
+  while (lua_next(L, -2) != 0) {
+    size_t length = 0;
+    const char *path = lua_type(L, -2) == LUA_TSTRING ? lua_tolstring(L, -2, &length) : NULL;
+    const char *how = lua_tostring(L, -1);
+    if (path == NULL || path[0] != '/' || strlen(path) != length || strcmp(path, "/") == 0) {
+      return "mounts holds something else than absolute paths";
+    }
+    int writable = how != NULL && strcmp(how, "write") == 0;
+    if (!writable && (how == NULL || strcmp(how, "read") != 0)) return "a mount is \"read\" or \"write\"";
+    if (writable && !is_shared(exec, path)) return "only what build:shared gave can be mounted for writing";
+    text_list *list = writable ? &exec->writable : &exec->read_only;
+    if (list->count >= MAX_MOUNTS) return "mounts has more than 32 entries";
+    if (!list_add(list, bq_strdup(path))) return "out of memory";
+    lua_pop(L, 1);
+  }
+  return NULL;
+}
+
 static const char *read_input(lua_State *L, exec_op *exec) {
   lua_getfield(L, 2, "stdin");
   if (lua_isnil(L, -1)) return NULL;
@@ -462,11 +512,14 @@ static const char *read_rest(lua_State *L, exec_op *exec) {
   } else if (lua_toboolean(L, -1)) {
     exec->capture_max = CAPTURE_BYTES;
   }
+  lua_getfield(L, 2, "quiet");
+  exec->quiet = lua_toboolean(L, -1) && exec->capture_max > 0;
   return NULL;
 }
 
 int bq_build_exec(lua_State *L) {
-  static const char *const options[] = {"argv", "shell", "cwd", "env", "timeout", "stdin", "capture", "check", NULL};
+  static const char *const options[] = {"argv", "shell", "cwd", "env", "timeout", "stdin", "capture", "check", "mounts", "quiet",
+                                        NULL};
   bq_args_self(L, "exec");
   bq_args_options(L, 2, "build:exec", options, "build:exec {argv = {\"make\", \"all\"}}");
   lua_settop(L, 2);
@@ -479,6 +532,7 @@ int bq_build_exec(lua_State *L) {
   if (fault == NULL) fault = read_env(L, exec);
   if (fault == NULL) fault = read_cwd(L, exec);
   if (fault == NULL) fault = read_input(L, exec);
+  if (fault == NULL) fault = read_mounts(L, exec);
   if (fault == NULL) fault = read_rest(L, exec);
   if (fault != NULL) {
     exec_release(&exec->op);

@@ -128,9 +128,24 @@ static int queue_pipelines(lua_State *L) {
   return 1;
 }
 
+// The directories are those of PATH in lib_exec.c. A look at a directory entry, no read: it may happen on the loop.
+static int queue_has_program(lua_State *L) {
+  static const char *const directories[] = {"/usr/local/bin", "/usr/bin", "/bin"};
+  const char *name = luaL_checkstring(L, 1);
+  int found = 0;
+  luaL_argcheck(L, *name != '\0' && strchr(name, '/') == NULL, 1, "a name without a slash");
+  for (size_t i = 0; i < sizeof directories / sizeof directories[0] && !found; i++) {
+    lua_pushfstring(L, "%s/%s", directories[i], name);
+    found = access(lua_tostring(L, -1), X_OK) == 0;
+  }
+  lua_pushboolean(L, found);
+  return 1;
+}
+
 void bq_intake_add(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"read_manifest", queue_read_manifest}, {"pipelines", queue_pipelines}, {NULL, NULL}};
+      {"read_manifest", queue_read_manifest}, {"pipelines", queue_pipelines}, {"has_program", queue_has_program},
+      {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 }
 

@@ -155,15 +155,19 @@ static int make_row(run *r, bq_error *err) {
   json_t *manifest = NULL;
   char id[BQ_UUID_SIZE];
   int result = bq_file_read(r->options->manifest, MAX_MANIFEST_BYTES, &text, &length, err);
-  if (result == 0) result = bq_json_parse(text, length, BQ_JSON_STRICT, &manifest, err);
+  if (result == 0) result = bq_json_parse(text, length, BQ_JSON_RELAXED, &manifest, err);
   if (result == 0) result = bq_uuid_new(id, err);
   if (result < 0) goto cleanup;
+  // Of a build form, what its first target says.
   const json_t *cloud = json_array_get(bq_json_get_ci(manifest, "cloudTargets"), 0);
+  const json_t *target = json_array_get(bq_json_get_ci(manifest, "targets"), 0);
+  const json_t *what = target != NULL ? target : manifest;
+  if (target != NULL) cloud = target;
   r->row = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:{}, s:b}", "id", id, "attempt", 1,
                      "pipeline", r->options->pipeline, "customerId", "local", "customerName", "local", "customerEmail",
                      "local@localhost", "configurationName", r->manifest_name, "tier",
-                     text_of(bq_json_get_ci(manifest, "tier")), "architecture",
-                     text_of(bq_json_get_ci(manifest, "architecture")), "cloudProvider",
+                     text_of(bq_json_get_ci(what, "tier")), "architecture",
+                     text_of(bq_json_get_ci(what, "architecture")), "cloudProvider",
                      text_of(bq_json_get_ci(cloud, "provider")), "manifestPath", r->manifest_name, "metadata",
                      "pipelineFixed", 1);
   if (r->row == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for the build");

@@ -28,7 +28,8 @@ static int open_sha256(lua_State *L) {
   }
 
 const bq_lua_module bq_build_modules[] = {
-    COMMON_MODULES, {"fs", bq_lua_open_fs}, {"archive", bq_lua_open_archive}, {"queue", bq_intake_open}, {NULL, NULL}};
+    COMMON_MODULES, {"fs", bq_lua_open_fs}, {"archive", bq_lua_open_archive}, {"queue", bq_intake_open},
+    {"templates", bq_lua_open_templates}, {NULL, NULL}};
 
 const bq_lua_module bq_route_modules[] = {
     COMMON_MODULES, {"queue", bq_queue_open}, {"schedule", bq_schedule_open},

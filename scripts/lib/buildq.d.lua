@@ -63,14 +63,18 @@ function buildq.uuid() end
 ---Read-only: the options that scripts may see, under their names in the configuration. Nothing secret is here.
 ---@class buildq.config
 ---@field AllowInlineCommands boolean
+---@field BaseImages table<string, string> architecture → directory of an OCI layout, or "docker://REFERENCE"
 ---@field BrandColor string "#2563c9"
 ---@field BrandName string FromName when not set
 ---@field BuildTimeoutMinutes integer
+---@field Credentials table<string, {hosts: string[], customers: string[], username: string?}> without their values
+---@field DotnetDirectory string "" when not set
 ---@field DownloadBaseUrl string "" when not set
 ---@field EnableHealthChecks boolean
 ---@field LogoUrl string "" when not set
 ---@field MaxConcurrentBuilds integer
 ---@field MaxRetryAttempts integer
+---@field NuGetSource string "" when not set
 ---@field ReplyTo string "" when not set
 ---@field RetryDelayMinutes integer
 ---@field MachineArchitecture string what this server's compilers make unless told otherwise: "linux-x64", "linux-arm64"
@@ -82,6 +86,7 @@ function buildq.uuid() end
 ---@field TeamsWebhook string likewise
 ---@field Webhook string likewise; "" also without WebhookSecrets
 ---@field WebhookEvents table<string, true>
+---@field TrustedCertificates string "" when not set
 
 -- json -----------------------------------------------------------------------------------------------------------
 
@@ -95,9 +100,10 @@ local json = {}
 function json.encode(value, options) end
 
 ---@param text string at most 8 MiB
+---@param options? {relaxed: boolean} relaxed: comments, trailing commas and a byte order mark are taken as well
 ---@return Json? value nil when it can't be read (a JSON null is json.null)
 ---@return string? message "line 3, column 7: …"
-function json.decode(text) end
+function json.decode(text, options) end
 
 ---Marks a table as an array, so that an empty one is written [].
 ---@param list? table a new one when absent
@@ -237,7 +243,7 @@ function fs.sha256(path) end
 ---@class PackOptions
 ---@field dir string what to pack: the directory's contents
 ---@field to string the archive to write
----@field format? "tar.zst"|"tar.gz" by the name of `to` when absent
+---@field format? "tar.zst"|"tar.gz"|"tar"|"zip" by the name of `to` when absent
 ---@field prefix? string a directory name put before every entry
 ---@field mtime? integer seconds since 1970 that every entry gets; 0
 
@@ -422,6 +428,11 @@ function queue.events(id, after, limit) end
 ---@return string? text
 ---@return Failure? # invalid: not a path below it; not_found; limit: too large
 function queue.read_manifest(path) end
+
+---[any] Whether builds on this server find a program: it is in /usr/local/bin, /usr/bin or /bin. Does not wait.
+---@param name string without a slash
+---@return boolean
+function queue.has_program(name) end
 
 ---[any] Names of the pipelines of this generation, sorted. Does not wait.
 ---@return string[]
@@ -647,7 +658,7 @@ function response.stream(producer, options) end
 -- templates ------------------------------------------------------------------------------------------------------
 
 ---Templates and the scripts of scripts/notifications, of the generation that this script belongs to.
----@class buildq.templates [route]
+---@class buildq.templates [any]
 local templates = {}
 
 ---@param path string below templates: "email/failed.html"
@@ -791,7 +802,9 @@ function Build:step(name, options, fn) end
 ---@field timeout? number seconds; the build's own end comes anyway
 ---@field stdin? string bytes for standard input; empty when absent
 ---@field capture? boolean|integer standard output as `output`, masked; at most 1 MiB or that many bytes, then `limit`
+---@field quiet? boolean with capture: standard output does not go to the log
 ---@field check? boolean true: an exit code other than 0 raises
+---@field mounts? table<string, "read"|"write"> absolute paths that it sees as well; "write" for those of build:shared only
 
 ---@class ExecResult
 ---@field code integer exit code; 128 + signal when a signal ended it
@@ -825,6 +838,20 @@ function Build:progress(percent, text) end
 ---@param to string in the workspace; must not exist
 ---@return "file"|"directory" # what it was
 function Build:import(from, to) end
+
+---A directory that the builds of this server share, StateDirectory/shared/NAME; made when missing. Commands see it with
+---`mounts`, and lock what they change in it themselves (flock): whatever may write there can change what other builds
+---get. Waits. Raises `invalid`, `io`.
+---@param name string words of [A-Za-z0-9._-] in up to 4 levels, "git/0f3c"
+---@return string # its absolute path
+function Build:shared(name) end
+
+---A credential of the option Credentials, for a host that it names and a build of a customer that it names. Its value is
+---masked in the log. Waits for nothing.
+---@param name string
+---@param host string "git.example.org", with a port when the URL has one
+---@return {username: string, value: string} # raises `invalid`: not for this host or customer; `not_found`
+function Build:credential(name, host) end
 
 ---A line (or lines) in the attempt's log, masked.
 ---@param text string

@@ -1,7 +1,9 @@
 -- Intake: from what somebody asked for to a row that can be built. The one place that decides what is accepted, for
 -- requests over HTTP and for rows that an old program inserted.
 
+local catalogue = require "catalogue"
 local check = require "check"
+local credentials = require "manifest.credentials"
 local manifest = require "manifest"
 local problem = require "problem"
 local request = require "request"
@@ -12,9 +14,11 @@ local intake = {}
 ---@field read_manifest fun(path: string): string?, Failure?
 ---@field pipelines fun(): string[]
 ---@field allow_inline_commands boolean
+---@field credentials table<string, {hosts: string[], customers: string[]}>
+---@field has_program fun(name: string): boolean
 ---@field machine? string the architecture that compilers make here
 ---@field encode fun(value: any): string
----@field decode fun(text: string): any, string?
+---@field decode fun(text: string, options?: {relaxed: boolean}): any, string?
 ---@field sha256 fun(text: string): string
 
 --- The world as the running server gives it.
@@ -25,6 +29,8 @@ function intake.world()
     read_manifest = buildq.queue.read_manifest,
     pipelines = buildq.queue.pipelines,
     allow_inline_commands = buildq.config.AllowInlineCommands,
+    credentials = buildq.config.Credentials,
+    has_program = buildq.queue.has_program,
     machine = buildq.config.MachineArchitecture,
     encode = buildq.json.encode,
     decode = buildq.json.decode,
@@ -43,7 +49,7 @@ end
 local function read(path, world)
   local text, failure = world.read_manifest(path)
   if not text then return nil, failure.message end
-  local decoded, message = world.decode(text)
+  local decoded, message = world.decode(text, { relaxed = true })
   if decoded == nil then return nil, ("the manifest %s is not JSON: %s"):format(path, message) end
   return decoded
 end
@@ -65,6 +71,16 @@ local function refuse(faults, asked, world)
     more = prefixed(found, "$.manifest")
   end
   return problem.faults(table.move(more, 1, #more, #faults + 1, faults), "The request")
+end
+
+-- An architecture that nothing here compiles for. The .NET SDK compiles for all of them.
+local function warning_of_machine(normal, chosen, world)
+  if manifest.is_dotnet(normal) or not world.machine or chosen.architecture == world.machine then return nil end
+  local known = catalogue.architectures[catalogue.architecture(chosen.architecture) or ""]
+  if known and known.triplet and world.has_program(known.triplet .. "-gcc") then return nil end
+  return { path = "$.architecture", value = chosen.architecture, message =
+    ("is only told to the commands (BUILD_ARCHITECTURE): compilers make %s here unless they are told otherwise")
+      :format(world.machine) }
 end
 
 ---@class Accepted
@@ -96,17 +112,21 @@ function intake.submission(body, world)
   end
   local chosen, choice_faults = manifest.choose(normal, asked)
   if not chosen then return nil, problem.faults(choice_faults, "The request") end
+  manifest_faults = manifest.check_choice(normal, chosen)
+  local refused = credentials.check(normal, asked.customerId, world.credentials)
+  table.move(refused, 1, #refused, #manifest_faults + 1, manifest_faults)
+  if #manifest_faults > 0 then
+    if asked.manifest then prefixed(manifest_faults, "$.manifest") end
+    return nil, problem.faults(manifest_faults, "The manifest")
+  end
   local pipeline = asked.pipeline or normal.pipeline or manifest.default_pipeline
   if not contains(world.pipelines(), pipeline) then
     return nil, problem.new(422, ("There is no pipeline %q here; there are: %s."):format(pipeline,
       table.concat(world.pipelines(), ", ")))
   end
   if asked.manifest then prefixed(warnings, "$.manifest") end
-  if pipeline == manifest.default_pipeline and world.machine and chosen.architecture ~= world.machine then
-    warnings[#warnings + 1] = { path = "$.architecture", value = chosen.architecture, message =
-      ("is only told to the commands (BUILD_ARCHITECTURE): compilers make %s here unless they are told otherwise")
-        :format(world.machine) }
-  end
+  local warning = pipeline == manifest.default_pipeline and warning_of_machine(normal, chosen, world)
+  if warning then warnings[#warnings + 1] = warning end
   return {
     warnings = warnings,
     fields = {
@@ -140,7 +160,8 @@ function intake.adopt(row, world)
   local normal, faults = manifest.check(decoded, { trusted = true })
   local chosen
   if normal then chosen, faults = manifest.choose(normal, row) end
-  if not chosen then
+  if chosen then faults = manifest.check_choice(normal, chosen) end
+  if #faults > 0 then
     local lines = {}
     for index, fault in ipairs(faults) do lines[index] = ("%s %s"):format(fault.path, fault.message) end
     return nil, ("the manifest %s can't be built: %s"):format(row.manifestPath, table.concat(lines, "; "))

@@ -3,12 +3,12 @@
 --
 --   return {
 --     source = { repository = "https://git.example.org/honua/server.git", ref = "main" },
---     build = { system = "make", targets = { "all" } },
+--     build = { system = "dotnet" }, -- or make with its targets, cmake, command
 --   }
 
 ---@class Product
----@field source? {repository: string, ref?: string, path?: string}
----@field build? {system: "make"|"cmake"|"command", targets?: string[], commands?: (string|string[])[]}
+---@field source? {repository: string, ref?: string, path?: string, credentials?: string}
+---@field build? {system: "make"|"cmake"|"command"|"dotnet", targets?: string[], commands?: (string|string[])[]}
 
 ---@type Product
 return {}

@@ -3,18 +3,24 @@
 -- Commands find a directory in OUTPUT: what lies there at the end is packaged. make and cmake fill it with their
 -- install rule when the commands have left it empty.
 
+local catalogue = require "catalogue"
+local dotnet = require "dotnet.system"
 local fs = require("buildq").fs
 
 local toolchain = {}
 
 ---@class Work what a system works on
 ---@field build Build
----@field source CheckedOut
----@field plan {system: string, targets: string[], commands: (string|string[])[]}
+---@field plan Plan
+---@field sources CheckedOut[]
+---@field source CheckedOut the first of them
 ---@field env table<string, string> for every command
 ---@field jobs integer
 ---@field commands string[] what was run, for the provenance
+---@field versions table<string, string> of the tools, for the provenance
 ---@field output string the output directory, relative to the workspace
+---@field outputs table<string, string> where the files of each target are, by its id
+---@field cross? string the triplet of the cross compiler that is used
 
 ---@class System
 ---@field tools string[] their versions are recorded
@@ -36,7 +42,34 @@ function toolchain.run(work, argv, options)
 end
 
 ---@type table<string, System>
-toolchain.systems = {}
+toolchain.systems = { dotnet = dotnet }
+
+--- The triplet of the compiler for an architecture that is not this machine's, when Debian's is here.
+---@param build Build
+---@param architecture string
+---@return string?
+function toolchain.cross(build, architecture)
+  local here = catalogue.architectures[build.config.MachineArchitecture]
+  local there = catalogue.architectures[architecture]
+  if not here or not there or there.os ~= "linux" or there.libc ~= "gnu" or there.cpu == here.cpu then return nil end
+  local found = require("buildq").queue.has_program(there.triplet .. "-gcc")
+  if found then return there.triplet end
+  build:log(("%s-gcc is not here: what is built is for %s unless the source's own rules say otherwise"):format(
+    there.triplet, build.config.MachineArchitecture))
+  return nil
+end
+
+--- The variables by which make and cmake find a cross compiler.
+---@param triplet string
+---@return table<string, string>
+function toolchain.cross_variables(triplet)
+  local env = { CROSS_COMPILE = triplet .. "-" }
+  for name, tool in pairs { CC = "gcc", CXX = "g++", AR = "ar", LD = "ld", STRIP = "strip", OBJCOPY = "objcopy",
+    RANLIB = "ranlib" } do
+    env[name] = triplet .. "-" .. tool
+  end
+  return env
+end
 
 toolchain.systems.make = {
   tools = { "gcc", "make" },
@@ -45,7 +78,7 @@ toolchain.systems.make = {
   end,
   compile = function(work)
     local argv = { "make", "-j" .. work.jobs }
-    table.move(work.plan.targets, 1, #work.plan.targets, #argv + 1, argv)
+    table.move(work.plan.make_targets, 1, #work.plan.make_targets, #argv + 1, argv)
     toolchain.run(work, argv)
   end,
   install = function(work)
@@ -63,13 +96,18 @@ toolchain.systems.make = {
 toolchain.systems.cmake = {
   tools = { "gcc", "cmake" },
   generate = function(work)
-    toolchain.run(work, { "cmake", "-S", ".", "-B", "build-cmake", "-DCMAKE_BUILD_TYPE=Release" })
+    local argv = { "cmake", "-S", ".", "-B", "build-cmake", "-DCMAKE_BUILD_TYPE=Release" }
+    if work.cross then
+      argv[#argv + 1] = "-DCMAKE_SYSTEM_NAME=Linux"
+      argv[#argv + 1] = "-DCMAKE_SYSTEM_PROCESSOR=" .. work.cross:match("^[^-]+")
+    end
+    toolchain.run(work, argv)
   end,
   compile = function(work)
     local argv = { "cmake", "--build", "build-cmake", "--parallel", tostring(work.jobs) }
-    if #work.plan.targets > 0 then
+    if #work.plan.make_targets > 0 then
       argv[#argv + 1] = "--target"
-      table.move(work.plan.targets, 1, #work.plan.targets, #argv + 1, argv)
+      table.move(work.plan.make_targets, 1, #work.plan.make_targets, #argv + 1, argv)
     end
     toolchain.run(work, argv)
   end,

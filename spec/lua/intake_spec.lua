@@ -18,6 +18,8 @@ before_each(function()
     end,
     pipelines = function() return { "honua-server", "own", "third" } end,
     allow_inline_commands = false,
+    credentials = { git = { hosts = { "git.example.org" }, customers = { "c" } } },
+    has_program = function() return false end,
     encode = json.encode, decode = json.decode,
     sha256 = function() return ("5"):rep(64) end,
   }

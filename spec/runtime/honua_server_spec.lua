@@ -13,6 +13,7 @@ before_each(function()
     ["source/.git/HEAD"] = "ref", ["source/server"] = "binary", ["source/lib/a.so"] = "library",
   } })
   exec:on("rev-parse HEAD", COMMIT .. "\n")
+  exec:on("rev-parse --quiet --verify", COMMIT .. "\n")
   exec:on("log -1 --format=%ct", "1700000000\n")
   exec:on("--version", "tool 1.2\nmore\n")
   exec:on("nproc", "3\n")
@@ -48,29 +49,30 @@ describe("the pipeline honua-server", function()
     }, result.steps)
   end)
 
-  it("fetches one commit of a repository, with no one asked for a password", function()
+  it("fetches into a mirror that builds share, and takes one commit of it, with no one asked for a password", function()
     assert.build_succeeded(run { source = REMOTE, build = { system = "make" } })
-    local fetch = test.exec:find "fetch"
-    assert.matches("%-%-depth=1 origin v1$", fetch.line)
+    local fetch, at = test.exec:find "fetch --quiet --prune"
+    assert.matches("^flock %-%-exclusive", fetch.line)
+    assert.matches("%-%-end%-of%-options https://git.example.org/a.git %+refs/heads/%*:refs/heads/%*", fetch.line)
     assert.equal("0", fetch.env.GIT_TERMINAL_PROMPT)
     assert.is_nil(fetch.env.GIT_ALLOW_PROTOCOL:find("ext", 1, true))
-    assert.matches("remote add %-%- origin https://git.example.org/a.git$", test.exec:find("remote add").line)
-  end)
-
-  it("fetches everything when one commit can't be had, and then finds the reference", function()
-    test.exec:on("--depth=1", 1)
-    test.exec:on("refs/remotes/origin/v1^{commit}", 1)
-    test.exec:on("--verify v1^{commit}", COMMIT)
-    assert.build_succeeded(run { source = REMOTE, build = { system = "make" } })
+    local taken, later = test.exec:find "fetch --quiet --no-tags --depth=1"
+    assert.matches("file:///.*/shared/git/%x+ " .. COMMIT .. "$", taken.line)
+    assert.is_true(at < later)
     assert.matches(COMMIT .. "$", test.exec:find("checkout").line)
   end)
 
-  it("fails for good when there is no such reference", function()
-    test.exec:on("--depth=1", 1)
-    test.exec:on("--verify", 1)
+  it("fails for good when there is no such reference, and not when the network is away", function()
+    test.exec:on("rev-parse --quiet --verify", 1)
     local result = run { source = REMOTE, build = { system = "make" } }
     assert.build_failed(result, "the reference v1 is not in")
     assert.is_false(result.retryable)
+    test.exec:on("fetch --quiet --prune", { code = 128, output = "fatal: unable to access: Could not resolve host" })
+    result = run { source = REMOTE, build = { system = "make" } }
+    assert.build_failed(result, "can't be fetched: .*resolve host")
+    assert.is_true(result.retryable)
+    test.exec:on("fetch --quiet --prune", { code = 128, output = "fatal: Authentication failed for 'https://…'" })
+    assert.is_false(run({ source = REMOTE, build = { system = "make" } }).retryable)
   end)
 
   it("packages with fixed times and registers archive, sums and manifest", function()
@@ -79,10 +81,12 @@ describe("the pipeline honua-server", function()
     local kinds = {}
     for _, artifact in ipairs(result.artifacts) do kinds[artifact.name] = artifact.kind end
     assert.equal("archive", kinds["acme-linux-x64.tar.zst"])
+    assert.equal("sbom", kinds["acme-linux-x64.cdx.json"])
     assert.equal("checksums", kinds.SHA256SUMS)
     assert.equal("manifest", kinds["manifest.json"])
     assert.same({ "acme-linux-x64/lib/a.so", "acme-linux-x64/server" }, packed(result))
-    assert.matches("^%x+  acme%-linux%-x64%.tar%.zst\n%x+  manifest%.json\n$", result:read "SHA256SUMS")
+    assert.matches("^%x+  acme%-linux%-x64%.tar%.zst\n%x+  acme%-linux%-x64%.cdx%.json\n%x+  manifest%.json\n$",
+      result:read "SHA256SUMS")
     -- The same input gives the same bytes.
     assert.equal(result.artifacts[1].sha256, run({ source = REMOTE, build = { system = "make" } }).artifacts[1].sha256)
   end)
@@ -117,7 +121,7 @@ describe("the pipeline honua-server", function()
     local result = run { source = REMOTE, build = { system = "make" } }
     assert.build_succeeded(result)
     assert.matches("DESTDIR=" .. result.workspace .. "/output", test.exec:find("make install").line, 1, true)
-    assert.not_command_ran "find . "
+    assert.not_command_ran "-newer"
     assert.same({ "acme-linux-x64/usr/bin/server" }, packed(result))
   end)
 
@@ -216,7 +220,7 @@ describe("the pipeline honua-server", function()
   end)
 
   it("checks itself", function()
-    test.write("lib/toolchain.lua", "return { systems = { make = {}, command = {} } }")
+    test.write("lib/toolchain.lua", "return { systems = { make = {}, command = {}, dotnet = {} } }")
     local ok, fault = pcall(test.reload)
     assert.is_false(ok)
     assert.matches("no entry for the build system cmake", fault, 1, true)
