@@ -268,7 +268,7 @@ const bq_config_option bq_config_options[] = {
           "How long the events of builds are kept."),
   INTEGER(Q, "DiskReserveMegabytes", NULL, disk_reserve_megabytes, "512", 0, INT_MAX, "MB", NOW,
           "With less free space no build is started."),
-  INTEGER(Q, "MaxConcurrentDeliveries", NULL, max_concurrent_deliveries, "8", 1, 256, NULL, NOW,
+  INTEGER(Q, "MaxConcurrentDeliveries", NULL, max_concurrent_deliveries, "8", 1, 256, NULL, RESTART,
           "How many notifications are sent at the same time by this server."),
   INTEGER(Q, "DeliveryRetrySeconds", NULL, delivery_retry_seconds, "60", 1, 86400, "seconds", NOW,
           "How long a notification that could not be sent waits for its first retry; the delay doubles with each."),

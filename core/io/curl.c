@@ -127,8 +127,6 @@ int bq_curl_new(bq_curl **out, bq_loop *loop, unsigned max_transfers, bq_error *
   (void)curl_multi_setopt(curl->multi, CURLMOPT_TIMERFUNCTION, watch_timer);
   (void)curl_multi_setopt(curl->multi, CURLMOPT_TIMERDATA, curl);
   (void)curl_multi_setopt(curl->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)max_transfers);
-  // A smaller cache would be emptied by blocking goodbyes (SMTP's QUIT).
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_MAXCONNECTS, (long)max_transfers);
   *out = curl;
   return 0;
 }

@@ -25,6 +25,7 @@ static char *header_text(const char *text) {
   for (char *c = copy; *c != '\0'; c++) {
     if ((unsigned char)*c < ' ' || *c == 127) *c = ' ';
   }
+  for (char *c = strstr(copy, "=?"); c != NULL; c = strstr(c, "=?")) *c = '~'; // it would be read as encoded
   return copy;
 }
 

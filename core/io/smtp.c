@@ -1,119 +1,165 @@
 #include "io/smtp.h"
 
 #include <curl/curl.h>
-#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/secret.h"
 #include "base/utf8.h"
-#include "io/curl.h"
 #include "io/mime.h"
 
-enum { MAX_REPLY = 1000 };
+enum { MAX_REPLY = 1000, MAX_WAITING = 1000, MAX_URL = 400, MAX_ENVELOPE = 300 };
 
-// One mail: waits for a token, or is under way in libcurl.
+// A handle of libcurl with the connection that it keeps. With one mail, or idle.
+typedef struct line {
+  CURL *easy;  // owned
+  int fd;      // of the connection; -1: none
+  struct line *next;
+} line;
+
+// One mail on its way. The loop's until it is submitted, then its thread's, then the loop's again.
 typedef struct mail {
+  bq_task task; // first
   bq_smtp *smtp;
-  CURL *easy;                 // owned
+  line *line;                 // lent
   struct curl_slist *to;      // owned
+  char *from;                 // owned; with angle brackets, as `to`
+  bq_smtp_account account;    // strings are owned
   char *bytes;                // owned
   size_t length;
   size_t taken;               // by libcurl
-  char *token_source;         // owned; "" for none
   char reply[MAX_REPLY];      // the last one's text; several lines are one
   int reply_ended;            // the next line begins another
   char failure[CURL_ERROR_SIZE];
+  bq_transport_outcome outcome;
+  int code;                   // of the reply; 0: none decided
   bq_transport_done done;
   void *arg;
-  struct mail *next;          // while it waits for a token
 } mail;
 
 struct bq_smtp {
-  bq_loop *loop;              // borrowed
-  bq_pool *blocking;          // borrowed
-  bq_curl *curl;              // owned
-  mail *waiting;              // for the token that is being fetched
-  bq_task task;               // fetches it
-  int fetching;
+  bq_pool *pool;              // owned
+  bq_timer *timer;            // owned; closes what is idle
+  line *idle;                 // the loop's
+  bq_task closing;            // closes …
+  line *closed;               // … these, while `is_closing`
+  int is_closing;
+  atomic_int ended;           // whatever waits gives up
+  pthread_mutex_t lock;       // of the rest
   char *source;               // owned; where `token` is from
   char *token;                // owned; NULL: none yet
-  char *fetched;              // owned; the task's result, NULL when `token_error` says why
-  bq_error token_error;
   int64_t token_us;           // bq_clock_mono_us when it was fetched
-  int sockets[BQ_SMTP_MAX_CONNECTIONS]; // open; -1 is none
 };
 
-int bq_smtp_new(bq_smtp **out, bq_loop *loop, bq_pool *blocking, bq_error *err) {
+// Lines ---------------------------------------------------------------------------------------------------------------
+
+static void free_line(line *l) {
+  if (l == NULL) return;
+  if (l->easy != NULL) curl_easy_cleanup(l->easy); // says QUIT
+  bq_free(l);
+}
+
+static line *take_line(bq_smtp *smtp) {
+  line *l = smtp->idle;
+  if (l != NULL) {
+    smtp->idle = l->next;
+    return l;
+  }
+  l = bq_alloc(sizeof *l);
+  if (l == NULL) return NULL;
+  l->fd = -1;
+  l->easy = curl_easy_init();
+  if (l->easy != NULL) return l;
+  free_line(l);
+  return NULL;
+}
+
+static void give_line(bq_smtp *smtp, line *l) {
+  l->next = smtp->idle;
+  smtp->idle = l;
+}
+
+static void close_work(bq_task *task) {
+  bq_smtp *smtp = (bq_smtp *)((char *)task - offsetof(bq_smtp, closing));
+  while (smtp->closed != NULL) {
+    line *l = smtp->closed;
+    smtp->closed = l->next;
+    if (atomic_load(&smtp->ended) && l->fd >= 0) (void)shutdown(l->fd, SHUT_RD);
+    free_line(l);
+  }
+}
+
+static void close_done(bq_task *task) {
+  bq_smtp *smtp = (bq_smtp *)((char *)task - offsetof(bq_smtp, closing));
+  smtp->is_closing = 0;
+}
+
+static void on_idle(void *arg) {
+  bq_smtp *smtp = arg;
+  bq_error err;
+  if (smtp->idle == NULL || smtp->is_closing) return;
+  smtp->closing = (bq_task){.work = close_work, .done = close_done};
+  smtp->closed = smtp->idle;
+  if (bq_pool_submit(smtp->pool, &smtp->closing, &err) < 0) return; // the next mail's end tries again
+  smtp->idle = NULL;
+  smtp->is_closing = 1;
+}
+
+int bq_smtp_new(bq_smtp **out, bq_loop *loop, unsigned threads, bq_error *err) {
   *out = NULL;
   bq_smtp *smtp = bq_alloc(sizeof *smtp);
   if (smtp == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for mails");
-  smtp->loop = loop;
-  smtp->blocking = blocking;
-  for (size_t i = 0; i < BQ_SMTP_MAX_CONNECTIONS; i++) smtp->sockets[i] = -1;
-  int result = bq_curl_new(&smtp->curl, loop, BQ_SMTP_MAX_CONNECTIONS, err);
-  if (result < 0) bq_free(smtp);
+  atomic_init(&smtp->ended, 0);
+  (void)pthread_mutex_init(&smtp->lock, NULL);
+  int result = bq_timer_new(&smtp->timer, loop, on_idle, smtp, err);
+  if (result == 0) result = bq_pool_new(&smtp->pool, loop, "mail", threads, MAX_WAITING, err);
+  if (result < 0) bq_smtp_free(smtp);
   else *out = smtp;
   return result;
 }
 
-static void free_mail(mail *m) {
-  if (m->easy != NULL) curl_easy_cleanup(m->easy);
-  curl_slist_free_all(m->to);
-  bq_free(m->bytes);
-  bq_free(m->token_source);
-  bq_free(m);
-}
-
-static void end_mail(mail *m, bq_transport_outcome outcome, int code, const char *reply) {
-  const bq_transport_result result = {.outcome = outcome, .code = code, .reply = reply};
-  m->done(m->arg, &result);
-  free_mail(m);
-}
-
 void bq_smtp_free(bq_smtp *smtp) {
   if (smtp == NULL) return;
-  // libcurl says QUIT to each server and waits for the answer, up to two minutes: not any more.
-  for (size_t i = 0; i < BQ_SMTP_MAX_CONNECTIONS; i++) {
-    if (smtp->sockets[i] >= 0) (void)shutdown(smtp->sockets[i], SHUT_RDWR);
+  atomic_store(&smtp->ended, 1);
+  if (smtp->pool != NULL) bq_pool_free(smtp->pool);
+  while (smtp->idle != NULL) {
+    line *l = smtp->idle;
+    smtp->idle = l->next;
+    if (l->fd >= 0) (void)shutdown(l->fd, SHUT_RD); // QUIT goes out, and nobody waits for an answer
+    free_line(l);
   }
-  while (smtp->waiting != NULL) {
-    mail *m = smtp->waiting;
-    smtp->waiting = m->next;
-    end_mail(m, BQ_TRANSPORT_RETRY, 0, "the server ended");
-  }
-  bq_curl_free(smtp->curl);
+  bq_timer_free(smtp->timer);
+  (void)pthread_mutex_destroy(&smtp->lock);
   bq_free(smtp->source);
   bq_free(smtp->token);
   bq_free(smtp);
 }
 
-// The transfer -------------------------------------------------------------------------------------------------------
+// What libcurl asks for (the mail's thread) -------------------------------------------------------------------------
 
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address) {
   (void)purpose;
-  bq_smtp *smtp = arg;
-  int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-  for (size_t i = 0; fd >= 0 && i < BQ_SMTP_MAX_CONNECTIONS; i++) {
-    if (smtp->sockets[i] >= 0) continue;
-    smtp->sockets[i] = fd;
-    break;
-  }
-  return fd >= 0 ? fd : CURL_SOCKET_BAD;
+  line *l = arg;
+  l->fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+  return l->fd >= 0 ? l->fd : CURL_SOCKET_BAD;
 }
 
 static int close_socket(void *arg, curl_socket_t fd) {
-  bq_smtp *smtp = arg;
-  for (size_t i = 0; i < BQ_SMTP_MAX_CONNECTIONS; i++) {
-    if (smtp->sockets[i] == fd) smtp->sockets[i] = -1;
-  }
+  line *l = arg;
+  if (l->fd == fd) l->fd = -1;
   return close(fd);
+}
+
+static int on_progress(void *arg, curl_off_t down, curl_off_t down_now, curl_off_t up, curl_off_t up_now) {
+  (void)down, (void)down_now, (void)up, (void)up_now;
+  return atomic_load(&((mail *)arg)->smtp->ended); // not 0: give up
 }
 
 static size_t give_bytes(char *out, size_t size, size_t count, void *arg) {
@@ -125,20 +171,24 @@ static size_t give_bytes(char *out, size_t size, size_t count, void *arg) {
   return part;
 }
 
-// The server's replies come line by line: "250-first", "250 last" (RFC 5321, section 4.2.1). The last one is kept.
-static size_t on_reply(char *line, size_t size, size_t count, void *arg) {
+// The server's replies come line by line: "250-first", "250 last" (RFC 5321, section 4.2.1). The last one is kept, but
+// for the goodbye that follows a refusal.
+static size_t on_reply(char *text, size_t size, size_t count, void *arg) {
   mail *m = arg;
   size_t length = size * count;
-  size_t text = length < 4 ? length : 4;
-  if (m->reply_ended) m->reply[0] = '\0';
-  m->reply_ended = length < 4 || line[3] != '-';
+  size_t begin = length < 4 ? length : 4;
   size_t end = length;
-  while (end > text && (line[end - 1] == '\r' || line[end - 1] == '\n')) end--;
+  if (length >= 3 && memcmp(text, "221", 3) == 0) return length;
+  if (m->reply_ended) m->reply[0] = '\0';
+  m->reply_ended = length < 4 || text[3] != '-';
+  while (end > begin && (text[end - 1] == '\r' || text[end - 1] == '\n')) end--;
   size_t used = strlen(m->reply);
-  (void)snprintf(m->reply + used, sizeof m->reply - used, "%s%.*s", used > 0 ? " " : "", (int)(end - text),
-                 line + text);
+  (void)snprintf(m->reply + used, sizeof m->reply - used, "%s%.*s", used > 0 ? " " : "", (int)(end - begin),
+                 text + begin);
   return length;
 }
+
+// What a transfer's end means ---------------------------------------------------------------------------------------
 
 static int is_about_login(long code) {
   return code == 530 || code == 534 || code == 535 || code == 538; // RFC 4954, section 6
@@ -158,25 +208,22 @@ static int was_refused(CURLcode result, long code) {
           result == CURLE_REMOTE_ACCESS_DENIED || result == CURLE_USE_SSL_FAILED);
 }
 
-static void on_done(void *arg, CURL *easy, CURLcode result) {
-  mail *m = arg;
+static void conclude(mail *m, CURLcode result) {
   long code = 0;
-  (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &code);
-  bq_utf8_clean(m->reply);
-  bq_utf8_clean(m->failure);
-  if (result == CURLE_LOGIN_DENIED) { // another token may be better
-    bq_free(m->smtp->token);
-    m->smtp->token = NULL;
-  }
+  (void)curl_easy_getinfo(m->line->easy, CURLINFO_RESPONSE_CODE, &code);
+  m->outcome = outcome_of(m, result, code);
   if (result == CURLE_OK || was_refused(result, code)) {
-    end_mail(m, outcome_of(m, result, code), (int)code, m->reply);
+    m->code = (int)code;
+  } else if (m->failure[0] != '\0') {
+    (void)snprintf(m->reply, sizeof m->reply, "%s", m->failure);
   } else {
-    end_mail(m, BQ_TRANSPORT_RETRY, 0, m->failure[0] != '\0' ? m->failure : curl_easy_strerror(result));
+    (void)snprintf(m->reply, sizeof m->reply, "%s", curl_easy_strerror(result));
   }
+  bq_utf8_clean(m->reply);
 }
 
 static void set_account(CURL *easy, const bq_smtp_account *account) {
-  char url[400];
+  char url[MAX_URL];
   const char *colons = strchr(account->server, ':'); // an IPv6 address
   (void)snprintf(url, sizeof url, "%s://%s%s%s:%d", account->tls && account->port == 465 ? "smtps" : "smtp",
                  colons != NULL ? "[" : "", account->server, colons != NULL ? "]" : "", account->port);
@@ -188,66 +235,118 @@ static void set_account(CURL *easy, const bq_smtp_account *account) {
   (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)account->timeout_s * 1000);
   (void)curl_easy_setopt(easy, CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)account->timeout_s);
   (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)BQ_SMTP_IDLE_S);
+  (void)curl_easy_setopt(easy, CURLOPT_MAXCONNECTS, 1L);
   if (account->ca_file[0] != '\0') (void)curl_easy_setopt(easy, CURLOPT_CAINFO, account->ca_file);
   if (account->username[0] == '\0') return;
   (void)curl_easy_setopt(easy, CURLOPT_USERNAME, account->username);
   if (account->token[0] == '\0') (void)curl_easy_setopt(easy, CURLOPT_PASSWORD, account->password);
 }
 
-static int start(mail *m, bq_error *err) {
-  if (m->token_source[0] != '\0') (void)curl_easy_setopt(m->easy, CURLOPT_XOAUTH2_BEARER, m->smtp->token);
-  return bq_curl_start(m->smtp->curl, m->easy, on_done, m, err);
+static void set_mail(mail *m) {
+  CURL *easy = m->line->easy;
+  (void)curl_easy_setopt(easy, CURLOPT_MAIL_FROM, m->from);
+  (void)curl_easy_setopt(easy, CURLOPT_MAIL_RCPT, m->to);
+  (void)curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
+  (void)curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)m->length);
+  (void)curl_easy_setopt(easy, CURLOPT_READFUNCTION, give_bytes);
+  (void)curl_easy_setopt(easy, CURLOPT_READDATA, m);
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_reply);
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, m);
+  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, m->failure);
+  (void)curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L);
+  (void)curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress);
+  (void)curl_easy_setopt(easy, CURLOPT_XFERINFODATA, m);
+  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, m->line);
+  (void)curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+  (void)curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, m->line);
 }
 
-// The token ----------------------------------------------------------------------------------------------------------
+// The token -----------------------------------------------------------------------------------------------------------
 
-static void fetch_work(bq_task *task) {
-  bq_smtp *smtp = (bq_smtp *)((char *)task - offsetof(bq_smtp, task));
-  const bq_secret_source source = {0};
-  smtp->token_error.code = 0;
-  if (bq_secret_resolve(smtp->source, &source, &smtp->fetched, &smtp->token_error) < 0) smtp->fetched = NULL;
-}
-
-static void fetch_done(bq_task *task) {
-  bq_smtp *smtp = (bq_smtp *)((char *)task - offsetof(bq_smtp, task));
-  mail *m = smtp->waiting;
-  smtp->waiting = NULL;
-  smtp->fetching = 0;
-  bq_free(smtp->token);
-  smtp->token = smtp->fetched;
-  smtp->fetched = NULL;
-  smtp->token_us = bq_clock_mono_us();
-  if (smtp->token != NULL) (void)bq_log_hide(smtp->token);
-  while (m != NULL) {
-    mail *next = m->next;
-    bq_error err = smtp->token_error;
-    if (smtp->token != NULL && strcmp(smtp->source, m->token_source) == 0) err.code = start(m, &err);
-    else if (err.code == 0) (void)bq_fail(&err, BQ_EUNAVAIL, "the token's source has changed");
-    if (err.code != 0) end_mail(m, BQ_TRANSPORT_RETRY, 0, err.message);
-    m = next;
-  }
-}
-
-static int has_token(const bq_smtp *smtp, const char *source) {
-  return smtp->token != NULL && !smtp->fetching && strcmp(smtp->source, source) == 0 &&
-         bq_clock_mono_us() - smtp->token_us < (int64_t)BQ_SMTP_TOKEN_S * 1000000;
-}
-
-static int wait_for_token(mail *m, bq_error *err) {
+// Whoever needs one while it is being fetched waits for it.
+static int set_token(mail *m, bq_error *err) {
   bq_smtp *smtp = m->smtp;
-  if (!smtp->fetching) {
-    char *source = bq_strdup(m->token_source);
-    if (source == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a token");
+  const char *place = m->account.token;
+  const bq_secret_source source = {0};
+  int result = 0;
+  (void)pthread_mutex_lock(&smtp->lock);
+  int64_t age_us = bq_clock_mono_us() - smtp->token_us;
+  int is_good = smtp->token != NULL && strcmp(smtp->source, place) == 0 && age_us < (int64_t)BQ_SMTP_TOKEN_S * 1000000;
+  if (!is_good) {
+    bq_free(smtp->token);
     bq_free(smtp->source);
-    smtp->source = source;
-    smtp->task = (bq_task){.work = fetch_work, .done = fetch_done};
-    int result = bq_pool_submit(smtp->blocking, &smtp->task, err);
-    if (result < 0) return result;
-    smtp->fetching = 1;
+    smtp->token = NULL;
+    smtp->source = bq_strdup(place);
+    if (smtp->source == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for a token");
+    if (result == 0) result = bq_secret_resolve(place, &source, &smtp->token, err);
+    if (result < 0) smtp->token = NULL;
+    else (void)bq_log_hide(smtp->token);
+    smtp->token_us = bq_clock_mono_us();
   }
-  m->next = smtp->waiting;
-  smtp->waiting = m;
-  return 0;
+  if (result == 0) (void)curl_easy_setopt(m->line->easy, CURLOPT_XOAUTH2_BEARER, smtp->token); // copied
+  (void)pthread_mutex_unlock(&smtp->lock);
+  return result;
+}
+
+static void forget_token(bq_smtp *smtp) {
+  (void)pthread_mutex_lock(&smtp->lock);
+  bq_free(smtp->token);
+  smtp->token = NULL;
+  (void)pthread_mutex_unlock(&smtp->lock);
+}
+
+// One mail ------------------------------------------------------------------------------------------------------------
+
+static void send_work(bq_task *task) {
+  mail *m = (mail *)task;
+  bq_error err;
+  m->outcome = BQ_TRANSPORT_RETRY;
+  if (atomic_load(&m->smtp->ended)) {
+    (void)snprintf(m->reply, sizeof m->reply, "the server ended");
+    return;
+  }
+  curl_easy_reset(m->line->easy); // the connection stays
+  set_account(m->line->easy, &m->account);
+  set_mail(m);
+  if (m->account.username[0] != '\0' && m->account.token[0] != '\0' && set_token(m, &err) < 0) {
+    (void)snprintf(m->reply, sizeof m->reply, "the OAuth 2 token: %.900s", err.message);
+    return;
+  }
+  CURLcode result = curl_easy_perform(m->line->easy);
+  if (result == CURLE_LOGIN_DENIED) forget_token(m->smtp); // another one may be better
+  conclude(m, result);
+}
+
+static void free_mail(mail *m) {
+  const char *const strings[] = {m->account.server, m->account.ca_file, m->account.username, m->account.password,
+                                 m->account.token};
+  for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) bq_free((char *)(uintptr_t)strings[i]);
+  curl_slist_free_all(m->to);
+  bq_free(m->from);
+  bq_free(m->bytes);
+  bq_free(m);
+}
+
+static void send_done(bq_task *task) {
+  mail *m = (mail *)task;
+  bq_smtp *smtp = m->smtp;
+  give_line(smtp, m->line);
+  bq_timer_set(smtp->timer, (int64_t)BQ_SMTP_IDLE_S * 1000);
+  const bq_transport_result result = {.outcome = m->outcome, .code = m->code, .reply = m->reply};
+  m->done(m->arg, &result);
+  free_mail(m);
+}
+
+static int copy_account(bq_smtp_account *to, const bq_smtp_account *from) {
+  *to = *from;
+  to->server = bq_strdup(from->server);
+  to->ca_file = bq_strdup(from->ca_file);
+  to->username = bq_strdup(from->username);
+  to->password = bq_strdup(from->password);
+  to->token = bq_strdup(from->token);
+  return to->server != NULL && to->ca_file != NULL && to->username != NULL && to->password != NULL &&
+         to->token != NULL;
 }
 
 int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
@@ -256,48 +355,32 @@ int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from
   if (!bq_mime_is_address(from)) {
     return bq_fail(err, BQ_EUNAVAIL, "Email.FromAddress (\"%.200s\") is no mail address", from);
   }
-  char envelope[300];
-  int result = 0;
+  char envelope[MAX_ENVELOPE];
   mail *m = bq_alloc(sizeof *m);
   if (m == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
+  m->task = (bq_task){.work = send_work, .done = send_done};
   m->smtp = smtp;
   m->done = done;
   m->arg = arg;
-  m->easy = curl_easy_init();
   m->length = length;
-  m->token_source = bq_strdup(account->username[0] != '\0' ? account->token : "");
+  m->from = bq_format("<%s>", from);
   (void)snprintf(envelope, sizeof envelope, "<%s>", to);
   m->to = curl_slist_append(NULL, envelope);
-  if (m->easy == NULL || m->to == NULL || m->token_source == NULL) {
+  m->line = take_line(smtp);
+  int result = 0;
+  if (!copy_account(&m->account, account) || m->from == NULL || m->to == NULL || m->line == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
-    goto cleanup;
   }
-  set_account(m->easy, account);
-  (void)snprintf(envelope, sizeof envelope, "<%s>", from);
-  (void)curl_easy_setopt(m->easy, CURLOPT_MAIL_FROM, envelope);
-  (void)curl_easy_setopt(m->easy, CURLOPT_MAIL_RCPT, m->to);
-  (void)curl_easy_setopt(m->easy, CURLOPT_UPLOAD, 1L);
-  (void)curl_easy_setopt(m->easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
-  (void)curl_easy_setopt(m->easy, CURLOPT_READFUNCTION, give_bytes);
-  (void)curl_easy_setopt(m->easy, CURLOPT_READDATA, m);
-  (void)curl_easy_setopt(m->easy, CURLOPT_HEADERFUNCTION, on_reply);
-  (void)curl_easy_setopt(m->easy, CURLOPT_HEADERDATA, m);
-  (void)curl_easy_setopt(m->easy, CURLOPT_ERRORBUFFER, m->failure);
-  (void)curl_easy_setopt(m->easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-  (void)curl_easy_setopt(m->easy, CURLOPT_OPENSOCKETDATA, smtp);
-  (void)curl_easy_setopt(m->easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
-  (void)curl_easy_setopt(m->easy, CURLOPT_CLOSESOCKETDATA, smtp);
-  m->bytes = bytes; // start() may not take them while it can fail
-  if (m->token_source[0] != '\0' && !has_token(smtp, m->token_source)) result = wait_for_token(m, err);
-  else result = start(m, err);
+  m->bytes = bytes;
+  if (result == 0) result = bq_pool_submit(smtp->pool, &m->task, err);
   if (result == 0) return 0;
-  m->bytes = NULL;
-cleanup:
+  m->bytes = NULL; // still the caller's
+  if (m->line != NULL) give_line(smtp, m->line);
   free_mail(m);
   return result;
 }
 
-// The check ----------------------------------------------------------------------------------------------------------
+// The check -----------------------------------------------------------------------------------------------------------
 
 int bq_smtp_check(const bq_smtp_account *account, bq_error *err) {
   mail m = {0};
@@ -308,29 +391,28 @@ int bq_smtp_check(const bq_smtp_account *account, bq_error *err) {
     result = bq_secret_resolve(account->token, &source, &token, err);
     if (result < 0) return bq_fail_in(err, "the OAuth 2 token");
   }
-  m.easy = curl_easy_init();
-  if (m.easy == NULL) {
-    result = bq_fail(err, BQ_ENOMEM, "out of memory for a mail server");
-    goto cleanup;
+  CURL *easy = curl_easy_init();
+  if (easy == NULL) {
+    bq_free(token);
+    return bq_fail(err, BQ_ENOMEM, "out of memory for a mail server");
   }
-  set_account(m.easy, account);
-  if (token != NULL) (void)curl_easy_setopt(m.easy, CURLOPT_XOAUTH2_BEARER, token);
-  (void)curl_easy_setopt(m.easy, CURLOPT_CUSTOMREQUEST, "NOOP"); // behind the login; what it shows goes nowhere
-  (void)curl_easy_setopt(m.easy, CURLOPT_HEADERFUNCTION, on_reply);
-  (void)curl_easy_setopt(m.easy, CURLOPT_HEADERDATA, &m);
-  (void)curl_easy_setopt(m.easy, CURLOPT_WRITEFUNCTION, on_reply);
-  (void)curl_easy_setopt(m.easy, CURLOPT_WRITEDATA, &m);
-  (void)curl_easy_setopt(m.easy, CURLOPT_ERRORBUFFER, m.failure);
-  CURLcode code = curl_easy_perform(m.easy);
+  set_account(easy, account);
+  if (token != NULL) (void)curl_easy_setopt(easy, CURLOPT_XOAUTH2_BEARER, token);
+  (void)curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, "NOOP"); // behind the login; what it shows goes nowhere
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_reply);
+  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, &m);
+  (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_reply);
+  (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, &m);
+  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, m.failure);
+  CURLcode code = curl_easy_perform(easy);
   if (code != CURLE_OK) {
     long reply = 0;
-    (void)curl_easy_getinfo(m.easy, CURLINFO_RESPONSE_CODE, &reply);
+    (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &reply);
     if (was_refused(code, reply)) result = bq_fail(err, BQ_EUNAVAIL, "%ld %s", reply, m.reply);
     else result = bq_fail(err, BQ_EUNAVAIL, "%s", m.failure[0] != '\0' ? m.failure : curl_easy_strerror(code));
     bq_utf8_clean(err->message);
   }
-cleanup:
-  if (m.easy != NULL) curl_easy_cleanup(m.easy);
+  curl_easy_cleanup(easy);
   bq_free(token);
   return result;
 }

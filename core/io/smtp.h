@@ -5,8 +5,11 @@
 // CRAM-MD5), or an OAuth 2 token (XOAUTH2, RFC 7628).
 //
 // What a reply means: 5xx to the sender, the recipient or the mail itself is the end (BQ_TRANSPORT_DEAD, with the
-// server's words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout,
-// a lost reply, and a refused login, which is not the mail's fault.
+// server's words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout, a
+// lost reply, and a refused login, which is not the mail's fault.
+//
+// Each mail has a thread while it is sent: libcurl waits for the reply to a mail, and to its goodbye, without giving
+// the loop back.
 // Thread rule: loop thread only, but for bq_smtp_check.
 #ifndef BQ_IO_SMTP_H
 #define BQ_IO_SMTP_H
@@ -32,18 +35,18 @@ typedef struct bq_smtp_account {
 } bq_smtp_account;
 
 enum {
-  BQ_SMTP_MAX_CONNECTIONS = 256, // mails at a time
-  BQ_SMTP_IDLE_S = 5,            // a connection that was idle for longer is not used again
-  BQ_SMTP_TOKEN_S = 300          // how long a token is kept, unless the login fails
+  BQ_SMTP_IDLE_S = 5,    // a connection that is idle for longer is closed
+  BQ_SMTP_TOKEN_S = 300  // how long a token is kept, unless the login fails
 };
 
-// `blocking` gets the tokens' commands and files. Both are borrowed.
-int bq_smtp_new(bq_smtp **out, bq_loop *loop, bq_pool *blocking, bq_error *err) BQ_MUSTCHECK;
-// Ends what is under way: `done` is called with BQ_TRANSPORT_RETRY. The loop does not run afterwards.
+// `threads` mails are sent at a time, 256 at most; later ones wait. `loop` is borrowed.
+int bq_smtp_new(bq_smtp **out, bq_loop *loop, unsigned threads, bq_error *err) BQ_MUSTCHECK;
+// Ends what is under way, within about a second: `done` is called with BQ_TRANSPORT_RETRY. The loop does not run
+// afterwards.
 void bq_smtp_free(bq_smtp *smtp); // NULL is fine
 
 // Sends `bytes` (taken over on success; CRLF at the end of each line) from one address to another. `account` is copied.
-// `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM.
+// `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM, BQ_ELIMIT (too many wait).
 int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
                  size_t length, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
 

@@ -356,7 +356,7 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_janitor_new(&server->janitor, server, err);
   if (result == 0) result = bq_scheduler_new(&server->scheduler, server, err);
   if (result == 0) result = bq_sender_new(&server->sender, server, err);
-  if (result == 0) result = bq_smtp_new(&server->smtp, server->loop, server->blocking, err);
+  if (result == 0) result = bq_smtp_new(&server->smtp, server->loop, (unsigned)server->config->max_concurrent_deliveries, err);
   if (result == 0) result = bq_placer_new(&server->placer, server, err);
   if (result == 0) result = bq_activation_new(&server->activation, server, err);
   if (result == 0) result = bq_enqueue_lanes_new(&server->lanes, err);

@@ -1,21 +1,253 @@
 -- What customers are told: owed with the change of a build, sent once, kept until it is sent.
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
-local process = require "spec.support.process"
+local smtp = require "spec.support.smtp"
+local uv = require "luv"
 
 local PIPELINES <const> = builds.scripts {
-  ["pipelines/noop.lua"] = "return { run = function() end }\n",
+  ["pipelines/failing.lua"] = [[
+    return { run = function(build)
+      build:step("Trying", function() build:log "what it said" build:fail "no luck" end)
+    end }
+  ]],
 }
+local QUICK <const> = { DeliveryRetrySeconds = 1, DeliveryRetryMaxSeconds = 1, PollIntervalSeconds = 1 }
+
+local function start(sink, queue, more)
+  local options = { scripts = PIPELINES, config = { BuildQueue = {}, Email = sink:config() } }
+  for name, value in pairs(QUICK) do options.config.BuildQueue[name] = value end
+  for name, value in pairs(queue or {}) do options.config.BuildQueue[name] = value end
+  for name, value in pairs(more or {}) do options[name] = value end
+  return Server.start(options)
+end
+
+local function await_count(server, count, condition)
+  server:wait_for(function()
+    return server:sql("select count(*) from deliveries where " .. condition) == tostring(count)
+  end, 40, function()
+    local rows = server:sql "select event, state, fault, last_reply, node_id from deliveries order by id"
+    return ("%d deliveries with %s:\n%s"):format(count, condition, rows)
+  end)
+end
+
+local function insert(server, more)
+  return server:sql(([[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
+    manifest_path, tier, architecture, cloud_provider, pipeline%s) values ('old', 'Old', 'old@example.org', 'plain',
+    'm.json', 'pro', 'linux-x64', 'aws', 'quick'%s) returning id]]):format(more and ", " .. more[1] or "",
+    more and ", " .. more[2] or "")):match "^%S+"
+end
+
+-- Which mails a build sent, in the order in which they came: "queued started completed".
+local function told(sink, id)
+  local list = {}
+  for _, mail in ipairs(sink:mails()) do
+    local build, event = mail.headers["message-id"]:match "^<([%x%-]+)%.(%a+)%."
+    if build == id then list[#list + 1] = event end
+  end
+  return table.concat(list, " ")
+end
 
 describe("without a mail server, mails", function()
   local server
   lazy_setup(function() server = Server.start { scripts = PIPELINES } end)
   lazy_teardown(function() server:stop() end)
 
-  it("become files", function()
-    builds.submit(server)
-    server:wait_for(function() return server:sql "select count(*) from deliveries where state = 'sent'" == "3" end, 20,
-      function() return server:sql "select event, state, fault, last_reply from deliveries" end)
-    print(process.check { "sh", "-c", "cd " .. server.directory .. "/state/outbox && ls -l && head -20 *completed*" })
+  it("become files that any mail program opens", function()
+    local id = builds.submit(server)
+    await_count(server, 3, "state = 'sent'")
+    local paths = {}
+    for name in uv.fs_scandir_next, assert(uv.fs_scandir(server.directory .. "/state/outbox")) do
+      assert.is_truthy(name:find "%.eml$", name)
+      paths[#paths + 1] = server.directory .. "/state/outbox/" .. name
+      assert.equal("640", ("%o"):format(uv.fs_stat(paths[#paths]).mode & 511))
+    end
+    table.sort(paths)
+    assert.equal(3, #paths)
+    for _, mail in ipairs(smtp.read(paths)) do
+      assert.same({}, mail.defects)
+      assert.is_truthy(mail.html:find(id, 1, true))
+      assert.equal("c1@example.org", mail.to[1].address)
+    end
+    assert.is_truthy(server:sql "select string_agg(last_reply, ' ') from deliveries":find(paths[1], 1, true))
+  end)
+end)
+
+describe("a build", function()
+  local sink, server
+  lazy_setup(function()
+    sink = smtp.sink()
+    server = start(sink, { MaxRetryAttempts = 3, RetryDelayMinutes = 0 }, { manifests = { ["m.json"] = {
+      version = "1.0", name = "m", tier = "pro", architecture = "linux-x64",
+      cloudTargets = { { provider = "aws" } }, pipeline = "quick" } } })
+  end)
+  lazy_teardown(function() server:stop() end)
+
+  it("that fails four times sends one queued, one started, three retrying, one failed; a manual retry again", function()
+    local id = builds.submit(server, { pipeline = "failing" })
+    await_count(server, 6, ("build_id = '%s' and state = 'sent'"):format(id))
+    assert.equal("queued started retrying retrying retrying failed", told(sink, id))
+    local failed = sink:mails()[#sink:mails()]
+    assert.is_truthy(failed.text:find("no luck", 1, true))
+    assert.is_truthy(failed.text:find("what it said", 1, true))
+    assert.equal(200, server:post("/builds/" .. id .. "/retry").status // 100 * 100)
+    await_count(server, 12, ("build_id = '%s' and state = 'sent'"):format(id))
+    assert.equal(("queued started retrying retrying retrying failed "):rep(2):sub(1, -2), told(sink, id))
+    local ids = {}
+    for _, mail in ipairs(sink:mails()) do
+      assert.is_nil(ids[mail.headers["message-id"]])
+      ids[mail.headers["message-id"]] = true
+    end
+  end)
+
+  it("that came by plain SQL sends the same mails", function()
+    local id = insert(server)
+    builds.await(server, id, "success")
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(id))
+    assert.equal("queued started completed", told(sink, id))
+  end)
+
+  it("of an unsubscribed customer sends nothing, and that is shown", function()
+    server:sql [[insert into suppressions (customer_id, event, source) values ('quiet', 'started', 'command')]]
+    local id = builds.submit(server, { customerId = "quiet" })
+    await_count(server, 2, ("build_id = '%s' and state = 'sent'"):format(id))
+    assert.equal("queued completed", told(sink, id))
+    assert.equal("skipped|unsubscribed by command", server:sql(
+      ("select state, reason from deliveries where build_id = '%s' and event = 'started'"):format(id)))
+  end)
+
+  it("sends a mail again when somebody asks for it, under another Message-ID", function()
+    local id = builds.submit(server)
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(id))
+    local row = server:sql(("select id from deliveries where build_id = '%s' and event = 'completed'"):format(id))
+    server:sql(([[update deliveries set state = 'waiting', tries = 0, resend = resend + 1, ended_at = null
+      where id = '%s']]):format(row))
+    server:wait_for(function() return told(sink, id) == "queued started completed completed" end, 30)
+    local mails = sink:mails()
+    assert.are_not.equal(mails[#mails - 1].headers["message-id"], mails[#mails].headers["message-id"])
+    assert.equal(mails[#mails - 1].headers["in-reply-to"], mails[#mails].headers["in-reply-to"])
+  end)
+end)
+
+describe("a template that fails with one build's data", function()
+  it("holds up that mail alone, is shown, and lets it go when it is mended", function()
+    local sink = smtp.sink()
+    local server = start(sink)
+    local broken = '{% if build.configurationName == "odd" %}{{ build.metadata | bytes }}{% end %}Started.\n'
+    server:write("templates", { ["email/started.txt"] = broken })
+    server:wait_for(function() return server:log():find("changed templates/email/started.txt", 1, true) end, 30)
+    local odd = builds.submit(server, { configurationName = "odd", customerEmail = "odd@example.org" })
+    local even = builds.submit(server, { configurationName = "even" })
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(even))
+    await_count(server, 2, ("build_id = '%s' and state = 'sent'"):format(odd))
+    await_count(server, 1, ("build_id = '%s' and state = 'faulty' and event = 'started'"):format(odd))
+    local fault = server:sql "select fault from deliveries where state = 'faulty'"
+    assert.is_truthy(fault:find("templates/email/started.txt:1", 1, true), fault)
+    assert.is_truthy(server:log():find("a template fails", 1, true))
+    server:wait_for(function()
+      return server:get("/metrics").body:find('buildq_deliveries_faulty{channel="email"} 1', 1, true)
+    end, 20, "the metric")
+    server:write("templates", { ["email/started.txt"] = "Started, mended.\n" })
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(odd))
+    assert.equal("0", server:sql "select count(*) from deliveries where fault is not null")
+    server:stop()
+  end)
+
+  it("also when a rule fails", function()
+    local sink = smtp.sink()
+    local server = start(sink, nil, { scripts = builds.scripts { ["notifications/email.lua"] = [[
+      return { events = { "queued" }, deliver = function(event)
+        if event.build.configurationName == "odd" then error "no idea" end
+        return { { channel = "email", recipient = event.customer.email } }
+      end } ]] } })
+    builds.submit(server, { configurationName = "odd" })
+    builds.submit(server, { configurationName = "even" })
+    await_count(server, 1, "state = 'sent'")
+    server:wait_for(function()
+      return server:sql("select fault from outbox where state = 'pending' and fault is not null"):find "no idea"
+    end, 20)
+    server:write("scripts", { ["notifications/email.lua"] = [[
+      return { events = { "queued" }, deliver = function(event)
+        return { { channel = "email", recipient = event.customer.email } }
+      end } ]] })
+    await_count(server, 2, "state = 'sent'")
+    server:stop()
+  end)
+end)
+
+describe("a server that is killed", function()
+  it("between the commit and the sending leaves all mails to the next", function()
+    local sink = smtp.sink()
+    sink:plan { { stage = "mail", action = "hang" } }
+    local server = start(sink)
+    local id = builds.submit(server)
+    builds.await(server, id, "success")
+    await_count(server, 1, "state = 'sending'")
+    server:kill "sigkill"
+    server.child:wait()
+    sink:plan {}
+    server:launch()
+    await_count(server, 3, "state = 'sent'")
+    assert.equal("queued started completed", told(sink, id))
+    server:stop()
+  end)
+
+  it("between the sending and the record sends that one again, with the same Message-ID", function()
+    local sink = smtp.sink()
+    local server = start(sink)
+    -- What the mail server has taken can't be recorded.
+    server:sql [[create function refuse() returns trigger language plpgsql as $$ begin
+      if new.state = 'sent' then perform pg_sleep(60); end if; return new; end $$;
+      create trigger refuse before update on deliveries for each row execute function refuse()]]
+    local id = builds.submit(server)
+    server:wait_for(function() return #sink:mails() >= 1 end, 30)
+    server:kill "sigkill"
+    server.child:wait()
+    server:sql [[select pg_terminate_backend(pid) from pg_stat_activity where query like '%delivery_outcome%'
+      and pid <> pg_backend_pid()]]
+    server:sql "drop trigger refuse on deliveries"
+    server:launch()
+    await_count(server, 3, "state = 'sent'")
+    local count = {}
+    for _, mail in ipairs(sink:mails()) do
+      local key = mail.headers["message-id"]
+      count[key] = (count[key] or 0) + 1
+    end
+    local different = 0
+    for _ in pairs(count) do different = different + 1 end
+    assert.equal(3, different)
+    assert.equal(2, count[sink:mails()[1].headers["message-id"]])
+    assert.is_truthy(told(sink, id):find "^queued queued")
+    server:stop()
+  end)
+
+  it("while it builds sends no second started", function()
+    local sink = smtp.sink()
+    local first = start(sink, { LeaseSeconds = 3 })
+    local id = builds.submit(first, { pipeline = "gate" })
+    builds.await(first, id, "building")
+    await_count(first, 2, "state = 'sent'")
+    local second = start(sink, { LeaseSeconds = 3 }, { database = first.database })
+    first:kill "sigkill"
+    first.child:wait()
+    second:wait_for(function()
+      return second:sql(("select attempt from build_queue where id = '%s' and status = 'building'"):format(id)) == "2"
+    end, 40)
+    builds.open_gate(second, id, 2)
+    builds.await(second, id, "success")
+    await_count(second, 3, "state = 'sent'")
+    assert.equal("queued started completed", told(sink, id))
+    second:stop()
+  end)
+end)
+
+describe("without notifications", function()
+  it("nothing is owed and nothing is sent", function()
+    local sink = smtp.sink()
+    local server = start(sink, { EnableNotifications = false })
+    builds.run(server)
+    assert.equal("0", server:sql "select count(*) from outbox")
+    assert.equal("0", server:sql "select count(*) from deliveries")
+    server:stop()
+    assert.equal(0, #sink:mails())
   end)
 end)

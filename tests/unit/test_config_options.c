@@ -75,7 +75,7 @@ static const expected table[] = {
   {"BuildQueue", "MigrateAtStart", B, AT(migrate_at_start), "true", 0, 0, "false", false},
   {"BuildQueue", "HistoryRetentionDays", I, AT(history_retention_days), "90", 1, 36500, "3", true},
   {"BuildQueue", "DiskReserveMegabytes", I, AT(disk_reserve_megabytes), "512", 0, INT_MAX, "3", true},
-  {"BuildQueue", "MaxConcurrentDeliveries", I, AT(max_concurrent_deliveries), "8", 1, 256, "3", true},
+  {"BuildQueue", "MaxConcurrentDeliveries", I, AT(max_concurrent_deliveries), "8", 1, 256, "3", false},
   {"BuildQueue", "DeliveryRetrySeconds", I, AT(delivery_retry_seconds), "60", 1, 86400, "3", true},
   {"BuildQueue", "DeliveryRetryMaxSeconds", I, AT(delivery_retry_max_seconds), "3600", 1, 86400, "3", true},
   {"BuildQueue", "DeliveryGiveUpHours", I, AT(delivery_give_up_hours), "24", 1, 720, "3", true},
