@@ -43,6 +43,7 @@ typedef struct preflight {
   const bq_preflight_options *options;
   bq_server server; // only what scripts and their bindings look at
   int faults;
+  int share_fd;     // with `connect`
   int as_root;      // started as root, as the server would be
   const char *user; // whom the directories are for, in a sentence
 } preflight;
@@ -222,10 +223,11 @@ static void check_private_cluster(preflight *p) {
 }
 
 static void check_database(preflight *p) {
-  char *directory = bq_format("%s/sql/migrations", p->options->share);
+  // Through a descriptor that root has opened: the way to the files may be closed to the server's user.
+  char *directory = p->share_fd >= 0 ? bq_format("/proc/self/fd/%d/sql/migrations", p->share_fd) : NULL;
   const bq_migrate_options options = {.max_retry_attempts = p->config->max_retry_attempts, .check_only = 1};
   bq_error err;
-  if (directory == NULL) say(p, 1, "database", "out of memory");
+  if (directory == NULL) say(p, 1, "database", "the program's SQL can't be opened");
   else if (bq_migrate(p->options->conninfo, directory, &options, NULL, NULL, &err) < 0) say(p, 1, "database", err.message);
   else say(p, 0, "database", "reached, and its schema is up to date");
   bq_free(directory);
@@ -317,6 +319,7 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
   check_scripts(p);
   check_overrides(p);
   if (options->connect) {
+    p->share_fd = open(options->share, O_PATH | O_DIRECTORY | O_CLOEXEC);
     become_user(p);
     if (options->conninfo != NULL) check_database(p);
     else check_private_cluster(p);
@@ -324,6 +327,7 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
     check_directory(p, "WorkspaceDirectory", config->workspace_directory);
     check_directory(p, "OutputDirectory", config->output_directory);
     check_sandbox(p);
+    if (p->share_fd >= 0) (void)close(p->share_fd);
   }
   int faults = p->faults;
   bq_free(p);
