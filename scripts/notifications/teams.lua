@@ -65,6 +65,7 @@ local function card_of(event, shown)
     reason_of(shown),
     fact("Customer", shown.customer.name or ""),
   }
+  body[3].spacing, body[3].separator = "Medium", true -- between what happened and the table
   for _, entry in ipairs(shown.facts) do body[#body + 1] = fact(entry.label, entry.value) end
   body[#body + 1] = line({ run(plain(shown.brand.name, MAX_FACT), { isSubtle = true, size = "Small" }) })
   return {
