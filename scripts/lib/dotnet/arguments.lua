@@ -3,9 +3,6 @@
 
 local arguments = {}
 
--- What vectorization stands for in the words of the native compiler and of crossgen.
-local INSTRUCTION_SETS <const> = { avx2 = "x86-64-v3", avx512 = "x86-64-v4", neon = "neon" }
-
 --- A property's argument. MSBuild takes ; and , apart and %XX for a character.
 function arguments.property(name, value)
   local escaped = tostring(value):gsub("[%%;,$@*?'\"]", function(c) return ("%%%02X"):format(c:byte()) end)
@@ -25,7 +22,7 @@ local function words(value) return value and "true" or "false" end
 local function add_native(list, optimizations, cross)
   list("PublishAot", "true")
   if cross then list("ObjCopyName", cross .. "-objcopy") end
-  if optimizations.vectorization then list("IlcInstructionSet", INSTRUCTION_SETS[optimizations.vectorization]) end
+  if optimizations.vectorization then list("IlcInstructionSet", optimizations.vectorization) end
   local preference = optimizations.optimizationPreference
   if preference == "speed" then list("OptimizationPreference", "Speed") end
   if preference == "size" then list("OptimizationPreference", "Size") end
@@ -38,7 +35,7 @@ local function add_managed(list, optimizations)
   list("TieredPGO", words(optimizations.pgo and optimizations.dynamicPgo))
   list("TieredCompilation", words(optimizations.tieredCompilation))
   if optimizations.readyToRun and optimizations.vectorization then
-    list("PublishReadyToRunCrossgen2ExtraArgs", "--instruction-set:" .. INSTRUCTION_SETS[optimizations.vectorization])
+    list("PublishReadyToRunCrossgen2ExtraArgs", "--instruction-set:" .. optimizations.vectorization)
   end
 end
 

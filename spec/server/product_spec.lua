@@ -1,0 +1,245 @@
+-- Sources over https, images in a registry: what a build does outside, with a program that needs no .NET.
+local uv = require "luv"
+local Forge = require "spec.support.forge"
+local Server = require "spec.support.server"
+local builds = require "spec.support.builds"
+local postgres = require "spec.support.postgres"
+local process = require "spec.support.process"
+local socket = require "socket"
+
+local forge, server, commit
+
+local function order(more, cloud)
+  local manifest = {
+    name = "daemon", architecture = "linux-x64", tier = "pro",
+    source = { repository = forge.git .. "public/daemon.git", ref = "main" }, build = { system = "make" },
+    cloudTargets = { { provider = "aws", region = "eu-west-1" } },
+  }
+  for name, value in pairs(cloud or {}) do manifest.cloudTargets[1][name] = value end
+  for name, value in pairs(more or {}) do manifest[name] = value end
+  return { pipeline = "honua-server", manifest = manifest }
+end
+
+setup(function()
+  forge = Forge.start()
+  commit = forge:repository("public/daemon", "spec/fixtures/daemon")
+  forge:repository("private/daemon", "spec/fixtures/daemon")
+  server = Server.new { config = { BuildQueue = forge:config { MaxRetryAttempts = 0 } } }
+  local secret = server.directory .. "/token"
+  process.write(secret, Forge.TOKEN .. "\n")
+  if process.is_root then process.check { "chown", "nobody:", secret } end
+  assert(uv.fs_chmod(secret, tonumber("600", 8)))
+  process.write(server.directory .. "/wrong", "not-the-token-at-all\n")
+  local hosts = { forge.git_host, forge.closed_registry }
+  server.config.BuildQueue.Credentials = {
+    ci = { value = "file:" .. secret, username = "ci", hosts = hosts, customers = { "c1" } },
+    wrong = { value = "file:" .. server.directory .. "/wrong", username = "ci", hosts = hosts, customers = { "*" } },
+  }
+  server:write_config()
+  server:launch()
+end)
+
+local function build_json(id) return server:get(("/downloads/%s/build.json"):format(id)).json.provenance end
+
+local function refusal(body)
+  local answer = server:post("/builds", builds.request(body))
+  assert.equal(400, answer.status, answer.body)
+  local by_path = {}
+  for _, fault in ipairs(answer.json.errors) do by_path[fault.path] = fault.message end
+  return by_path
+end
+
+-- Starts what an image holds in a root of its own, and asks it.
+local function answers_from_its_root(bundle, argv, user)
+  local listener = assert(socket.bind("127.0.0.1", 0))
+  local _, port = listener:getsockname()
+  listener:close()
+  local child = process.spawn({ "unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child",
+    "chroot", bundle .. "/rootfs", table.unpack(argv) }, { env = { PORT = tostring(port), PATH = os.getenv "PATH" },
+    user = user })
+  local ok, failure = pcall(process.wait_for, function()
+    local client = socket.connect("127.0.0.1", port)
+    if not client then return false end
+    client:send "GET /healthz HTTP/1.0\r\n\r\n"
+    return (client:receive "*a" or ""):find "ok$" ~= nil
+  end, 20, function() return "the image's server: " .. child.errors end)
+  child:kill "sigkill"
+  child:wait()
+  assert(ok, failure)
+end
+
+describe("a build from outside", function()
+  it("records the commit, and pushes an image that starts from its own root", function()
+    local build = builds.run(server, order({}, { registryUrl = forge.registry .. "/public/daemon" }), "success", 60)
+    local record = build_json(build.id)
+    assert.equal(commit, record.source.commit)
+    assert.matches("^" .. forge.registry:gsub("%p", "%%%0") .. "/public/daemon@sha256:%x+$", build.imageUrl)
+    assert.equal(build.imageUrl, record.images[1].reference)
+    assert.matches("^v1%.0%-%x+%-linux%-x64$", record.images[1].tag)
+    local directory = process.directory()
+    local digest = build.imageUrl:match "@(.*)$"
+    forge:skopeo("copy", "--quiet", "docker://" .. build.imageUrl, ("oci:%s/pulled:image"):format(directory))
+    local config = require("dkjson").decode(forge:skopeo("inspect", "--config", "docker://" .. build.imageUrl))
+    assert.same({ "/app/usr/bin/server" }, config.config.Entrypoint)
+    assert.equal("65532:65532", config.config.User)
+    assert.is_table(config.config.ExposedPorts["8080/tcp"])
+    assert.equal(commit, config.config.Labels["org.opencontainers.image.revision"])
+    process.check { "umoci", "unpack", "--rootless", "--image", directory .. "/pulled:image", directory .. "/bundle" }
+    local archive = server:get(("/downloads/%s/daemon-linux-x64.tar.zst"):format(build.id)).body
+    process.write(directory .. "/a.tar.zst", archive)
+    process.check { "tar", "--zstd", "-xf", directory .. "/a.tar.zst", "-C", directory }
+    process.check { "cmp", directory .. "/daemon-linux-x64/usr/bin/server",
+      directory .. "/bundle/rootfs/app/usr/bin/server" }
+    answers_from_its_root(directory .. "/bundle", { "/app/usr/bin/server" })
+    -- Once more: the mirror is there, and the image is the same.
+    local again = builds.run(server, order({}, { registryUrl = forge.registry .. "/public/daemon" }), "success", 60)
+    assert.equal(digest, again.imageUrl:match "@(.*)$")
+    local _, packs = forge:requests():gsub("POST /public/daemon.git/git%-upload%-pack[^\n]*", "")
+    assert.is_true(packs <= 3, forge:requests()) -- ls-refs of both, the pack of the first alone
+  end)
+
+  it("has files to deploy with, an image as an artifact without a registry, and sums of all", function()
+    local variables = { GREETING = "it's \"50 %\" $HOME $(id)\nand: more #x", N = "0123" }
+    local wanted = order { environmentVariables = variables, resources = { minCpu = 1 } }
+    local build = builds.run(server, wanted, "success", 60)
+    local names, directory = {}, process.directory()
+    for _, artifact in ipairs(server:get(("/builds/%s/artifacts"):format(build.id)).json.artifacts) do
+      names[artifact.name] = artifact.kind
+      process.write(directory .. "/" .. artifact.name,
+        server:get(("/downloads/%s/%s"):format(build.id, artifact.name)).body)
+    end
+    assert.same({ "archive", "sbom", "deploy", "image" }, { names["daemon-linux-x64.tar.zst"],
+      names["daemon-linux-x64.cdx.json"], names["daemon-linux-x64-deploy.tar.zst"], names["daemon-linux-x64.oci.tar"] })
+    process.check({ "sha256sum", "--check", "--quiet", "SHA256SUMS" }, { cwd = directory })
+    local digest = build_json(build.id).targets[1].image
+    assert.equal(digest, process.check { "skopeo", "inspect", "--format", "{{.Digest}}",
+      "oci-archive:" .. directory .. "/daemon-linux-x64.oci.tar" })
+    process.check { "tar", "--zstd", "-xf", directory .. "/daemon-linux-x64-deploy.tar.zst", "-C", directory }
+    local deploy = directory .. "/daemon-linux-x64/deploy/"
+    local yaml = require "lyaml"
+    local compose = yaml.load(process.read(deploy .. "compose.yaml"))
+    assert.equal(variables.GREETING:gsub("%$", "$$"), compose.services.daemon.environment.GREETING)
+    assert.equal("0123", compose.services.daemon.environment.N)
+    local deployment = yaml.load(process.read(deploy .. "kubernetes.yaml"))
+    assert.equal((variables.GREETING:gsub("%$%(", "$$(")), deployment.spec.template.spec.containers[1].env[1].value)
+    local task = require("dkjson").decode(process.read(deploy .. "ecs-task-definition.json"))
+    assert.equal(variables.GREETING, task.containerDefinitions[1].environment[1].value)
+    assert.equal("eu-west-1", task.containerDefinitions[1].logConfiguration.options["awslogs-region"])
+  end)
+
+  it("crosses to linux-arm64 with Debian's compiler", function()
+    local cross = order { architecture = "linux-arm64" }
+    cross.architecture = "linux-arm64"
+    local build = builds.run(server, cross, "success", 60)
+    local directory = process.directory()
+    local archive = server:get(("/downloads/%s/daemon-linux-arm64.tar.zst"):format(build.id)).body
+    process.write(directory .. "/a.tar.zst", archive)
+    process.check { "tar", "--zstd", "-xf", directory .. "/a.tar.zst", "-C", directory }
+    local header = process.read(directory .. "/daemon-linux-arm64/usr/bin/server"):sub(1, 20)
+    assert.equal("\127ELF", header:sub(1, 4))
+    assert.equal(183, (string.unpack("<I2", header, 19))) -- EM_AARCH64
+  end)
+end)
+
+describe("a credential", function()
+  local function private(name, more)
+    local source = { repository = forge.git .. "private/daemon.git", ref = "main", credentials = name }
+    local place = { registryUrl = forge.closed_registry .. "/private/daemon", credentials = name }
+    local body = order({ source = source }, place)
+    for key, value in pairs(more or {}) do body[key] = value end
+    return body
+  end
+
+  it("opens what is private, and is seen nowhere", function()
+    local build = builds.run(server, private "ci", "success", 60)
+    local directory = process.directory()
+    for _, artifact in ipairs(server:get(("/builds/%s/artifacts"):format(build.id)).json.artifacts) do
+      process.write(directory .. "/" .. artifact.name,
+        server:get(("/downloads/%s/%s"):format(build.id, artifact.name)).body)
+    end
+    process.write(directory .. "/database", process.check { "pg_dump", "-h", postgres.directory(), "-U", "postgres",
+      server.database })
+    process.write(directory .. "/api", server:get("/builds/" .. build.id).body .. builds.log(server, build.id)
+      .. server:get(("/builds/%s/events"):format(build.id)).body)
+    local encoded = process.check({ "base64", "-w0" }, { stdin = "ci:" .. Forge.TOKEN }):sub(1, 30)
+    for _, word in ipairs { Forge.TOKEN, encoded } do
+      for _, where in ipairs { directory, server.directory, forge.directory .. "/access.log" } do
+        local found = process.run { "grep", "-rlaF", "--exclude=token", "-e", word, where }
+        assert.equal("", found.output, word)
+      end
+    end
+  end)
+
+  it("is refused when the build is enqueued: for others, for other hosts, unknown ones", function()
+    local faults = refusal(private("ci", { customerId = "c2" }))
+    assert.matches("this customer may use", faults["$.manifest.source.credentials"])
+    assert.matches("this customer may use", faults["$.manifest.cloudTargets[0].credentials"])
+    faults = refusal(private "nobody")
+    assert.matches("this customer may use", faults["$.manifest.source.credentials"])
+    faults = refusal(order { source = { repository = "https://git.example.org/a.git", credentials = "ci" } })
+    assert.matches("is not for the host git.example.org", faults["$.manifest.source.credentials"])
+  end)
+
+  it("that is wrong ends the build for good", function()
+    local build = builds.run(server, private "wrong", "failed", 60)
+    assert.matches("can't be fetched", build.errorMessage)
+    assert.matches("will not be tried again", server:log())
+    local place = { registryUrl = forge.closed_registry .. "/private/daemon", credentials = "wrong" }
+    build = builds.run(server, order({}, place), "failed", 60)
+    assert.matches("can't be", build.errorMessage)
+    assert.is_nil(build.errorMessage:find("not-the-token-at-all", 1, true))
+  end)
+end)
+
+describe("a fault outside", function()
+  after_each(function() forge:fault() end)
+
+  local function pushed(name) return order({}, { registryUrl = ("%s/public/%s"):format(forge.registry, name) }) end
+
+  for _, kind in ipairs { "500", "cut" } do
+    it("of the registry that passes (" .. kind .. ") costs no second compile", function()
+      forge:fault(kind)
+      local id = builds.submit(server, pushed("fault-" .. kind))
+      server:wait_for(function() return builds.log(server, id):find "failed, try 1 of 5" end, 60)
+      forge:fault()
+      local build = builds.await(server, id, "success", 60)
+      assert.equal(1, build.attempt)
+      local _, compiled = builds.log(server, id):gsub("cc %-O2", "")
+      assert.equal(1, compiled)
+      forge:skopeo("inspect", "docker://" .. build.imageUrl)
+    end)
+  end
+
+  it("of the source is tried again, a reference that isn't there is not", function()
+    forge:fault "gone"
+    local build = builds.run(server, order(), "failed", 60)
+    assert.matches("can't be fetched", build.errorMessage)
+    forge:fault()
+    build = builds.run(server, order { source = { repository = forge.git .. "public/daemon.git", ref = "nope" } },
+      "failed", 60)
+    assert.matches("the reference nope is not in", build.errorMessage)
+  end)
+
+  it("moves no tag that names another image", function()
+    local function tag_of(build) return build_json(build.id).images[1].tag end
+    local other = pushed "tags"
+    other.manifest.environmentVariables = { A = "1" }
+    local tag = tag_of(builds.run(server, pushed "tags", "success", 60))
+    local reference = ("docker://%s/public/tags:"):format(forge.registry)
+    local others = tag_of(builds.run(server, other, "success", 60))
+    assert.not_equal(tag, others)
+    forge:skopeo("copy", "--quiet", reference .. others, reference .. tag)
+    local build = builds.run(server, pushed "tags", "failed", 60)
+    assert.matches("names another image already", build.errorMessage)
+  end)
+
+  it("leaves no process and no workspace behind a cancel, in whatever step it comes", function()
+    forge:fault "500"
+    local id = builds.submit(server, pushed "cancelled")
+    server:wait_for(function() return builds.log(server, id):find "failed, try 1 of 5" end, 60)
+    assert.equal(202, server:post(("/builds/%s/cancel"):format(id)).status)
+    builds.await(server, id, "cancelled", 30)
+    server:wait_for(function() return not uv.fs_stat(builds.workspace(server, id)) end, 20)
+    assert.equal("", process.run({ "pgrep", "-f", id }).output)
+  end)
+end)

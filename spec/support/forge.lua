@@ -1,0 +1,195 @@
+-- What a build talks to outside: git repositories over https (git http-backend behind nginx) and a registry of images
+-- (docker-registry behind the same nginx), with a certificate authority of their own.
+--
+--   local forge = Forge.start()
+--   local commit = forge:repository("public/product", "spec/fixtures/product")     -- forge.git .. "public/product.git"
+--   forge:fault "500"                                                             -- of what is pushed; nil: none
+--
+-- Repositories below private/ and the registry forge.closed_registry want the user "ci" and Forge.TOKEN.
+local uv = require "luv"
+local process = require "spec.support.process"
+local socket = require "socket"
+
+local Forge = {}
+Forge.__index = Forge
+
+Forge.TOKEN = "s3cr3t-t0ken-of-the-forge"
+
+local NGINX <const> = [[
+daemon off;
+pid @/nginx.pid;
+error_log @/nginx-error.log;
+worker_processes 1;
+@user
+events { worker_connections 256; }
+http {
+  access_log @/access.log;
+  client_max_body_size 0;
+  client_body_temp_path @/tmp; proxy_temp_path @/tmp; fastcgi_temp_path @/tmp;
+  uwsgi_temp_path @/tmp; scgi_temp_path @/tmp;
+  ssl_certificate @/server.pem;
+  ssl_certificate_key @/server.key;
+  map $uri $realm { default off; ~^/private/ "forge"; }
+  server {
+    listen 127.0.0.1:@git ssl;
+    auth_basic $realm;
+    auth_basic_user_file @/users;
+    location / {
+      if (-f @/gone) { return 444; }
+      fastcgi_pass unix:@/fcgi.sock;
+      fastcgi_param SCRIPT_FILENAME /usr/lib/git-core/git-http-backend;
+      fastcgi_param GIT_PROJECT_ROOT @/git;
+      fastcgi_param GIT_HTTP_EXPORT_ALL 1;
+      fastcgi_param PATH_INFO $uri;
+      fastcgi_param QUERY_STRING $args;
+      fastcgi_param REQUEST_METHOD $request_method;
+      fastcgi_param CONTENT_TYPE $content_type;
+      fastcgi_param CONTENT_LENGTH $content_length;
+      fastcgi_param HTTP_CONTENT_ENCODING $http_content_encoding;
+      fastcgi_param GIT_PROTOCOL $http_git_protocol;
+      fastcgi_param REMOTE_USER $remote_user;
+    }
+  }
+  server {
+    listen 127.0.0.1:@registry ssl;
+    location / {
+      set $fault "$request_method";
+      if (-f @/500) { set $fault "$fault-500"; }
+      if (-f @/cut) { set $fault "$fault-cut"; }
+      if ($fault ~ "^(PUT|PATCH)-500") { return 500; }
+      if ($fault ~ "^(PUT|PATCH)-cut") { return 444; }
+      proxy_pass http://127.0.0.1:@plain;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-Proto https;
+      proxy_request_buffering off;
+    }
+  }
+  server {
+    listen 127.0.0.1:@closed ssl;
+    auth_basic "forge";
+    auth_basic_user_file @/users;
+    location / { proxy_pass http://127.0.0.1:@plain; proxy_set_header Host $http_host; }
+  }
+}
+]]
+
+local function free_port()
+  local listener = assert(socket.bind("127.0.0.1", 0))
+  local _, port = listener:getsockname()
+  listener:close()
+  return math.tointeger(tonumber(port))
+end
+
+local function certificates(directory)
+  process.check { "sh", "-ec", [[
+    cd "$1"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.pem -days 2 \
+      -subj "/CN=spec authority" -addext basicConstraints=critical,CA:TRUE
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.csr \
+      -subj "/CN=localhost"
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >server.ext
+    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 \
+      -extfile server.ext
+    printf 'ci:%s\n' "$(openssl passwd -apr1 "$2")" >users
+  ]], "sh", directory, Forge.TOKEN }
+end
+
+local function replace(text, values)
+  return (text:gsub("@(%l+)", values):gsub("@/", values.directory .. "/"))
+end
+
+---@param options? {registry_bytes?: integer} what a file of the registry may have: it is "full" beyond
+function Forge.start(options)
+  local directory = process.directory()
+  local self = setmetatable({ directory = directory }, Forge)
+  for _, name in ipairs { "git", "tmp", "images" } do
+    assert(uv.fs_mkdir(directory .. "/" .. name, tonumber("755", 8)))
+  end
+  certificates(directory)
+  local ports = { git = free_port(), registry = free_port(), plain = free_port(), closed = free_port() }
+  process.write(directory .. "/nginx.conf", replace(NGINX, {
+    directory = directory, git = tostring(ports.git), registry = tostring(ports.registry),
+    plain = tostring(ports.plain),
+    closed = tostring(ports.closed),
+    user = process.is_root and "user root;" or "",
+  }))
+  process.write(directory .. "/registry.yml", ("version: 0.1\nstorage: {filesystem: {rootdirectory: %s/images}}\n"
+    .. "http: {addr: '127.0.0.1:%d', relativeurls: true}\nlog: {level: error}\n"):format(directory, ports.plain))
+  self.certificate = directory .. "/ca.pem"
+  self.git = ("https://localhost:%d/"):format(ports.git)
+  self.git_host = ("localhost:%d"):format(ports.git)
+  self.registry = ("localhost:%d"):format(ports.registry)
+  self.closed_registry = ("localhost:%d"):format(ports.closed)
+  local to = { to = directory .. "/forge.log" }
+  process.spawn({ "fcgiwrap", "-s", "unix:" .. directory .. "/fcgi.sock", "-f" }, to)
+  local registry = { "docker-registry", "serve", directory .. "/registry.yml" }
+  if options and options.registry_bytes then
+    registry = { "prlimit", "--fsize=" .. options.registry_bytes, table.unpack(registry) }
+  end
+  process.spawn(registry, to)
+  process.spawn({ "/usr/sbin/nginx", "-c", directory .. "/nginx.conf" }, to)
+  for _, port in pairs(ports) do
+    process.wait_for(function()
+      local client = socket.connect("127.0.0.1", port)
+      if client then client:close() end
+      return client
+    end, 20, function() return "the forge to listen: " .. process.read(to.to) end)
+  end
+  process.wait_for(function() return uv.fs_stat(directory .. "/fcgi.sock") end, 10, "fcgiwrap")
+  return self
+end
+
+local AUTHOR <const> = { "-c", "user.name=Spec", "-c", "user.email=spec@example.org" }
+
+local function git(directory, ...)
+  return process.check { "git", "-C", directory, table.unpack(table.move({ ... }, 1, select("#", ...), #AUTHOR + 1,
+    { table.unpack(AUTHOR) })) }
+end
+
+--- A repository with the files of a directory in one commit, or the next commit when it is there already. Returns the
+--- commit.
+---@param name string "public/product"
+---@param from string
+---@param change? fun(tree: string) what else is done to the tree before the commit
+function Forge:repository(name, from, change)
+  local tree, bare = ("%s/trees/%s"):format(self.directory, name), ("%s/git/%s.git"):format(self.directory, name)
+  if not uv.fs_stat(tree) then
+    process.check { "mkdir", "-p", tree, bare }
+    process.check { "git", "init", "--quiet", "--bare", "--initial-branch=main", bare }
+    process.check { "git", "init", "--quiet", "--initial-branch=main", tree }
+  end
+  process.check { "cp", "-r", from .. "/.", tree }
+  if change then change(tree) end
+  git(tree, "add", "--all")
+  git(tree, "commit", "--quiet", "--allow-empty", "--message=spec")
+  git(tree, "push", "--quiet", bare, "main", "--tags")
+  return git(tree, "rev-parse", "HEAD")
+end
+
+--- Runs git in a repository's work tree.
+function Forge:run_git(name, ...) return git(("%s/trees/%s"):format(self.directory, name), ...) end
+
+--- What happens to what is pushed from now on: "500", "cut" or, with nil, nothing; "gone": git answers nobody.
+function Forge:fault(kind)
+  for _, name in ipairs { "500", "cut", "gone" } do uv.fs_unlink(self.directory .. "/" .. name) end
+  if kind then process.write(self.directory .. "/" .. kind, "") end
+end
+
+--- skopeo with the forge's certificate; its output.
+function Forge:skopeo(...)
+  local env = uv.os_environ()
+  env.SSL_CERT_FILE = self.certificate
+  return process.check({ "skopeo", "--insecure-policy", ... }, { env = env })
+end
+
+--- The requests that nginx has answered, a line each.
+function Forge:requests() return process.read(self.directory .. "/access.log") end
+
+--- The options that a server needs to reach it.
+function Forge:config(more)
+  local config = { TrustedCertificates = self.certificate }
+  for name, value in pairs(more or {}) do config[name] = value end
+  return config
+end
+
+return Forge
