@@ -10,7 +10,8 @@ local OPTIONS <const> = { project = "/w/source/src/Server/Server.csproj", output
   artifacts = "/w/artifacts/t", source = "/w/source" }
 
 local function argv(architecture, optimizations, more, nuget_source)
-  local form = { name = "n", repositories = { { name = "r", url = "https://git.example.org/r.git" } }, modules = { "a" },
+  local form = { name = "n", modules = { "a" },
+    repositories = { { name = "r", url = "https://git.example.org/r.git" } },
     targets = { { id = "t", architecture = architecture, optimizations = optimizations } } }
   for name, value in pairs(more or {}) do form[name] = value end
   local normal, faults = manifest.check(form, { world = WORLD })

@@ -64,11 +64,13 @@ local function begin(work, target, layout, base)
   })
 end
 
--- The output as it is in the image: times and permissions that say nothing of when and where it was made.
+-- The output as it is in the image: without symbols for debuggers, which the archive has, and with times and permissions
+-- that say nothing of when and where it was made.
 local function prepare(work, target)
   local dir = ".image-files/" .. target.id
   fs.copy(work.outputs[target.id], dir)
   work.build:exec { argv = { "sh", "-ec", [[
+    find "$1" -type f '(' -name '*.pdb' -o -name '*.dbg' ')' -delete
     find "$1" -type d -exec chmod 755 {} +
     find "$1" -type f -perm -u+x -exec chmod 755 {} +
     find "$1" -type f ! -perm -u+x -exec chmod 644 {} +
