@@ -29,6 +29,7 @@ static const bq_command commands[] = {
     {"pause", "let no build start, on all servers", bq_command_pause},
     {"resume", "let builds start again", bq_command_resume},
     {"stats", "show the queue's figures", bq_command_stats},
+    {"nodes", "list servers, drain one and let it go on", bq_command_nodes},
     {"schedule", "list, run, pause and resume schedules", bq_command_schedule},
     {"mail", "show what customers were told, preview and resend it", bq_command_mail},
     {"unsubscribe", "say who gets no notifications, of which events", bq_command_unsubscribe},

@@ -66,6 +66,7 @@ typedef struct bq_config {
   int log_level;                         // bq_log_level
   int log_format;                        // bq_log_format
   char *run_as_user;                     // when started as root
+  char **labels;                         // offered to builds besides what is found
   char **allowed_hosts;                  // Host headers taken besides the listen address
   bool allow_inline_commands;            // manifests of requests may bring commands, local paths and file: URLs
   int sandbox;                           // bq_config_sandbox

@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "base/config_internal.h"
+#include "base/label.h"
 #include "base/memory.h"
 #include "base/network.h"
 
@@ -113,6 +114,10 @@ static const char *check_event(const char *text) {
     if (strcmp(text, events[i]) == 0) return NULL;
   }
   return "must be queued, started, retrying, completed, failed, timedout or cancelled";
+}
+
+static const char *check_label(const char *text) {
+  return bq_label_is(text) ? NULL : "must be " BQ_LABEL_RULE;
 }
 
 static const char *check_absolute(const char *text) {
@@ -245,6 +250,8 @@ const bq_config_option bq_config_options[] = {
           "Size of each file that a build writes; 0: no limit."),
   INTEGER(Q, "StopGraceSeconds", NULL, stop_grace_seconds, "10", 0, 3600, "seconds", NOW,
           "From SIGTERM to SIGKILL for the processes of a build that is stopped."),
+  TEXT(Q, "Labels", NULL, LIST, labels, "", "none", check_label, RESTART,
+       "What this server offers to builds besides its system and the tools found here: gpu, region=eu."),
   INTEGER(Q, "MaxConnections", NULL, max_connections, "1024", 1, 1000000, NULL, RESTART,
           "HTTP connections in all."),
   INTEGER(Q, "MaxConnectionsPerPeer", NULL, max_connections_per_peer, "256", 1, 1000000, NULL, RESTART,

@@ -64,6 +64,18 @@ static void print_estimate(const json_t *build) {
   bq_free(line);
 }
 
+static void print_list(const char *title, const json_t *list) {
+  size_t index;
+  json_t *text;
+  if (json_array_size(list) == 0) return;
+  (void)printf("%-21s", title);
+  json_array_foreach(list, index, text) {
+    (void)fputs(index > 0 ? ", " : " ", stdout);
+    bq_text_print(stdout, json_string_value(text));
+  }
+  (void)putchar('\n');
+}
+
 static int show_once(bq_client *client, const arguments *a) {
   json_t *build = NULL;
   char *escaped = bq_client_escape(a->id);
@@ -75,6 +87,8 @@ static int show_once(bq_client *client, const arguments *a) {
     bq_free(text);
   } else if (code == BQ_EXIT_OK) {
     print_build(build);
+    print_list("needs", json_object_get(build, "needs"));
+    print_list("no server offers", json_object_get(build, "unmetNeeds"));
     print_estimate(build);
   }
   json_decref(build);

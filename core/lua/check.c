@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/label.h"
 #include "base/memory.h"
 #include "lua/errors.h"
 #include "lua/modules.h"
@@ -63,26 +64,40 @@ static int is_pipeline_name(const char *name, size_t length) {
   return length > 0 && length <= 64 && strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") >= length;
 }
 
-static json_t *read_secrets(lua_State *L, bq_check *check, const char *path) {
-  json_t *names = json_array();
-  lua_getfield(L, -1, "needs");
+// A list of texts in the table at the top: a copy, empty when it is absent. `test` says which texts are right (NULL: all).
+static json_t *read_list(lua_State *L, bq_check *check, const char *path, const char *field, const char *rule,
+                         int (*test)(const char *text)) {
+  json_t *list = json_array();
+  lua_getfield(L, -1, field);
   if (lua_istable(L, -1)) {
-    lua_getfield(L, -1, "secrets");
-    if (lua_istable(L, -1)) {
-      for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
-        (void)json_array_append_new(names, json_string(lua_tostring(L, -1)));
-        lua_pop(L, 1);
-      }
+    for (lua_Integer i = 1; lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
+      if (test != NULL && !test(lua_tostring(L, -1))) add_fault(check, path, rule);
+      (void)json_array_append_new(list, json_string(lua_tostring(L, -1)));
       lua_pop(L, 1);
-    } else if (!lua_isnil(L, -1)) {
-      add_fault(check, path, "needs.secrets must be a list of names");
     }
     lua_pop(L, 1);
+  } else if (!lua_isnil(L, -1)) {
+    add_fault(check, path, rule);
+  }
+  lua_pop(L, 1);
+  return list;
+}
+
+// What a pipeline needs: {secrets =, labels =}, each a list.
+static json_t *read_needs(lua_State *L, bq_check *check, const char *path, int pinned) {
+  json_t *secrets = NULL;
+  json_t *labels = NULL;
+  lua_getfield(L, -1, "needs");
+  if (lua_istable(L, -1)) {
+    secrets = read_list(L, check, path, "secrets", "needs.secrets must be a list of names", NULL);
+    labels = read_list(L, check, path, "labels", "needs.labels must be a list of labels, each " BQ_LABEL_RULE, bq_label_is);
+    if (json_array_size(labels) > BQ_MAX_NEEDS) add_fault(check, path, "needs.labels is too long a list");
   } else if (!lua_isnil(L, -1)) {
     add_fault(check, path, "needs must be a table");
   }
   lua_pop(L, 1);
-  return names;
+  return json_pack("{s:b, s:o, s:o}", "pin", pinned, "secrets", secrets != NULL ? secrets : json_array(), "labels",
+                   labels != NULL ? labels : json_array());
 }
 
 static void check_pipeline(lua_State *L, bq_check *check, const char *path) {
@@ -98,7 +113,7 @@ static void check_pipeline(lua_State *L, bq_check *check, const char *path) {
   lua_pop(L, 1);
   char key[128];
   (void)snprintf(key, sizeof key, "%.*s", (int)(length < 100 ? length : 100), name);
-  json_t *info = json_pack("{s:b, s:o}", "pin", pinned, "secrets", read_secrets(L, check, path));
+  json_t *info = read_needs(L, check, path, pinned);
   if (info == NULL || json_object_set_new(check->pipelines, key, info) < 0) luaL_error(L, "out of memory");
 }
 

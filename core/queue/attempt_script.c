@@ -23,7 +23,9 @@ static const char run_source[] =
     "  if not found then build:fail(why, {retry = false}) end\n"
     "  build.manifest, build.manifest_trusted = found.manifest, found.trusted\n"
     "  if not fixed then build.pipeline = found.pipeline or build.pipeline end\n"
-    "  keep{manifest = found.manifest, pipeline = build.pipeline}\n"
+    "  local needs = load('scripts/pipelines/' .. build.pipeline .. '.lua').needs\n"
+    "  keep{manifest = found.manifest, pipeline = build.pipeline,\n"
+    "    needs = require('intake').needs(found.manifest, build.pipeline, needs and needs.labels)}\n"
     "end\n"
     "load('scripts/pipelines/' .. build.pipeline .. '.lua').run(build)\n";
 
@@ -51,7 +53,7 @@ static void keep_manifest(bq_note *note) {
   attempt->events.adopted(attempt->events.arg, attempt);
 }
 
-// keep{manifest =, pipeline =}: they go to SQL, so that a later edit of the file changes nothing for another attempt.
+// keep{manifest =, pipeline =, needs =}: they go to SQL, so that a later edit of the file changes nothing for another attempt.
 static int keep(lua_State *L) {
   json_t *manifest = NULL;
   bq_error err;

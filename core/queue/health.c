@@ -84,6 +84,9 @@ json_t *bq_server_health(bq_server *server) {
   check_disk(server, health);
   check_sandbox(server, health);
   const char *paused = bq_node_pause_reason(server->node);
+  if (bq_node_is_drained(server->node)) {
+    add_check(health, "node", "degraded", "this server is drained, no build starts here: `buildq nodes resume` ends that");
+  }
   if (paused != NULL) {
     char message[1200]; // a reason has 250 characters of at most four bytes
     (void)snprintf(message, sizeof message, "the queue is paused, no build starts: %s", paused);

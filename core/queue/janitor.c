@@ -27,6 +27,8 @@ struct bq_janitor {
   int64_t free_megabytes;
   int looking_at_disk;
   bq_sweep *sweep;     // owned; files that belong to nothing
+  int homeless_kinds;  // kinds of builds that no server can take, when last asked
+  unsigned homeless_tick; // when the log was told
   int retaining;       // a retention batch is under way
   int stopped;
 };
@@ -158,9 +160,33 @@ static void purge_what_nothing_needs(bq_janitor *janitor) {
   purge(janitor, "purge_nodes", config->completed_build_retention_days + config->history_retention_days);
 }
 
+// Builds that no server can take: somebody should know, at once and each minute as long as it is so.
+static void on_homeless(void *arg, const bq_pg_result *result) {
+  bq_janitor *janitor = arg;
+  if (result->error != NULL) return;
+  int kinds = PQntuples(result->rows);
+  int is_news = kinds != janitor->homeless_kinds || janitor->ticks - janitor->homeless_tick >= SWEEP_TICKS;
+  janitor->homeless_kinds = kinds;
+  if (!is_news) return;
+  janitor->homeless_tick = janitor->ticks;
+  for (int row = 0; row < kinds; row++) {
+    bq_log(BQ_WARN, "builds wait for a server that can take them", "needs", PQgetvalue(result->rows, row, 0), "missing",
+           PQgetvalue(result->rows, row, 1), "builds", PQgetvalue(result->rows, row, 2), "oldest",
+           PQgetvalue(result->rows, row, 3), NULL);
+  }
+}
+
+static void look_for_homeless(bq_janitor *janitor) {
+  bq_error err;
+  if (bq_store_query(janitor->server->store, "homeless_builds", 0, NULL, on_homeless, janitor, &err) < 0) {
+    bq_log_error("whether builds wait for a server could not be asked", &err);
+  }
+}
+
 static void on_tick(void *arg) {
   bq_janitor *janitor = arg;
   look_at_disk(janitor);
+  look_for_homeless(janitor);
   if (janitor->ticks++ % SWEEP_TICKS == 0) {
     retain(janitor);
     purge(janitor, "purge_history", janitor->server->config->history_retention_days);

@@ -198,7 +198,7 @@ static void on_announced(void *arg, const bq_pg_result *result) {
   if (result->error != NULL) bq_log(BQ_DEBUG, "an announcement was lost", "error", result->error->message, NULL);
 }
 
-static void announce(bq_server *server, const char *channel) {
+void bq_queue_announce(const bq_server *server, const char *channel) {
   bq_error err;
   if (bq_store_query(server->store, "announce", 1, &channel, on_announced, NULL, &err) < 0) {
     bq_log(BQ_DEBUG, "an announcement was lost", "error", err.message, NULL);
@@ -207,12 +207,12 @@ static void announce(bq_server *server, const char *channel) {
 
 void bq_queue_tell_deliveries(bq_server *server) {
   bq_sender_wake(server->sender);
-  announce(server, "buildq_wake");
+  bq_queue_announce(server, "buildq_wake");
 }
 
 void bq_queue_tell_enqueued(bq_server *server) {
   bq_runner_wake(server->runner);
-  announce(server, "buildq_wake");
+  bq_queue_announce(server, "buildq_wake");
   bq_streams_changed(server->streams, NULL);
   bq_sender_wake(server->sender);
 }
@@ -220,7 +220,7 @@ void bq_queue_tell_enqueued(bq_server *server) {
 static void tell_work(call_op *call) {
   tell_changed(call);
   bq_runner_wake(call->server->runner);
-  announce(call->server, "buildq_wake");
+  bq_queue_announce(call->server, "buildq_wake");
 }
 
 // replay ----------------------------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ static void after_cancel(call_op *call) {
   tell_changed(call);
   if (strcmp(outcome_of(call), "requested") != 0) return;
   bq_runner_cancel(call->server->runner, call->params[0], call->params[1]);
-  announce(call->server, "buildq_control"); // it may run elsewhere
+  bq_queue_announce(call->server, "buildq_control"); // it may run elsewhere
 }
 
 static int queue_cancel(lua_State *L) {
@@ -418,7 +418,7 @@ static int queue_retry(lua_State *L) {
 
 static void after_bulk(call_op *call) {
   bq_runner_wake(call->server->runner);
-  announce(call->server, "buildq_wake");
+  bq_queue_announce(call->server, "buildq_wake");
   bq_streams_changed(call->server->streams, NULL);
   bq_sender_wake(call->server->sender);
 }
@@ -447,7 +447,7 @@ static void after_control(call_op *call) {
   call->server->statistics_us = 0;
   bq_node_beat(call->server->node);
   bq_runner_wake(call->server->runner);
-  announce(call->server, "buildq_control");
+  bq_queue_announce(call->server, "buildq_control");
 }
 
 static int queue_pause(lua_State *L) {
@@ -597,5 +597,6 @@ int bq_queue_open(lua_State *L) {
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   bq_intake_add(L);
+  bq_nodes_add(L);
   return 1;
 }

@@ -16,6 +16,7 @@ struct bq_node {
   int beat_again;              // another one was asked for meanwhile
   int judging;                 // expiry and takeover are under way
   int buried;                  // the predecessor has been declared dead
+  int drained;                 // by an operator
   char *pause_reason;          // owned; NULL: the queue is not paused
   int leaving;
   void (*left)(void *arg);
@@ -50,6 +51,10 @@ const char *bq_node_id(const bq_node *node) {
 
 const char *bq_node_pause_reason(const bq_node *node) {
   return node->pause_reason;
+}
+
+int bq_node_is_drained(const bq_node *node) {
+  return node->drained;
 }
 
 static void schedule(bq_node *node) {
@@ -102,6 +107,12 @@ static void read_heartbeat(bq_node *node, const PGresult *rows) {
   json_t *cancel;
   size_t index;
   const char *reason = json_string_value(json_object_get(state, "pauseReason"));
+  int drained = json_is_true(json_object_get(state, "drained"));
+  if (drained != node->drained) {
+    bq_log(BQ_INFO, drained ? "drained: no build starts here any more" : "resumed: builds start here again", NULL);
+    node->drained = drained;
+    if (!drained) node->options.resumed(node->options.arg);
+  }
   bq_free(node->pause_reason);
   node->pause_reason =
       json_is_true(json_object_get(state, "paused")) ? bq_strdup(reason != NULL ? reason : "no reason given") : NULL;
@@ -184,9 +195,10 @@ static void register_node(bq_node *node) {
   char lease[16];
   (void)snprintf(slots, sizeof slots, "%d", options->config->max_concurrent_builds);
   (void)snprintf(lease, sizeof lease, "%d", options->config->lease_seconds);
-  const char *params[] = {node->next_id, options->name, *options->url, options->version, slots, lease, "{}"};
+  const char *params[] = {node->next_id, options->name, *options->url,   options->version,
+                          slots,         lease,         options->labels, node->drained ? "true" : "false"};
   bq_error err;
-  if (bq_store_write(options->store, "node_join", 7, params, on_joined, node, &err) < 0) {
+  if (bq_store_write(options->store, "node_join", 8, params, on_joined, node, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);
   }
 }

@@ -17,11 +17,13 @@ typedef struct bq_node_options {
   const char *name;        // the host's name; borrowed
   char *const *url;        // where the text is kept that says where this server answers; set before the join
   const char *version;     // of the program; borrowed
+  const char *labels;      // JSON list; borrowed
   const char *predecessor; // the node that worked in this state directory before, or NULL; buried at the first join
   // A new identity has joined: remember it. Also after this node was declared dead.
   void (*joined)(void *arg, const char *node_id);
   // A build of this node is to be cancelled.
   void (*cancel)(void *arg, const char *build_id, const char *reason);
+  void (*resumed)(void *arg);                   // an operator has ended the drain
   void (*taken_over)(void *arg, size_t builds); // builds came back to the queue
   void *arg;
 } bq_node_options;
@@ -34,6 +36,7 @@ void bq_node_beat(bq_node *node);   // a heartbeat now: a notification says that
 void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg); // tells the cluster; `done` when told, or failed
 
 const char *bq_node_id(const bq_node *node); // "" before the first join
+int bq_node_is_drained(const bq_node *node); // by an operator, as of the last heartbeat
 const char *bq_node_pause_reason(const bq_node *node); // as of the last heartbeat; NULL: the queue is not paused
 
 #endif

@@ -314,7 +314,8 @@ static void refresh_low_key(bq_runner *runner) {
   int64_t now = bq_clock_mono_us();
   if (now - runner->low_key_us < (int64_t)LOW_KEY_MS * 1000) return;
   bq_error err;
-  if (bq_store_query(runner->options.store, "lowest_key", 0, NULL, on_low_key, runner, &err) == 0) {
+  const char *params[] = {bq_labels_array(runner->options.labels)};
+  if (bq_store_query(runner->options.store, "lowest_key", 1, params, on_low_key, runner, &err) == 0) {
     runner->low_key_us = now;
   }
 }
@@ -326,9 +327,9 @@ int bq_runner_send_claim(bq_runner *runner, const char *chosen, bq_error *err) {
   (void)snprintf(limit, sizeof limit, "%zu", free_slots < MAX_CLAIM ? free_slots : MAX_CLAIM);
   (void)snprintf(low, sizeof low, "%lld", (long long)runner->low_key);
   const char *hash = bq_generation_hash(runner->options.generation(runner->options.arg));
-  const char *params[] = {runner->node_id, limit, low, hash, chosen};
+  const char *params[] = {runner->node_id, limit, low, hash, bq_labels_array(runner->options.labels), chosen};
   runner->chosen = chosen != NULL;
-  return bq_store_query(runner->options.store, chosen != NULL ? "claim_chosen" : "claim", chosen != NULL ? 5 : 4, params,
+  return bq_store_query(runner->options.store, chosen != NULL ? "claim_chosen" : "claim", chosen != NULL ? 6 : 5, params,
                         on_claimed, runner, err);
 }
 
@@ -352,9 +353,10 @@ static void claim_more(bq_runner *runner) {
 // What has come may have a smaller key than the bound: it is looked up before the next claim.
 void bq_runner_wake(bq_runner *runner) {
   bq_error err;
+  const char *params[] = {bq_labels_array(runner->options.labels)};
   if (runner->looking) return;
   if (runner->low_key != 0 &&
-      bq_store_query(runner->options.store, "lowest_key", 0, NULL, on_low_key_for_claim, runner, &err) == 0) {
+      bq_store_query(runner->options.store, "lowest_key", 1, params, on_low_key_for_claim, runner, &err) == 0) {
     runner->low_key_us = bq_clock_mono_us();
     runner->looking = 1;
     return;

@@ -7,6 +7,7 @@
 #include "base/metrics.h"
 #include "queue/attempt.h"
 #include "queue/decide.h"
+#include "queue/labels.h"
 #include "queue/store.h"
 
 typedef struct bq_runner bq_runner;
@@ -17,6 +18,7 @@ typedef struct bq_runner_options {
   bq_metrics *metrics;       // borrowed; see queue/server_metrics.h
   const bq_decider *decider; // borrowed; its policies change with the generation
   bq_generation_set *generations; // borrowed; where one that a row asks for may be found, and what is loaded is added
+  const bq_labels *labels;   // borrowed; what this server offers
   // The generation for new attempts: borrowed, NULL until one is stored, and never again afterwards.
   bq_generation *(*generation)(void *arg);
   int (*is_pinned)(void *arg, const char *pipeline); // its retries stay on their generation

@@ -71,6 +71,7 @@ int bq_runner_choose(bq_runner *runner, bq_error *err) {
   int wants_running = bq_policies_wants(runner->options.decider->policies, BQ_HOOK_CHOOSE, "running");
   (void)snprintf(limit, sizeof limit, "%d", BQ_CANDIDATES);
   (void)snprintf(low, sizeof low, "%lld", (long long)runner->low_key);
-  const char *params[] = {runner->node_id, limit, low, wants_running ? "true" : "false"};
-  return bq_store_query(runner->options.store, "candidates", 4, params, on_candidates, runner, err);
+  const char *params[] = {runner->node_id, limit, low, wants_running ? "true" : "false",
+                          bq_labels_array(runner->options.labels)};
+  return bq_store_query(runner->options.store, "candidates", 5, params, on_candidates, runner, err);
 }

@@ -19,7 +19,8 @@ typedef struct bq_running {
   int64_t started_us;             // bq_clock_mono_us
   int dirty;                      // progress or step is not written yet
   int writing;                    // a progress write is under way
-  int ending;                     // the outcome is recorded when the progress is written
+  int keeping;                    // the copy of its manifest is being written
+  int ending;                     // the outcome is recorded when the progress, or the copy, is written
   int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
   const bq_outcome *outcome;      // from `ended` to the answer
   json_t *failure;                // owned; what the retry rule is asked about, or NULL

@@ -3,8 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/label.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/utf8.h"
@@ -23,12 +25,17 @@ void bq_running_free(bq_running *r) {
 
 static void record(bq_running *r);
 
+// The outcome goes last.
+static void record_when_written(bq_running *r) {
+  r->ending = r->writing || r->keeping;
+  if (!r->ending) record(r);
+}
+
 static void on_progress_written(void *arg, const bq_pg_result *result) {
   bq_running *r = arg;
   r->writing = 0;
   if (r->ending) {
-    r->ending = 0;
-    record(r);
+    record_when_written(r);
     return;
   }
   if (result->error != NULL) {
@@ -190,7 +197,7 @@ static void on_ended(void *arg, bq_attempt *attempt, const bq_outcome *outcome) 
   // The row shows the step in which the build ended, however quickly it came there.
   if (tells_where && r->dirty && !r->writing) write_progress(r);
   r->outcome = outcome;
-  if (tells_where && r->writing) r->ending = 1;
+  if (r->keeping || (tells_where && r->writing)) r->ending = 1;
   else record(r);
 }
 
@@ -222,25 +229,55 @@ static void on_closed(void *arg, bq_attempt *attempt) {
   else runner->first = r->next;
   if (r->next != NULL) r->next->previous = r->previous;
   r->attempt = NULL;
-  if (!r->writing) bq_running_free(r);
+  if (!r->writing) bq_running_free(r); // what is being kept comes before the outcome
   bq_runner_count_less(runner);
 }
 
 static void on_kept(void *arg, const bq_pg_result *result) {
-  (void)arg;
+  bq_running *r = arg;
+  r->keeping = 0;
   if (result->error != NULL) bq_log_error("a manifest's copy could not be kept", result->error);
+  if (r->ending) record_when_written(r);
+}
+
+// A row of plain SQL says only now what it needs, and this may be the wrong server. Then it goes back, after its copy has
+// been kept: the next claim is by a server that has it all.
+static void check_needs(bq_running *r, const json_t *needs) {
+  char reason[BQ_LABEL_MAX + 64];
+  const char *lacks = bq_labels_lacks(r->runner->options.labels, needs);
+  if (lacks == NULL) return;
+  (void)snprintf(reason, sizeof reason, "this server does not offer %s, which the build needs", lacks);
+  bq_attempt_stop(r->attempt, BQ_OUTCOME_REQUEUED, reason);
+}
+
+static char *array_of(const json_t *texts) {
+  bq_buf out = {0};
+  size_t index;
+  json_t *text;
+  bq_buf_addc(&out, '{');
+  json_array_foreach(texts, index, text) {
+    bq_buf_addf(&out, "%s\"%s\"", index > 0 ? "," : "", json_string_value(text));
+  }
+  bq_buf_addc(&out, '}');
+  return bq_buf_take(&out);
 }
 
 static void on_adopted(void *arg, bq_attempt *attempt) {
   bq_running *r = arg;
   bq_error err;
-  char *manifest = bq_json_dumps(json_object_get(bq_attempt_row(attempt), "manifest"), JSON_COMPACT);
-  const char *params[] = {r->id, r->number, r->node_id, manifest, bq_row_text(bq_attempt_row(attempt), "pipeline")};
-  if (manifest == NULL ||
-      bq_store_write(r->runner->options.store, "keep_manifest", 5, params, on_kept, NULL, &err) < 0) {
+  json_t *row = bq_attempt_row(attempt);
+  char *manifest = bq_json_dumps(json_object_get(row, "manifest"), JSON_COMPACT);
+  char *needs = array_of(json_object_get(row, "needs"));
+  const char *params[] = {r->id, r->number, r->node_id, manifest, bq_row_text(row, "pipeline"), needs};
+  if (manifest != NULL && needs != NULL &&
+      bq_store_write(r->runner->options.store, "keep_manifest", 6, params, on_kept, r, &err) == 0) {
+    r->keeping = 1;
+  } else {
     bq_log(BQ_ERROR, "a manifest's copy could not be kept", "build", r->id, NULL);
   }
+  bq_free(needs);
   bq_free(manifest);
+  check_needs(r, json_object_get(row, "needs"));
 }
 
 const bq_attempt_events bq_running_events = {

@@ -69,6 +69,10 @@ static void on_cancel(void *arg, const char *build_id, const char *reason) {
   if (build_id != NULL) bq_runner_cancel(((bq_server *)arg)->runner, build_id, reason);
 }
 
+static void on_resumed(void *arg) {
+  bq_runner_wake(((bq_server *)arg)->runner);
+}
+
 static void on_taken_over(void *arg, size_t builds) {
   (void)builds;
   bq_server *server = arg;
@@ -284,12 +288,16 @@ static void set_sandbox(bq_server *server) {
 static int open_queue(bq_server *server, bq_error *err) {
   int made = bq_generation_set_new(&server->generations, err);
   if (made < 0) return made;
+  made = bq_labels_find(&server->labels, server->config, err);
+  if (made < 0) return made;
+  bq_log(BQ_INFO, "offered to builds", "labels", bq_labels_json(server->labels), NULL);
   server->decider = (bq_decider){.failed = bq_server_policy_failed, .arg = server};
   const bq_runner_options runner = {.env = &server->env,
                                     .store = server->store,
                                     .metrics = server->metrics,
                                     .decider = &server->decider,
                                     .generations = server->generations,
+                                    .labels = server->labels,
                                     .generation = bq_server_generation,
                                     .is_pinned = bq_server_is_pinned,
                                     .may_claim = may_claim,
@@ -305,9 +313,11 @@ static int open_queue(bq_server *server, bq_error *err) {
                                 .name = server->host_name,
                                 .url = &server->url,
                                 .version = BQ_VERSION,
+                                .labels = bq_labels_json(server->labels),
                                 .predecessor = server->predecessor,
                                 .joined = on_joined,
                                 .cancel = on_cancel,
+                                .resumed = on_resumed,
                                 .taken_over = on_taken_over,
                                 .arg = server};
   return bq_node_new(&server->node, &node, err);
@@ -387,6 +397,7 @@ static void free_parts(bq_server *server) {
   bq_pg_free(server->scripts);
   bq_pg_free(server->core);
   bq_cluster_keeper_free(server->keeper);
+  bq_labels_free(server->labels);
   bq_database_watch_free(server->database);
   bq_store_free(server->store);
   bq_webhook_free(server->webhook);

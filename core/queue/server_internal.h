@@ -19,6 +19,7 @@
 #include "queue/database_watch.h"
 #include "queue/estimate.h"
 #include "queue/enqueue.h"
+#include "queue/labels.h"
 #include "queue/node.h"
 #include "queue/runner.h"
 #include "queue/server.h"
@@ -78,6 +79,7 @@ typedef struct bq_server {
   bq_generation *announced;     // retained; the last one that the log has called active
   bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
+  bq_labels *labels;            // owned; what this server offers to builds
   char *share;                  // owned; where scripts/, templates/ and sql/ can be read
   int lock_fd;                  // of StateDirectory/lock
   int sandbox_works;            // the probe at the start went well
@@ -108,6 +110,7 @@ int bq_queue_may_ask(const bq_server *server, bq_error *err);
 int bq_queue_open(lua_State *L);  // the module `queue` of routes
 
 void bq_queue_tell_deliveries(bq_server *server); // something is to be sent: senders look
+void bq_queue_announce(const bq_server *server, const char *channel); // to all servers; one that misses it looks by itself
 void bq_queue_tell_enqueued(bq_server *server); // something pending has come: claimers and streams look
 
 // activation.c: which generation the cluster was told to use
@@ -129,6 +132,9 @@ int bq_placer_new(bq_placer **out, bq_server *server, bq_error *err) BQ_MUSTCHEC
 void bq_placer_free(bq_placer *placer); // NULL is fine
 void bq_placer_wake(bq_placer *placer); // other policies are running
 void bq_placer_stop(bq_placer *placer); // what is under way ends by itself
+
+// lib_nodes.c
+void bq_nodes_add(lua_State *L); // to the module queue: servers, and what builds need of them
 
 // lib_enqueue.c
 int bq_queue_enqueue(lua_State *L);                           // queue.enqueue

@@ -285,6 +285,7 @@ function archive.unpack(options) end
 ---@field priority integer 0 to 3
 ---@field pipeline string
 ---@field metadata? table an object; {} when absent
+---@field needs? string[] labels that a server must offer to run it; {} when absent
 ---@field requestId? string
 ---@field idempotency? {key: string, hash: string} hash: of everything that must be the same when the key comes again
 ---@field answer table the body of the 202 (with `estimate`); kept with the idempotency key
@@ -434,6 +435,43 @@ function queue.read_manifest(path) end
 ---@return boolean
 function queue.has_program(name) end
 
+---@class NodeView an element of GET /nodes
+---@field id string
+---@field name string the host's
+---@field url string
+---@field version string
+---@field state "live"|"draining"|"drained"|"stopped"|"dead" draining: it stops; drained: an operator said so
+---@field slots integer
+---@field running integer builds
+---@field labels string[] what it offers
+---@field startedAt string
+---@field heartbeatAt string
+---@field heartbeatSeconds number since then
+---@field endedAt string json.null while it runs
+
+---The servers there are, and those that ended within a day.
+---@return NodeView[]
+function queue.nodes() end
+
+---No build starts on that server any more, those that run go on; durable, until `undrain` or until it is started again.
+---@param id string
+---@return NodeView? # nil: there is none, or it has ended, or is stopping anyway
+function queue.drain(id) end
+
+---@param id string
+---@return NodeView? # likewise
+function queue.undrain(id) end
+
+---The labels that a pipeline names in `needs`; none when there is no such pipeline. Does not wait.
+---@param pipeline string
+---@return string[]
+function queue.needs(pipeline) end
+
+---What no server that takes builds offers of these labels.
+---@param needs string[] at most 32
+---@return string[]? # nil: one offers them all
+function queue.unmet(needs) end
+
 ---[any] Names of the pipelines of this generation, sorted. Does not wait.
 ---@return string[]
 function queue.pipelines() end
@@ -454,9 +492,10 @@ function queue.estimate(fields) end
 ---@field build BuildView with estimate
 ---@field ahead integer builds claimed before it; limit + 1 when there are more
 ---@field limit integer
----@field running integer builds that run on live servers
----@field slots integer of all live servers
----@field nodes integer live servers
+---@field running integer builds that run on servers that could take it
+---@field slots integer of those servers
+---@field nodes integer live servers that offer what it needs
+---@field unmetNeeds string[] what none of them offers; json.null when one offers all
 ---@field paused boolean
 ---@field pauseReason string json.null when not paused
 ---@field retrySeconds number until a retry's time; json.null when there is none
@@ -758,7 +797,7 @@ function notifications.read_unsubscribe(token) end
 ---@class Pipeline
 ---@field run fun(build: Build)
 ---@field pin? "build" a retry stays on the generation of the first attempt; else it takes the newest
----@field needs? {secrets?: string[]} the names that build:secret may ask for
+---@field needs? {secrets?: string[], labels?: string[]} secrets: the names that build:secret may ask for; labels: what the server must offer that runs it
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
 ---@class Customer

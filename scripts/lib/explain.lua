@@ -35,8 +35,12 @@ local function reasons(facts, ahead)
   if facts.paused then
     add("pause", "the queue is paused, no build starts: " .. (check.present(facts.pauseReason) or "no reason given"))
   end
-  if facts.nodes == 0 then
-    add("nodes", "no server takes builds now: none is running, or all are stopping")
+  local unmet = check.present(facts.unmetNeeds)
+  if unmet then
+    add("nodes", ("no server that takes builds offers %s, which it needs (`buildq nodes list` shows what each has)"):format(
+      table.concat(unmet, ", ")))
+  elseif facts.nodes == 0 then
+    add("nodes", "no server takes builds now: none is running, or all are stopping or drained")
   elseif not facts.here.sandbox then
     add("nodes", "this server can't run builds: its sandbox does not work (others may)")
   end

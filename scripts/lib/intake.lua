@@ -13,6 +13,7 @@ local intake = {}
 ---@class IntakeWorld what intake needs of the server; the specs give their own
 ---@field read_manifest fun(path: string): string?, Failure?
 ---@field pipelines fun(): string[]
+---@field needs? fun(pipeline: string): string[] the labels that a pipeline needs; none when absent
 ---@field allow_inline_commands boolean
 ---@field credentials table<string, {hosts: string[], customers: string[]}>
 ---@field has_program fun(name: string): boolean
@@ -28,6 +29,7 @@ function intake.world()
   return {
     read_manifest = buildq.queue.read_manifest,
     pipelines = buildq.queue.pipelines,
+    needs = buildq.queue.needs,
     allow_inline_commands = buildq.config.AllowInlineCommands,
     credentials = buildq.config.Credentials,
     has_program = buildq.queue.has_program,
@@ -81,6 +83,24 @@ local function warning_of_machine(normal, chosen, world)
   return { path = "$.architecture", value = chosen.architecture, message =
     ("is only told to the commands (BUILD_ARCHITECTURE): compilers make %s here unless they are told otherwise")
       :format(world.machine) }
+end
+
+--- What a build needs of the server that runs it: the manifest's labels, the pipeline's, and an SDK for what needs one;
+--- each once, in order.
+---@param normal table the checked manifest
+---@param pipeline string
+---@param labels? string[] the pipeline's
+---@return string[]
+function intake.needs(normal, pipeline, labels)
+  local list, seen = check.array(), {}
+  local implied = pipeline == manifest.default_pipeline and manifest.is_dotnet(normal) and { "dotnet" } or {}
+  for _, source in ipairs { normal.needs or {}, labels or {}, implied } do
+    for _, label in ipairs(source) do
+      if not seen[label] then list[#list + 1], seen[label] = label, true end
+    end
+  end
+  table.sort(list)
+  return list
 end
 
 ---@class Accepted
@@ -143,6 +163,7 @@ function intake.submission(body, world)
       priority = asked.priority,
       pipeline = pipeline,
       metadata = asked.metadata,
+      needs = intake.needs(normal, pipeline, world.needs and world.needs(pipeline)),
     },
   }
 end

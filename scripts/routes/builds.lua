@@ -30,6 +30,13 @@ local function submit(req)
   fields.id = buildq.uuid()
   fields.requestId = req.id
   fields.answer = { jobId = fields.id, message = "Build queued successfully", estimate = queue.estimate(fields) }
+  local missing = #fields.needs > 0 and queue.unmet(fields.needs)
+  if missing then
+    table.insert(accepted.warnings, { path = "$.manifest.needs",
+      message = ("no server offers %s now: the build waits until one does"):format(table.concat(missing, ", ")) })
+    buildq.log.warn("a build waits for a server that can take it",
+      { build = fields.id, missing = table.concat(missing, ", ") })
+  end
   if #accepted.warnings > 0 then fields.answer.warnings = accepted.warnings end
   if key then fields.idempotency = { key = key, hash = hash } end
   local result, failure = queue.enqueue(fields)

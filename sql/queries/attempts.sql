@@ -4,14 +4,14 @@
 
 -- name: claim
 -- $1 node, $2 how many, $3 lowest claim key to look at, $4 the running generation: of those that keep none from an
--- attempt that was cut short, and are not of the part that an activation takes. One JSON object a row: all that an
--- attempt needs.
+-- attempt that was cut short, and are not of the part that an activation takes. $5 the node's labels (array): builds that
+-- need others are left out. One JSON object a row: all that an attempt needs.
 -- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once. A
 -- node that was declared dead, or is about to leave, gets nothing.
 with due as (
   select id from build_queue
   where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
-    and not (select paused from queue_control)
+    and (needs = '{}' or needs <@ $5::text[]) and not (select paused from queue_control)
     and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
   order by claim_key
   limit $2::integer
@@ -41,12 +41,12 @@ order by (build).claim_key;
 
 -- name: candidates
 -- For a policy that chooses. $1 node, $2 how many, $3 lowest claim key to look at, $4 whether what runs is asked for too
--- (1,000 builds at most, longest first). One row: JSON of the next builds that are due, in the order of their keys, and
+-- (1,000 builds at most, longest first), $5 the node's labels. One row: JSON of the next builds that are due, in the order of their keys, and
 -- JSON of facts. No row when nothing may be claimed.
 with due as (
   select * from build_queue
   where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
-    and not (select paused from queue_control)
+    and (needs = '{}' or needs <@ $5::text[]) and not (select paused from queue_control)
     and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
   order by claim_key
   limit $2::integer
@@ -70,15 +70,15 @@ from seen
 having count(*) > 0;
 
 -- name: claim_chosen
--- As claim, of the builds that a policy chose among candidates: $5 their ids, the first goes first. Whatever has
+-- As claim, of the builds that a policy chose among candidates: $6 their ids, the first goes first. Whatever has
 -- happened to one since counts: what another server has, or holds locked, is left out.
 with due as (
   select id from build_queue
-  where id = any($5::uuid[]) and status = 'pending' and claim_key >= $3::bigint
-    and (run_after is null or run_after <= buildq_now())
+  where id = any($6::uuid[]) and status = 'pending' and claim_key >= $3::bigint
+    and (run_after is null or run_after <= buildq_now()) and (needs = '{}' or needs <@ $5::text[])
     and not (select paused from queue_control)
     and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
-  order by array_position($5::uuid[], id)
+  order by array_position($6::uuid[], id)
   limit $2::integer
   for update skip locked
 ), started as (
@@ -102,13 +102,14 @@ select buildq_view(build) || jsonb_build_object(
     'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
     'claimKey', (build).claim_key, 'waitSeconds', buildq_seconds_since((build).enqueued_at))
 from started left join build_manifests m on m.hash = (build).manifest_hash
-order by array_position($5::uuid[], (build).id);
+order by array_position($6::uuid[], (build).id);
 
 -- name: lowest_key
--- The smallest claim key among the builds that are due, null when none is: where the next claims begin to look. What
--- lies below it are dead entries of the index and retries that wait.
+-- $1 the node's labels. The smallest claim key among the builds that are due and that it can take, null when there is none:
+-- where its next claims begin to look. What lies below it are dead entries of the index, retries that wait, and builds for
+-- others.
 select (select claim_key from build_queue
-        where status = 'pending' and (run_after is null or run_after <= buildq_now())
+        where status = 'pending' and (run_after is null or run_after <= buildq_now()) and (needs = '{}' or needs <@ $1::text[])
         order by claim_key limit 1);
 
 -- name: mine
@@ -116,14 +117,15 @@ select (select claim_key from build_queue
 select id, attempt from build_queue where status = 'building' and node_id = $1::uuid;
 
 -- name: keep_manifest
--- $1 id, $2 attempt, $3 node, $4 manifest, $5 the pipeline it names. The copy for a row that came by plain SQL, taken at
--- its first claim. The end of a quick build may be written before it, and has taken the node away then.
+-- $1 id, $2 attempt, $3 node, $4 manifest, $5 the pipeline it names, $6 what both need (array of labels). The copy for a
+-- row that came by plain SQL, taken at its first claim. The end of a quick build may be written before it, and has taken
+-- the node away then.
 with content as (
   select $4::jsonb as content, encode(sha256(convert_to($4::jsonb::text, 'UTF8')), 'hex') as hash
 ), kept as (
   select hash, buildq_keep_manifest(hash, content) from content
 )
-update build_queue set manifest_hash = (select hash from kept), pipeline = $5, updated_at = buildq_now()
+update build_queue set manifest_hash = (select hash from kept), pipeline = $5, needs = $6::text[], updated_at = buildq_now()
 where id = $1::uuid and attempt = $2::integer and coalesce(node_id, $3::uuid) = $3::uuid and manifest_hash is null;
 
 -- name: progress

@@ -12,8 +12,24 @@ select case when request_hash = $2 then jsonb_build_object('id', build_id, 'answ
 from idempotency_keys where key = $1 and created_at >= buildq_now() - interval '24 hours';
 
 -- name: get_build
--- $1 id.
-select buildq_view(b) from build_queue b where id = $1::uuid;
+-- $1 id. A build that waits for a server that can take it says what is missing.
+select case when b.needs <> '{}' and b.status = 'pending'
+  then buildq_view(b) || jsonb_build_object('unmetNeeds', to_jsonb(buildq_unmet(b.needs))) else buildq_view(b) end
+from build_queue b where id = $1::uuid;
+
+-- name: unmet_needs
+-- $1 labels (array). JSON: what no live server offers of them, null when one has them all.
+select to_jsonb(buildq_unmet($1::text[]));
+
+-- name: homeless_builds
+-- Builds that no live server can take: a row for each kind of them (20 at most), its needs and what is missing as texts,
+-- how many, the oldest one's id.
+select array_to_string(needs, ', ') as needs, array_to_string(buildq_unmet(needs), ', ') as missing, count,
+  (select id from build_queue b where b.status = 'pending' and b.needs <> '{}' and b.needs = kinds.needs
+   order by b.enqueued_at limit 1) as oldest
+from (select needs, count(*) as count from build_queue where status = 'pending' and needs <> '{}'
+      group by needs order by 2 desc limit 100) as kinds
+where buildq_unmet(needs) is not null limit 20;
 
 -- name: list_builds
 -- $1 status, $2 customer, $3 metadata that must be contained, $4 limit, $5 cursor time, $6 cursor id. Newest first.

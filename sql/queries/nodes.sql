@@ -1,9 +1,11 @@
--- Servers: joining, staying alive, taking over from the dead.
+-- Servers: joining, staying alive, draining, taking over from the dead.
 
 -- name: node_join
--- $1 id, $2 name, $3 url, $4 version, $5 slots, $6 lease in seconds, $7 labels. A repeat changes nothing.
-insert into nodes (id, name, url, version, slots, lease_seconds, labels)
-values ($1::uuid, $2, $3, $4, $5::integer, $6::integer, $7::jsonb)
+-- $1 id, $2 name, $3 url, $4 version, $5 slots, $6 lease in seconds, $7 labels (JSON list), $8 the operator has drained it:
+-- that outlives a lost lease. A repeat changes nothing.
+insert into nodes (id, name, url, version, slots, lease_seconds, labels, state, drained_at)
+values ($1::uuid, $2, $3, $4, $5::integer, $6::integer, $7::jsonb, case when $8::boolean then 'draining' else 'live' end,
+  case when $8::boolean then buildq_now() end)
 on conflict (id) do nothing;
 
 -- name: node_heartbeat
@@ -16,9 +18,10 @@ with alive as (
     unbroken_since = case when heartbeat_at < buildq_now() - make_interval(secs => lease_seconds / 2.0)
       then buildq_now() else unbroken_since end
   where id = $1::uuid and state in ('live', 'draining')
-  returning id
+  returning id, drained_at is not null as drained
 )
 select jsonb_build_object(
+  'drained', drained,
   'paused', (select paused from queue_control),
   'pauseReason', (select pause_reason from queue_control),
   'cancels', (select coalesce(jsonb_agg(jsonb_build_object('id', id, 'attempt', attempt,
@@ -29,6 +32,21 @@ from alive;
 -- name: node_drain
 -- $1 id. No more claims; heartbeats go on while its builds end.
 update nodes set state = 'draining' where id = $1::uuid and state = 'live';
+
+-- name: node_set_drained
+-- $1 id, $2 whether. The operator's drain, durable; builds that run go on. One JSON object as of nodes; no row: there is no
+-- such node, or it has ended, or is stopping anyway.
+update nodes set state = case when $2::boolean then 'draining' else 'live' end,
+  drained_at = case when $2::boolean then coalesce(drained_at, buildq_now()) end
+where id = $1::uuid and (state = 'live' or (state = 'draining' and drained_at is not null))
+returning buildq_node_view(nodes);
+
+-- name: nodes
+-- $1 hours. One row: a JSON list of the servers there are, and of those that ended since then (100 at most), newest first.
+select coalesce(jsonb_agg(buildq_node_view(n) order by n.state in ('stopped', 'dead'), n.started_at desc), '[]')
+from (select * from nodes where state in ('live', 'draining')
+        or id in (select id from nodes where ended_at > buildq_now() - make_interval(hours => $1::integer)
+                  order by ended_at desc limit 100)) as n;
 
 -- name: node_leave
 -- $1 id. An orderly end.

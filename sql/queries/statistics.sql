@@ -30,7 +30,8 @@ with wanted as (
 ), kinds as (
   select pipeline, tier, architecture, count(*) as count from ahead group by 1, 2, 3 order by 4 desc limit 100
 ), live as (
-  select coalesce(sum(slots), 0) as slots, count(*) as nodes from nodes where state = 'live'
+  select coalesce(sum(slots), 0) as slots, count(*) as nodes from nodes
+  where state = 'live' and labels ?& (select needs from wanted)
 )
 select jsonb_build_object('build', buildq_view(w),
   'ahead', (select count(*) from ahead),
@@ -38,10 +39,11 @@ select jsonb_build_object('build', buildq_view(w),
   'running', (select coalesce(jsonb_agg(to_jsonb(r)), '[]') from (
       select pipeline, tier, architecture, jsonb_agg(buildq_seconds_since(started_at)) as elapsed
       from (select * from build_queue where status = 'building'
-              and node_id in (select id from nodes where state = 'live') limit 2000) as b
+              and node_id in (select id from nodes where state = 'live' and labels ?& (select needs from wanted))
+            limit 2000) as b
       group by pipeline, tier, architecture limit 100) as r),
   'elapsed', buildq_seconds_since(w.started_at),
-  'slots', live.slots, 'nodes', live.nodes,
+  'slots', live.slots, 'nodes', live.nodes, 'unmetNeeds', to_jsonb(buildq_unmet(w.needs)),
   'paused', c.paused, 'pauseReason', c.pause_reason,
   'retrySeconds', case when w.run_after > buildq_now() then extract(epoch from w.run_after - buildq_now()) end,
   'askedPriority', w.asked_priority, 'now', extract(epoch from buildq_now()))

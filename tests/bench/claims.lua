@@ -52,6 +52,7 @@ vacuum (full, analyze) build_queue;
 
 local function prepare_claims()
   local text = statement("claim"):gsub("%$1", "the_node"):gsub("%$2", "how_many"):gsub("%$3", "low"):gsub("%$4", "'g'")
+    :gsub("%$5", "'{}'")
   return ([[
     insert into nodes (id, name, url, version, slots, lease_seconds) values
       ('00000000-0000-7000-8000-000000000001', 'bench', 'http://localhost', '1', 1000, 3600);

@@ -74,12 +74,12 @@ static void set_clock(const char *time) {
 }
 
 static void join(const char *id) {
-  RUN("node_join", id, "node", "http://127.0.0.1:8080", "1.0", "4", "30", "{}");
+  RUN("node_join", id, "node", "http://127.0.0.1:8080", "1.0", "4", "30", "[]", "false");
 }
 
 // Claims one build, which must be `id` ("" for none).
 static void claim(const char *node, const char *id) {
-  PGresult *rows = CALL("claim", node, "1", "0", "gen-1");
+  PGresult *rows = CALL("claim", node, "1", "0", "gen-1", "{}");
   char *text = text_of(rows);
   char *wanted = bq_format("\"id\": \"%s\"", id);
   if (id[0] == '\0') assert_string_equal(text, "");

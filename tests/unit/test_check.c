@@ -57,7 +57,8 @@ static void takes_what_is_right(void **state) {
   (void)state;
   static const char *const files[][2] = {
       {"scripts/pipelines/one.lua", "return {run = function() end, check = function() end}"},
-      {"scripts/pipelines/two-2.lua", "return {run = function() end, pin = 'build', needs = {secrets = {'A', 'B'}}}"},
+      {"scripts/pipelines/two-2.lua", "return {run = function() end, pin = 'build', needs = {secrets = {'A', 'B'}, "
+                                      "labels = {'gpu'}}}"},
       {"scripts/routes/a.lua", "return {method = 'GET', path = '/a', handle = function() end}"},
       {"scripts/routes/b.lua", "local h = function() end return {{method = 'GET', path = '/b', handle = h}, "
                                "{method = 'POST', path = '/b/{id}', handle = h}}"},
@@ -71,7 +72,8 @@ static void takes_what_is_right(void **state) {
   char *faults = check(files, &pipelines, &routes);
   assert_string_equal(faults, "");
   assert_string_equal(pipelines,
-                      "{\"one\":{\"pin\":false,\"secrets\":[]},\"two-2\":{\"pin\":true,\"secrets\":[\"A\",\"B\"]}}");
+                      "{\"one\":{\"labels\":[],\"pin\":false,\"secrets\":[]},"
+                      "\"two-2\":{\"labels\":[\"gpu\"],\"pin\":true,\"secrets\":[\"A\",\"B\"]}}");
   assert_int_equal(routes, 3);
   free(pipelines);
   bq_free(faults);
@@ -98,6 +100,9 @@ static void names_each_wrong_shape(void **state) {
        "scripts/pipelines/p.lua: needs must be a table"},
       {"scripts/pipelines/p.lua", "return {run = print, needs = {secrets = 'A'}}",
        "scripts/pipelines/p.lua: needs.secrets must be a list of names"},
+      {"scripts/pipelines/p.lua", "return {run = print, needs = {labels = {'a b'}}}",
+       "scripts/pipelines/p.lua: needs.labels must be a list of labels, each 1 to 64 letters, digits and . _ + = / -, a "
+       "letter or a digit first"},
       {"scripts/pipelines/p.lua", "return {run = print, check = 1}",
        "scripts/pipelines/p.lua: check must be a function, it is number"},
       {"scripts/pipelines/p.lua", "return {run = print, check = function()\n error('wrong') end}",

@@ -63,6 +63,7 @@ static const expected table[] = {
   {"BuildQueue", "ChildOpenFiles", I, AT(child_open_files), "4096", 0, 1048576, "3", true},
   {"BuildQueue", "ChildFileSizeMegabytes", I, AT(child_file_size_megabytes), "0", 0, INT_MAX, "3", true},
   {"BuildQueue", "StopGraceSeconds", I, AT(stop_grace_seconds), "10", 0, 3600, "3", true},
+  {"BuildQueue", "Labels", L, AT(labels), "", 0, 0, "region=eu", false},
   {"BuildQueue", "MaxConnections", I, AT(max_connections), "1024", 1, 1000000, "3", false},
   {"BuildQueue", "MaxConnectionsPerPeer", I, AT(max_connections_per_peer), "256", 1, 1000000, "3", false},
   {"BuildQueue", "MaxBodyKilobytes", I, AT(max_body_kilobytes), "1024", 1, 1048576, "3", false},

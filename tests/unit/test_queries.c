@@ -20,11 +20,11 @@ typedef struct claimer {
 static void *claim_all(void *arg) {
   claimer *c = arg;
   PGconn *own = PQconnectdb(conninfo);
-  const char *params[] = {NODE, "7", "0", "gen-1"};
+  const char *params[] = {NODE, "7", "0", "gen-1", "{}"};
   const char *text = bq_statements_find(fixture.statements, "claim")->text;
   int left = 1;
   while (left) {
-    PGresult *rows = PQexecParams(own, text, 4, NULL, params, NULL, NULL, 0);
+    PGresult *rows = PQexecParams(own, text, 5, NULL, params, NULL, NULL, 0);
     if (PQresultStatus(rows) != PGRES_TUPLES_OK) {
       (void)snprintf(c->failure, sizeof c->failure, "%s", PQerrorMessage(own));
       PQclear(rows);
@@ -84,7 +84,7 @@ static void some_builds_are_not_claimed(void **state) {
   (void)state;
   set_clock("2026-01-01T12:00:00Z");
   insert(BUILD(1), ", run_after", ", '2026-01-01T12:00:00.000001Z'");
-  EXPECT("null", "lowest_key", NULL);
+  EXPECT("null", "lowest_key", "{}");
   claim(NODE, "");
   set_clock("2026-01-01T12:00:00.000001Z");
   RUN("pause", "maintenance");
@@ -94,7 +94,7 @@ static void some_builds_are_not_claimed(void **state) {
   RUN("node_drain", NODE);
   claim(NODE, "");
   sql_do(pg, "update nodes set state = 'live'");
-  PQclear(CALL("claim", NODE, "1", "9000000000000000000", "gen-1")); // below the low-water mark
+  PQclear(CALL("claim", NODE, "1", "9000000000000000000", "gen-1", "{}")); // below the low-water mark
   EXPECT_SQL("select status from build_queue", "pending");
   claim(NODE, BUILD(1));
 }
@@ -102,7 +102,7 @@ static void some_builds_are_not_claimed(void **state) {
 // Only the ids, in the order of the answer, one digit each.
 static void expect_chosen(const char *ids, const char *limit, const char *expected) {
   char *list = bq_format("{%s}", ids);
-  PGresult *rows = CALL("claim_chosen", NODE, limit, "0", "gen-1", list);
+  PGresult *rows = CALL("claim_chosen", NODE, limit, "0", "gen-1", "{}", list);
   bq_buf text = {0};
   bq_buf_adds(&text, "");
   for (int i = 0; i < PQntuples(rows); i++) {
@@ -151,14 +151,14 @@ static void a_chosen_build_is_started_as_any_other(void **state) {
 static void candidates_are_what_is_due_in_order(void **state) {
   (void)state;
   set_clock("2026-01-01T12:00:00Z");
-  EXPECT("", "candidates", NODE, "200", "0", "true");
+  EXPECT("", "candidates", NODE, "200", "0", "true", "{}");
   insert(BUILD(1), ", metadata", ", '{\"a\": [1]}'");
   claim(NODE, BUILD(1));
-  EXPECT("", "candidates", NODE, "200", "0", "true"); // nothing is due: what runs isn't asked for either
+  EXPECT("", "candidates", NODE, "200", "0", "true", "{}"); // nothing is due: what runs isn't asked for either
   insert(BUILD(2), ", priority", ", 0");
   insert(BUILD(3), ", priority, enqueued_at", ", 3, '2026-01-01T12:00:00.000001Z'");
   insert(BUILD(4), ", run_after", ", '2026-01-02'");
-  PGresult *rows = CALL("candidates", NODE, "200", "0", "true");
+  PGresult *rows = CALL("candidates", NODE, "200", "0", "true", "{}");
   assert_int_equal(PQntuples(rows), 1);
   char *sql = bq_format("create table seen as select $a$%s$a$::jsonb as due, $a$%s$a$::jsonb as facts",
                         PQgetvalue(rows, 0, 0), PQgetvalue(rows, 0, 1));
@@ -173,12 +173,12 @@ static void candidates_are_what_is_due_in_order(void **state) {
   EXPECT_SQL("select count(*) from seen, jsonb_array_elements(due) as b"
              " where (b ->> 'key')::bigint = (select claim_key from build_queue where id = (b ->> 'id')::uuid)", "2");
   EXPECT_SQL("select due::text like '%acme.example%' from seen", "f"); // no mail addresses
-  rows = CALL("candidates", NODE, "1", "0", "false");
+  rows = CALL("candidates", NODE, "1", "0", "false", "{}");
   assert_null(strstr(PQgetvalue(rows, 0, 0), BUILD(2)));
   assert_null(strstr(PQgetvalue(rows, 0, 1), "running"));
   PQclear(rows);
   RUN("pause", "maintenance");
-  EXPECT("", "candidates", NODE, "200", "0", "true");
+  EXPECT("", "candidates", NODE, "200", "0", "true", "{}");
 }
 
 static void a_claim_has_all_that_an_attempt_needs(void **state) {
@@ -189,7 +189,7 @@ static void a_claim_has_all_that_an_attempt_needs(void **state) {
          "\"big\": 9007199254740993}, \"tier\": \"t\", \"architecture\": \"a\", \"cloudProvider\": \"p\","
          "\"priority\": 2, \"pipeline\": \"own\","
          "\"metadata\": {\"team\": \"web\"}, \"answer\": null}");
-  PGresult *rows = CALL("claim", NODE, "5", "0", "gen-1");
+  PGresult *rows = CALL("claim", NODE, "5", "0", "gen-1", "{}");
   assert_int_equal(PQntuples(rows), 1);
   char *text = PQescapeLiteral(pg, PQgetvalue(rows, 0, 0), (size_t)PQgetlength(rows, 0, 0));
   char *sql = bq_format("create table claimed as select %s::jsonb as row", text);
@@ -205,9 +205,9 @@ static void a_claim_has_all_that_an_attempt_needs(void **state) {
   // A row that came by plain SQL has no copy yet: its first attempt gives it one.
   insert(BUILD(2), "", "");
   claim(NODE, BUILD(2));
-  RUN("keep_manifest", BUILD(2), "1", OTHER, "{\"a\": 1}", "own");
+  RUN("keep_manifest", BUILD(2), "1", OTHER, "{\"a\": 1}", "own", "{}");
   EXPECT_SQL("select manifest_hash from build_queue where id = '" BUILD(2) "'", "");
-  RUN("keep_manifest", BUILD(2), "1", NODE, "{\"a\": 1}", "own");
+  RUN("keep_manifest", BUILD(2), "1", NODE, "{\"a\": 1}", "own", "{gpu}");
   EXPECT_SQL("select content from build_manifests m join build_queue b on m.hash = b.manifest_hash"
              " where id = '" BUILD(2) "'", "{\"a\": 1}");
   EXPECT_SQL("select pipeline from build_queue where id = '" BUILD(2) "'", "own");
@@ -258,7 +258,7 @@ static void a_retry_keeps_its_generation_only_when_told_to(void **state) {
   (void)state;
   insert(BUILD(1), "", "");
   insert(BUILD(2), "", "");
-  PQclear(CALL("claim", NODE, "2", "0", "gen-1"));
+  PQclear(CALL("claim", NODE, "2", "0", "gen-1", "{}"));
   EXPECT("recorded|pending", "finish_failure", BUILD(1), "1", NODE, "x", "step", "failed", "1.5", "", "true");
   EXPECT("recorded|pending", "finish_failure", BUILD(2), "1", NODE, "x", "timeout", "timedout", "1.5", "", "false");
   EXPECT_SQL("select string_agg(coalesce(generation, 'none'), ' ' order by id) from build_queue", "gen-1 none");
@@ -292,7 +292,7 @@ static void ends_may_be_sent_twice(void **state) {
   insert(BUILD(1), "", "");
   insert(BUILD(2), "", "");
   insert(BUILD(3), "", "");
-  PQclear(CALL("claim", NODE, "3", "0", "gen-1"));
+  PQclear(CALL("claim", NODE, "3", "0", "gen-1", "{}"));
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   fail_attempt(BUILD(1), "1", "300", "repeated|pending");
   EXPECT("recorded", "finish_end", BUILD(2), "1", NODE, "timedout", "too slow", "timeout", "");
@@ -321,7 +321,7 @@ static void a_requeue_is_not_charged_and_keeps_its_scripts(void **state) {
   EXPECT("recorded", "requeue", BUILD(1), "1", NODE, "the server was stopped");
   EXPECT_SQL("select (status, retry_count, progress_percent, started_at, generation, run_after) from build_queue",
              "(pending,0,0,,gen-1,)");
-  PQclear(CALL("claim", NODE, "1", "0", "gen-2"));
+  PQclear(CALL("claim", NODE, "1", "0", "gen-2", "{}"));
   EXPECT_SQL("select (attempt, generation) from build_queue", "(2,gen-1)");
   EXPECT_SQL("select string_agg(coalesce(outcome, 'runs') || generation, ' ' order by attempt) from build_attempts",
              "requeuedgen-1 runsgen-1");
@@ -337,11 +337,11 @@ static void a_cancel_wins_in_each_state(void **state) {
   EXPECT("{\"status\": \"pending\", \"outcome\": \"cancelled\"}", "cancel", BUILD(1), "not needed");
   EXPECT("{\"status\": \"cancelled\", \"outcome\": \"conflict\"}", "cancel", BUILD(1), NULL);
   EXPECT("", "cancel", BUILD(9), NULL);
-  PQclear(CALL("claim", NODE, "4", "0", "gen-1"));
+  PQclear(CALL("claim", NODE, "4", "0", "gen-1", "{}"));
   EXPECT("{\"status\": \"building\", \"outcome\": \"requested\"}", "cancel", BUILD(2), "why");
   EXPECT("{\"status\": \"building\", \"outcome\": \"requested\"}", "cancel", BUILD(2), "again");
   EXPECT("{\"paused\": false, \"cancels\": [{\"id\": \"" BUILD(2) "\", \"reason\": \"why\", \"attempt\": 1}],"
-         " \"pauseReason\": null}", "node_heartbeat", NODE);
+         " \"drained\": false, \"pauseReason\": null}", "node_heartbeat", NODE);
   // It failed by itself meanwhile: no retry, and no failure either.
   EXPECT("recorded|cancelled", "finish_failure", BUILD(2), "1", NODE, "boom", "step", "failed", NULL, "", "false");
   RUN("cancel", BUILD(3), NULL);
@@ -427,7 +427,7 @@ static void what_the_table_must_not_hold_is_refused(void **state) {
   insert(BUILD(3), ", enqueued_at", ", '9999-12-31'");
   insert(BUILD(4), ", enqueued_at", ", '0001-01-01'");
   sql_do(pg, "update build_queue set enqueued_at = 'infinity' where id = '" BUILD(2) "'");
-  PQclear(CALL("claim", NODE, "10", "0", "gen-1"));
+  PQclear(CALL("claim", NODE, "10", "0", "gen-1", "{}"));
   EXPECT_SQL("select string_agg(status, ' ') from build_queue", "building building building building");
   EXPECT_SQL("select bool_and(isfinite(enqueued_at)) from build_queue", "t");
   RUN("statistics", NULL);
@@ -511,7 +511,7 @@ static void servers_are_told_what_is_due(void **state) {
   RUN("announce", "buildq_wake");
   expect_notified("buildq_wake: ");
   sql_do(pg, "reset buildq.announces");
-  PQclear(CALL("claim", NODE, "2", "0", "gen-1"));
+  PQclear(CALL("claim", NODE, "2", "0", "gen-1", "{}"));
   RUN("progress", BUILD(1), "1", NODE, "10", "x", "");
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   expect_notified(""); // not due yet
@@ -676,9 +676,9 @@ static void a_large_table_costs_nothing(void **state) {
              " case when n % 400 = 0 then 'pending' else 'success' end, now() - n * interval '1 h',"
              " case when n % 400 <> 0 then now() - n * interval '1 h' end, n from generate_series(1, 40000) as n;"
              "alter table build_queue enable trigger user; analyze build_queue");
-  assert_true(plan_has("claim", "('" NODE "', '10', '0', 'g')", "Index Scan using build_queue_claim on build_queue"));
-  assert_true(plan_has("lowest_key", "", "Index Scan using build_queue_claim on build_queue"));
-  static const char *const reads[][2] = {{"claim", "('" NODE "', '10', '0', 'g')"}, {"statistics", ""}, {"metrics", ""},
+  assert_true(plan_has("claim", "('" NODE "', '10', '0', 'g', '{}')", "Index Scan using build_queue_claim on build_queue"));
+  assert_true(plan_has("lowest_key", "('{}')", "Index Scan using build_queue_claim on build_queue"));
+  static const char *const reads[][2] = {{"claim", "('" NODE "', '10', '0', 'g', '{}')"}, {"statistics", ""}, {"metrics", ""},
                                          {"watch_customer", "('c1', null)"}, {"watch_customer", "('c1', '10')"},
                                          {"takeover", ""}, {"retention", "('30', '100')"}, {"mine", "('" NODE "')"}};
   for (size_t i = 0; i < sizeof reads / sizeof reads[0]; i++) {
@@ -775,7 +775,7 @@ static void builds_of_a_lost_node_run_again(void **state) {
     char node[40];
     (void)snprintf(node, sizeof node, "22222222-0000-7000-8000-00000000000%d", lost);
     join(node);
-    PQclear(CALL("claim", node, "1", "0", lost == 1 ? "gen-1" : "gen-2"));
+    PQclear(CALL("claim", node, "1", "0", lost == 1 ? "gen-1" : "gen-2", "{}"));
     EXPECT("", "takeover", NULL); // while it lives, it keeps its builds
     RUN("node_bury", node);
     char number[8];
@@ -829,6 +829,48 @@ static void retention_removes_in_batches_what_is_old(void **state) {
   EXPECT_SQL("select count(*) from build_events", "2");
   RUN("purge_history", "300", "10");
   EXPECT_SQL("select count(*) from build_events", "0");
+}
+
+static void join_with(const char *id, const char *labels) {
+  RUN("node_join", id, "node", "http://127.0.0.1:8080", "1.0", "4", "30", labels, "false");
+}
+
+static void builds_go_to_nodes_that_offer_what_they_need(void **state) {
+  (void)state;
+  set_clock("2026-03-01T00:00:00Z");
+  insert(BUILD(1), ", needs", ", '{dotnet,gpu}'");
+  insert(BUILD(2), ", needs", ", '{gpu}'");
+  insert(BUILD(3), "", "");
+  EXPECT("[\"gpu\"]", "unmet_needs", "{gpu}"); // node 1 (sql_test.h) offers nothing
+  EXPECT_SQL("select buildq_unmet('{}') is null", "t");
+  EXPECT("dotnet, gpu|dotnet, gpu|1|" BUILD(1) " gpu|gpu|1|" BUILD(2), "homeless_builds", NULL);
+  join_with(OTHER, "[\"os=linux\",\"gpu\"]");
+  EXPECT("null", "unmet_needs", "{gpu}");
+  EXPECT("[\"dotnet\"]", "unmet_needs", "{dotnet,gpu}"); // what the best one lacks
+  EXPECT("dotnet, gpu|dotnet|1|" BUILD(1), "homeless_builds", NULL);
+  EXPECT_SQL("select claim_key = (select min(claim_key) from build_queue) from build_queue where id = '" BUILD(1) "'", "t");
+  // The lower bound passes over what this node can't take.
+  PGresult *key = CALL("lowest_key", "{}");
+  sql_do(pg, "create table seen (key bigint)");
+  char *keep = bq_format("insert into seen values (%s)", PQgetvalue(key, 0, 0));
+  sql_do(pg, keep);
+  bq_free(keep);
+  PQclear(key);
+  EXPECT_SQL("select claim_key = key from build_queue, seen where id = '" BUILD(3) "'", "t");
+  PQclear(CALL("claim", NODE, "5", "0", "gen-1", "{git}"));
+  PQclear(CALL("claim", OTHER, "5", "0", "gen-1", "{os=linux,gpu}"));
+  EXPECT_SQL("select string_agg(right(id::text, 1) || coalesce(right(node_id::text, 1), '-'), ' ' order by id)"
+             " from build_queue", "1- 22 31");
+  // Drained: live for its builds, not for new ones.
+  EXPECT_SQL("select count(*) from nodes where state = 'live'", "2");
+  PQclear(CALL("node_set_drained", OTHER, "true"));
+  EXPECT("[\"gpu\"]", "unmet_needs", "{gpu}");
+  EXPECT_SQL("select state || (drained_at is not null) from nodes where id = '" OTHER "'", "drainingtrue");
+  PQclear(CALL("node_set_drained", OTHER, "false"));
+  EXPECT("null", "unmet_needs", "{gpu}");
+  RUN("node_drain", OTHER); // it stops: no operator brings that back
+  EXPECT("", "node_set_drained", OTHER, "false");
+  EXPECT("", "node_set_drained", OTHER, "true");
 }
 
 static void what_dead_attempts_left_is_told_from_what_is_needed(void **state) {
@@ -926,6 +968,7 @@ int main(void) {
       TEST(builds_of_a_lost_node_run_again),
       TEST(only_nodes_lost_in_a_row_count),
       TEST(retention_removes_in_batches_what_is_old),
+      TEST(builds_go_to_nodes_that_offer_what_they_need),
       TEST(what_dead_attempts_left_is_told_from_what_is_needed),
       TEST(copies_stay_while_something_needs_them),
   };

@@ -58,10 +58,10 @@ static void claim_alike(PGconn *pg, bq_due *due, int now_s, int count) {
   bq_error err;
   char *now = bq_format("set buildq.now = '2026-01-01T00:%02d:%02dZ'", now_s / 60, now_s % 60);
   (void)snprintf(limit, sizeof limit, "%d", count);
-  const char *params[] = {node, limit, "-9223372036854775808", "g"};
+  const char *params[] = {node, limit, "-9223372036854775808", "g", "{}"};
   sql_do(pg, now);
   const bq_statement *claim = bq_statements_find(fixture.statements, "claim");
-  PGresult *rows = PQexecParams(pg, claim->text, 4, NULL, params, NULL, NULL, 0);
+  PGresult *rows = PQexecParams(pg, claim->text, 5, NULL, params, NULL, NULL, 0);
   if (PQresultStatus(rows) != PGRES_TUPLES_OK) fail_msg("%s", PQerrorMessage(pg));
   for (int i = 0; i < count; i++) {
     int64_t key;

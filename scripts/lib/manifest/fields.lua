@@ -129,6 +129,8 @@ fields.root = {
   text("description", 2000, "", { lines = true }),
   text("createdAt", 50, "", { check = "time" }),
   text("pipeline", 100, "The pipeline that builds it: honua-server."),
+  { name = "needs", type = "list", max = 32, of = text("", 64, "", { check = "label" }),
+    help = "Labels that the server must offer that builds it." },
   { name = "repositories", type = "list", required = true, max = 20, of = fields.repository, help = "" },
   { name = "modules", type = "list", required = true, max = 500, of = ITEM_TEXT,
     help = "Text that the paths of projects contain, in any case; other projects are left out." },

@@ -11,7 +11,7 @@ order.systems = { make = true, cmake = true, command = true, dotnet = true }
 
 local ROOT <const> = {
   "version", "name", "architecture", "modules", "databaseConnectors", "cloudTargets", "resources",
-  "environmentVariables", "tier", "tags", "generatedAt", "pipeline", "source", "build",
+  "environmentVariables", "tier", "tags", "generatedAt", "pipeline", "source", "build", "needs",
 }
 local TARGET <const> = { "provider", "region", "instanceType", "registryUrl", "configuration", "credentials" }
 local RESOURCES <const> = { "minCpu", "minMemoryGb", "recommendedCpu", "recommendedMemoryGb", "storageGb" }
@@ -22,7 +22,7 @@ order.names, order.target_names, order.resource_names = ROOT, TARGET, RESOURCES
 local LIMIT <const> = {
   word = 50, text = 255, url = 2048, path = 1024, command = 8192, variable = 32768,
   modules = 500, connectors = 100, targets = 50, settings = 200, variables = 500, tags = 100,
-  commands = 100, arguments = 200, make_targets = 100,
+  commands = 100, arguments = 200, make_targets = 100, needs = 32,
 }
 
 local function no_dots(c, path_text, path)
@@ -135,6 +135,13 @@ local function check_build(c, value, trusted)
     c:warn("$.build.targets", "have no meaning when the system is command; they are ignored")
   end
   return { system = system, commands = commands, targets = targets }
+end
+
+local function check_label(c, value, path)
+  local label = c:text(value, path, { max = 64 })
+  local message = label and rules.label(label)
+  if message then return c:fault(path, label, message) end
+  return label
 end
 
 local function check_settings(c, value, path)
@@ -274,6 +281,9 @@ function order.check(c, decoded, trusted, pipeline)
       return check_target(c, item, path)
     end),
     environmentVariables = check_variables(c, fields.environmentVariables),
+    needs = fields.needs ~= nil and c:list(fields.needs, "$.needs", LIMIT.needs, function(item, path)
+      return check_label(c, item, path)
+    end) or nil,
   }
   if normal.version ~= "1.0" then c:fault("$.version", normal.version, 'must be "1.0"') end
   local message = normal.generatedAt and rules.time(normal.generatedAt)

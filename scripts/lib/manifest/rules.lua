@@ -36,6 +36,13 @@ function rules.host(repository)
   return authority and authority:gsub("^.*@", ""):lower() or nil
 end
 
+--- What a server may offer and a build need (core/base/label.h).
+---@return string? message
+function rules.label(text)
+  if #text <= 64 and text:find "^%w[%w._+=/-]*$" then return nil end
+  return "must be a label: 1 to 64 letters, digits and . _ + = / -, a letter or a digit first"
+end
+
 local function no_dots(text)
   for segment in text:gmatch("[^/]+") do
     if segment == ".." then return 'must not hold ".." segments' end

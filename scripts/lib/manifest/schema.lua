@@ -85,6 +85,7 @@ local function order_form()
       examples = names_of(catalogue.modules) }, 500), databaseConnectors = list({ type = "string",
       examples = names_of(catalogue.connectors) }, 100), cloudTargets = list(target, 50),
     resources = numbers(order.resource_names), environmentVariables = { type = "object" }, source = source,
+    needs = list(text(64), 32),
     build = { type = "object", required = check.array { "system" }, properties = {
       system = { enum = names_of(order.systems) }, targets = list(text(255), 100), commands = list(command, 100) } },
   } }
