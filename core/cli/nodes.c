@@ -38,7 +38,9 @@ static char *joined(const json_t *list) {
   size_t index;
   json_t *each;
   bq_buf_adds(&text, "");
-  json_array_foreach(list, index, each) bq_buf_addf(&text, "%s%s", index > 0 ? " " : "", json_string_value(each));
+  json_array_foreach(list, index, each) {
+    bq_buf_addf(&text, "%s%s", index > 0 ? " " : "", json_string_value(each));
+  }
   return bq_buf_take(&text);
 }
 
@@ -140,8 +142,9 @@ int bq_command_nodes(int argc, char **argv) {
   static const struct argp argp = {
       .parser = parse,
       .args_doc = "list\ndrain SERVER\nresume SERVER",
-      .doc = "The servers of the queue, and what each offers to builds. drain: SERVER (its name, its address or the beginning of its id) "
-             "starts no more builds, those that run go on; until resume, or until it is started again." BQ_EXIT_TEXT,
+      .doc = "The servers of the queue, and what each offers to builds. drain: SERVER (its name, its address or the "
+             "beginning of its id) starts no more builds, those that run go on; until resume, or until it is started "
+             "again." BQ_EXIT_TEXT,
       .children = children};
   arguments a = {0};
   (void)argp_parse(&argp, argc, argv, 0, NULL, &a);

@@ -37,8 +37,8 @@ local function reasons(facts, ahead)
   end
   local unmet = check.present(facts.unmetNeeds)
   if unmet then
-    add("nodes", ("no server that takes builds offers %s, which it needs (`buildq nodes list` shows what each has)"):format(
-      table.concat(unmet, ", ")))
+    add("nodes", ("no server that takes builds offers %s, which it needs (`buildq nodes list` shows what each has)")
+      :format(table.concat(unmet, ", ")))
   elseif facts.nodes == 0 then
     add("nodes", "no server takes builds now: none is running, or all are stopping or drained")
   elseif not facts.here.sandbox then

@@ -62,8 +62,8 @@ describe("a queue with servers that are not alike", function()
   end)
 
   it("puts a row of plain SQL back that came to the wrong server", function()
-    local inserted = plain:sql [[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
-      manifest_path, tier, architecture, cloud_provider) select 'c1', 'C', 'c@example.org', 'main', 'plain.json', 'pro',
+    local inserted = plain:sql [[insert into build_queue (customer_id, customer_name, customer_email,
+      configuration_name, manifest_path, tier, architecture, cloud_provider) select 'c1', 'C', 'c@example.org', 'main', 'plain.json', 'pro',
       'linux-x64', 'aws' from generate_series(1, 6) returning id]]
     for id in inserted:gmatch "%x+%-[%x-]+" do
       -- It has nothing to build, which is where it ends; but not on the wrong server.
@@ -111,7 +111,8 @@ describe("a queue with servers that are not alike", function()
   it("lets a drained server finish what it runs, and start nothing until it is resumed", function()
     local running = builds.submit(plain, { pipeline = "gate", manifest = manifest { "gpu" } })
     builds.await(plain, running, "building")
-    local drained = plain:command { "nodes", "drain", special.address, "--server", "http://" .. plain.address, "--json" }
+    local here = "http://" .. plain.address
+    local drained = plain:command { "nodes", "drain", special.address, "--server", here, "--json" }
     assert.equal(0, drained.code, drained.errors)
     assert.equal("drained", json.decode(drained.output).state)
     special:wait_for(function() return special:log():find("drained: no build starts here", 1, true) end, 20)
@@ -128,8 +129,8 @@ describe("a queue with servers that are not alike", function()
     special:sql(("update nodes set state = 'dead', ended_at = now() where url = 'http://%s'; notify buildq_control")
       :format(special.address))
     special:wait_for(function()
-      return special:sql(("select state from nodes where url = 'http://%s' and drained_at is not null and state <> 'dead'")
-        :format(special.address)) == "draining"
+      return special:sql(([[select state from nodes where url = 'http://%s' and drained_at is not null
+        and state <> 'dead']]):format(special.address)) == "draining"
     end, 30, "it to join anew, drained")
     assert.equal("pending", plain:get("/builds/" .. waiting).json.status)
     assert.equal(0, plain:command { "nodes", "resume", special.address, "--server", "http://" .. plain.address }.code)
