@@ -215,9 +215,9 @@ static void a_claim_has_all_that_an_attempt_needs(void **state) {
   insert(BUILD(3), "", "");
   claim(NODE, BUILD(3));
   RUN("finish_end", BUILD(3), "1", NODE, "cancelled", "why", "cancelled", "");
-  RUN("keep_manifest", BUILD(3), "0", NODE, "{\"a\": 2}", "own");
+  RUN("keep_manifest", BUILD(3), "0", NODE, "{\"a\": 2}", "own", "{}");
   EXPECT_SQL("select manifest_hash from build_queue where id = '" BUILD(3) "'", "");
-  RUN("keep_manifest", BUILD(3), "1", NODE, "{\"a\": 3}", "own");
+  RUN("keep_manifest", BUILD(3), "1", NODE, "{\"a\": 3}", "own", "{}");
   EXPECT_SQL("select content from build_manifests m join build_queue b on m.hash = b.manifest_hash"
              " where id = '" BUILD(3) "'", "{\"a\": 3}");
 }
