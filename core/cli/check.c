@@ -54,7 +54,7 @@ static int check(const bq_config *config, int connect) {
 
 int bq_command_check(int argc, char **argv) {
   static const struct argp_option options[] = {
-      {"connect", OPTION_CONNECT, NULL, 0, "Also the database, the directories, the disk and the sandbox", 1}, {0}};
+      {"connect", OPTION_CONNECT, NULL, 0, "Also the database, the directories, the disk, the sandbox and the mail server's login", 1}, {0}};
   static const struct argp_child children[] = {{&bq_config_argp, 0, NULL, 0}, {0}};
   static const struct argp argp = {
       .options = options,

@@ -4,11 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/follow.h"
+
+enum { MAIL_POLL_MS = 100, MAIL_POLLS = 50 };
 
 static const char *text_of(const json_t *object, const char *key) {
   const char *text = json_string_value(json_object_get(object, key));
@@ -29,8 +32,35 @@ static void print_commands(const char *url, const json_t *build) {
   (void)printf("  curl -sO %s\n", download);
   (void)printf("  %s list --server %s\n", self, url);
   (void)printf("  %s stats --server %s\n", self, url);
-  (void)printf("\nThe server goes on at %s until Ctrl-C.\n", url);
   (void)fflush(stdout);
+}
+
+// The mail of the end is sent a moment later. Without a mail server its reply is the file's path.
+static void show_mails(bq_client *client, const char *id) {
+  const struct timespec pause = {.tv_nsec = (long)MAIL_POLL_MS * 1000000};
+  char *path = bq_format("/notifications?build=%s", id);
+  int shown = 0;
+  for (int tries = 0; path != NULL && !shown && tries < MAIL_POLLS; tries++) {
+    json_t *page = NULL;
+    size_t index;
+    json_t *mail;
+    int has_end = 0;
+    if (bq_client_call(client, "GET", path, NULL, NULL, &page) != BQ_EXIT_OK) break;
+    const json_t *mails = json_object_get(page, "notifications");
+    json_array_foreach(mails, index, mail) {
+      has_end |= strcmp(text_of(mail, "event"), "completed") == 0 && strcmp(text_of(mail, "state"), "sent") == 0;
+    }
+    if (has_end) {
+      (void)printf("\nIts mails, which any mail program opens:\n\n");
+      for (index = json_array_size(mails); index > 0; index--) { // the oldest first
+        (void)printf("  %s\n", text_of(json_array_get(mails, index - 1), "lastReply"));
+      }
+      shown = 1;
+    }
+    json_decref(page);
+    if (!shown) (void)nanosleep(&pause, NULL);
+  }
+  bq_free(path);
 }
 
 static json_t *make_request(const char *manifest) {
@@ -54,6 +84,8 @@ void bq_demonstrate(const char *address, const char *manifest) {
   if (bq_follow_build(client, id, 0, &build) == BQ_EXIT_OK) {
     (void)printf("success\n");
     print_commands(url, build);
+    show_mails(client, id);
+    (void)printf("\nThe server goes on at %s until Ctrl-C.\n", url);
   } else {
     (void)printf("\nIts log: curl -s %s/builds/%s/log\nThe server goes on at %s until Ctrl-C.\n", url, id, url);
   }

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "queue/mail_files.h"
 #include "queue/server_internal.h"
 #include "queue/sweep.h"
 
@@ -30,6 +31,8 @@ struct bq_janitor {
   int homeless_kinds;  // kinds of builds that no server can take, when last asked
   unsigned homeless_tick; // when the log was told
   int retaining;       // a retention batch is under way
+  bq_task mails_task;  // old files of mails
+  int cleaning_mails;
   int stopped;
 };
 
@@ -66,7 +69,8 @@ void bq_janitor_stop(bq_janitor *janitor) {
 }
 
 int bq_janitor_busy(const bq_janitor *janitor) {
-  return janitor->looking_at_disk || bq_sweep_busy(janitor->sweep) || janitor->retaining;
+  return janitor->looking_at_disk || bq_sweep_busy(janitor->sweep) || janitor->retaining ||
+         janitor->cleaning_mails;
 }
 
 // Disk ------------------------------------------------------------------------------------------------------------
@@ -150,6 +154,23 @@ static void retain(bq_janitor *janitor) {
       bq_store_query(janitor->server->store, "retention", 2, params, on_retained, janitor, &err) == 0;
 }
 
+static void mails_work(bq_task *task) {
+  const bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, mails_task));
+  const bq_config *config = janitor->server->config;
+  bq_mail_files_clean(config->state_directory, config->completed_build_retention_days);
+}
+
+static void mails_done(bq_task *task) {
+  ((bq_janitor *)((char *)task - offsetof(bq_janitor, mails_task)))->cleaning_mails = 0;
+}
+
+static void clean_mails(bq_janitor *janitor) {
+  bq_error err;
+  if (janitor->cleaning_mails) return;
+  janitor->mails_task = (bq_task){.work = mails_work, .done = mails_done};
+  janitor->cleaning_mails = bq_pool_submit(janitor->server->blocking, &janitor->mails_task, &err) == 0;
+}
+
 static void purge_what_nothing_needs(bq_janitor *janitor) {
   const bq_config *config = janitor->server->config;
   purge(janitor, "purge_manifests", 0);
@@ -191,7 +212,9 @@ static void on_tick(void *arg) {
     retain(janitor);
     purge(janitor, "purge_history", janitor->server->config->history_retention_days);
     purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
+    purge(janitor, "purge_deliveries", janitor->server->config->history_retention_days);
     purge(janitor, "purge_keys", 0);
+    clean_mails(janitor);
     if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
     bq_sweep_begin(janitor->sweep);
   }

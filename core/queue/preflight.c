@@ -16,6 +16,7 @@
 #include "io/cluster.h"
 #include "io/tree.h"
 #include "lua/script_host.h"
+#include "queue/mail_account.h"
 #include "queue/migrate.h"
 #include "queue/overrides.h"
 #include "queue/server_internal.h"
@@ -233,7 +234,8 @@ static void check_database(preflight *p) {
   bq_free(directory);
 }
 
-// The database and the rest are looked at as the user that the server will be. Before its first start there may be none.
+// The database and the rest are looked at as the user that the server will be. Before its first start there may be
+// none.
 static void become_user(preflight *p) {
   char text[300];
   const struct passwd *user;
@@ -308,6 +310,22 @@ static void check_sandbox(preflight *p) {
   else say(p, 0, "sandbox", sandbox.kind == BQ_SANDBOX_NONE ? "none: builds see this machine" : "works");
 }
 
+static void check_mail_server(preflight *p) {
+  const bq_config *config = p->config;
+  bq_error err;
+  char text[1200];
+  if (!bq_mail_has_server(config)) {
+    (void)snprintf(text, sizeof text, "none: mails become files in %s/outbox", config->state_directory);
+    say(p, 0, "mail server", text);
+    return;
+  }
+  const bq_smtp_account account = bq_mail_account(config);
+  int fault = bq_smtp_check(&account, &err) < 0;
+  (void)snprintf(text, sizeof text, "%s:%d %s%s", account.server, account.port,
+                 fault ? "" : account.username[0] != '\0' ? "takes the login" : "answers", fault ? err.message : "");
+  say(p, fault, "mail server", text);
+}
+
 int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
   preflight *p = bq_alloc(sizeof *p);
   if (p == NULL) {
@@ -327,6 +345,7 @@ int bq_preflight(const bq_config *config, const bq_preflight_options *options) {
     check_directory(p, "WorkspaceDirectory", config->workspace_directory);
     check_directory(p, "OutputDirectory", config->output_directory);
     check_sandbox(p);
+    check_mail_server(p);
     if (p->share_fd >= 0) (void)close(p->share_fd);
   }
   int faults = p->faults;

@@ -7,7 +7,7 @@
 
 typedef struct bq_preflight_options {
   const char *share; // directory with scripts/, templates/ and sql/
-  int connect; // 1: also the database, the directories, the disk and the sandbox
+  int connect; // 1: also the database, the directories, the disk, the sandbox and the mail server
   const char *conninfo; // with `connect`, the database to look at; NULL: the private one, which does not run
   void (*report)(void *arg, int fault, const char *subject, const char *text); // a line each; fault 0: all is well
   void *arg;

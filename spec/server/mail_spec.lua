@@ -1,6 +1,7 @@
 -- What customers are told: owed with the change of a build, sent once, kept until it is sent.
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
+local process = require "spec.support.process"
 local smtp = require "spec.support.smtp"
 local uv = require "luv"
 
@@ -69,6 +70,25 @@ describe("without a mail server, mails", function()
       assert.equal("c1@example.org", mail.to[1].address)
     end
     assert.is_truthy(server:sql "select string_agg(last_reply, ' ') from deliveries":find(paths[1], 1, true))
+  end)
+end)
+
+describe("files of mails", function()
+  it("are bounded in number and age", function()
+    local server = Server.new { scripts = PIPELINES }
+    local outbox = server.directory .. "/state/outbox/"
+    process.check { "sh", "-c", ([[mkdir -p %s && cd %s && for n in $(seq 1001 2003); do echo x > 2020-01-$n.eml; done
+      touch -d '40 days ago' 2020-01-2003.eml && echo x > half.eml.new && touch -d '2 hours ago' half.eml.new
+      echo mine > notes.txt]]):format(outbox, outbox) }
+    process.check { "chmod", "-R", "a+rwX", server.directory .. "/state" }
+    server:launch()
+    server:wait_for(function()
+      return not uv.fs_stat(outbox .. "2020-01-1002.eml") and not uv.fs_stat(outbox .. "half.eml.new")
+    end, 30)
+    assert.is_table(uv.fs_stat(outbox .. "2020-01-1003.eml")) -- one of the 1000 that stay
+    assert.is_nil((uv.fs_stat(outbox .. "2020-01-2003.eml")))
+    assert.is_table(uv.fs_stat(outbox .. "notes.txt"))
+    server:stop()
   end)
 end)
 

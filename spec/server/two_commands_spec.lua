@@ -121,7 +121,7 @@ describe("make install", function()
 
   it("ships alert rules that name only metrics the server has", function()
     local rules = lyaml.load(process.read(root .. "/usr/share/buildq/alerts.yml")).groups[1].rules
-    assert.equal(5, #rules)
+    assert.equal(8, #rules)
     local server = Server.start { program = program }
     local metrics = server:get("/metrics").body
     server:stop()
@@ -143,6 +143,9 @@ describe("make install", function()
       BuildqFailuresHigh = "buildq_builds_finished_total > 0.2 for 10m",
       BuildqWaitLong = "buildq_build_wait_seconds_bucket > 60 for 5m",
       BuildqOldestPendingOld = "buildq_oldest_pending_seconds > 1800 for 0",
+      BuildqMailsDead = "buildq_deliveries_total > 0 for 0",
+      BuildqMailsLate = "buildq_oldest_delivery_seconds > 3600 for 5m",
+      BuildqMailsFaulty = "buildq_deliveries_faulty > 0 for 0",
     }, bounds)
   end)
 end)
@@ -192,6 +195,10 @@ describe("make run", function()
     assert.truthy(select(2, commands:gsub("\n", "")) >= 4)
     local fetched = archives:match "^[^\n]*/([^\n]+)"
     assert.equal(process.read((archives:match "^[^\n]+")), process.read(elsewhere .. "/" .. fetched))
+    -- The mails that a customer would have got are files, and are shown.
+    local mails = process.read(log):match "\nIts mails[^\n]*\n\n(.-)\n\n"
+    assert.truthy(mails and mails:find(state .. "/outbox/", 1, true) and mails:find(".completed.", 1, true), mails)
+    for path in mails:gmatch "/[^\n]+%.eml" do assert.truthy(process.read(path):find "Message%-Id: <") end
     child:kill "sigterm"
     child:wait(30)
   end)

@@ -7,7 +7,8 @@ any time: a list of {stage, action, recipient?, times?, chance?}; the first that
 stages: connect, ehlo, auth, mail, rcpt, data (the command), body (behind its end)
 actions: a reply ("451 4.3.0 later"), "hang", "drop", "keep-drop" (body: the mail is kept and the reply lost)
 options: cert, key (TLS is offered), implicit (TLS from the first byte), user, password, token (login is required),
-slow (seconds between two bytes of a reply), keep (false: mails are counted only)
+slow (seconds between two bytes of a reply), keep ("ids": only Message-ID, recipients and whether the reply was lost; false:
+mails are counted only)
 """
 import asyncio
 import json
@@ -113,8 +114,11 @@ class Handler:
         if action and action != "keep-drop":
             return action
         count += 1
-        if options.get("keep", True):
-            mail = fields(envelope.content)
+        keep = options.get("keep", True)
+        if keep:
+            found = re.search(rb"(?im)^message-id: *(\S+)", envelope.content) if keep == "ids" else None
+            mail = {"id": found.group(1).decode()} if found else fields(envelope.content)
+            mail["lost"] = action == "keep-drop"
             mail.update(sender=envelope.mail_from, recipients=envelope.rcpt_tos, tls=session.ssl is not None,
                         login=getattr(session, "login_name", None), mechanism=getattr(session, "mechanism", None),
                         connection=id(session))
