@@ -103,14 +103,14 @@ int bq_unsubscribe_url(char **out, const bq_config *config, const char *event, c
 // Splits "event NUL customer NUL recipient", behind which is a NUL.
 static int split(bq_unsubscribe *out, const char *payload, size_t length, bq_error *err) {
   const char *end = payload + length;
-  const char *customer = payload + strlen(payload) + 1;
-  const char *recipient = customer < end ? customer + strlen(customer) + 1 : end;
-  if (recipient >= end || recipient + strlen(recipient) != end) {
+  const char *customer = memchr(payload, '\0', length);
+  const char *recipient = customer != NULL ? memchr(customer + 1, '\0', (size_t)(end - customer - 1)) : NULL;
+  if (recipient == NULL || recipient + 1 + strlen(recipient + 1) != end) {
     return bq_fail(err, BQ_EINVAL, "the link is none of this server's");
   }
   out->event = bq_strdup(payload);
-  out->customer = bq_strdup(customer);
-  out->recipient = bq_strdup(recipient);
+  out->customer = bq_strdup(customer + 1);
+  out->recipient = bq_strdup(recipient + 1);
   if (out->event != NULL && out->customer != NULL && out->recipient != NULL) return 0;
   bq_unsubscribe_free(out);
   return bq_fail(err, BQ_ENOMEM, "out of memory for a link");

@@ -38,6 +38,7 @@ static void what_went_in_comes_out(void **state) {
   static const char *const rows[][3] = {{"completed", "acme", "ops@acme.example"},
                                         {"queued", "Köln & <Söhne>", "a+b@c.example"},
                                         {"failed", "", "x@y.example"},
+                                        {"", "", ""},
                                         {"x", "🏗️", "ü@ö.example"}};
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
     char *text = token(rows[i][0], rows[i][1], rows[i][2]);
