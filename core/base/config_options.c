@@ -235,7 +235,7 @@ const bq_config_option bq_config_options[] = {
   TEXT(Q, "BaseImages", NULL, OBJECT, base_images, "{}", "none", bq_config_check_base_images, NOW,
        "What images stand on: architecture → an OCI layout's directory or docker://REFERENCE."),
   TEXT(Q, "TrustedCertificates", NULL, PATH, trusted_certificates, "", "the system's alone", NULL, NOW,
-       "A PEM file of certificate authorities that git, skopeo and NuGet trust besides."),
+       "A PEM file of certificate authorities that git, skopeo, NuGet and webhooks trust besides."),
   TEXT(Q, "DotnetDirectory", NULL, PATH, dotnet_directory, "", "dotnet in /usr", NULL, NOW,
        "Where the .NET SDK lies."),
   TEXT(Q, "NuGetSource", NULL, STRING, nuget_source, "", "as the SDK and the product say", check_source, NOW,

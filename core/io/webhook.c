@@ -182,6 +182,9 @@ static void set_options(call *c) {
   (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
   (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, limit_ms);
   (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, limit_ms < CONNECT_LIMIT_MS ? limit_ms : CONNECT_LIMIT_MS);
+  // Besides the system's, which libcurl finds in its directory of certificates.
+  const char *trusted = c->webhook->config->trusted_certificates;
+  if (*trusted != '\0') (void)curl_easy_setopt(easy, CURLOPT_CAINFO, trusted);
   (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "buildq/" BQ_VERSION);
   (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, c->request.headers);
   (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body_length);

@@ -12,10 +12,11 @@
 // SecretsDirectory or of $CREDENTIALS_DIRECTORY, read anew for each call. So no secret stands in `http`, and none comes
 // out: a URL is told by its host alone.
 //
-// Where it goes. Redirects are not followed and no proxy is asked. An address that is not public (base/network.h) is
-// refused unless Notifications.AllowedNetworks holds it; it is the address about to be connected to that is looked at,
-// so a name that changes its address between two look-ups does not get past it. Connections are this module's own:
-// none that a script has opened is used again.
+// Where it goes. Certificates are checked, against the system's authorities and those of TrustedCertificates. Redirects
+// are not followed and no proxy is asked. An address that is not public (base/network.h) is refused unless
+// Notifications.AllowedNetworks holds it; it is the address about to be connected to that is looked at, so a name that
+// changes its address between two look-ups does not get past it. Connections are this module's own: none that a script
+// has opened is used again.
 //
 // What came of it. 2xx: sent. 410: gone. 408, 425, 429, 5xx and whatever breaks before a status: retry, with the
 // server's Retry-After (seconds or a date; RFC 9110, section 10.2.3). Any other status and a refused address:

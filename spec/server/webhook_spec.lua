@@ -31,11 +31,26 @@ local missing = npm.missing()
 describe("notifications by HTTP", function()
   if missing then return it("reach a server that verifies them", function() pending(missing) end) end
 
-  local server, receiver, address
+  local server, receiver, address, directory, trusted, stranger
+
+  -- A receiver of its own that talks TLS, with a certificate that it has signed itself.
+  local function secure_receiver(name)
+    local cert, key = ("%s/%s.pem"):format(directory, name), ("%s/%s.key"):format(directory, name)
+    process.check { "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+      "-days", "2", "-subj", "/CN=" .. name, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert }
+    process.check { "chmod", "a+r", cert }
+    return npm.spawn("webhook.mjs", OLD, cert, key)
+  end
+
+  local function address_of(child)
+    return process.wait_for(function() return child.output:match "^([%d.:]+)\n" end, 30, "the receiver")
+  end
 
   lazy_setup(function()
     receiver = npm.spawn("webhook.mjs", OLD)
-    address = process.wait_for(function() return receiver.output:match "^([%d.:]+)\n" end, 30, "the receiver")
+    address = address_of(receiver)
+    directory = process.directory()
+    trusted, stranger = secure_receiver "trusted", secure_receiver "stranger"
     local secrets = process.directory()
     process.write(secrets .. "/token", "t0k3n-of-the-team\n")
     process.check { "chmod", "-R", "a+rX", secrets }
@@ -43,7 +58,8 @@ describe("notifications by HTTP", function()
     server = Server.start {
       scripts = builds.scripts { ["notifications/probe.lua"] = PROBE },
       config = {
-        BuildQueue = { MaxRetryAttempts = 0, DeliveryRetrySeconds = 1, SecretsDirectory = secrets },
+        BuildQueue = { MaxRetryAttempts = 0, DeliveryRetrySeconds = 1, SecretsDirectory = secrets,
+          TrustedCertificates = directory .. "/trusted.pem" },
         Notifications = {
           SlackWebhookUrl = at "slack/T0SECRET", TeamsWebhookUrl = at "teams/T0SECRET",
           WebhookUrl = at "webhook/T0SECRET", WebhookSecrets = { OLD }, AllowedNetworks = ALLOWED, TimeoutSeconds = 2,
@@ -53,7 +69,7 @@ describe("notifications by HTTP", function()
   end)
   lazy_teardown(function()
     if server then server:stop() end
-    receiver:kill "sigkill"
+    for _, child in ipairs { receiver, trusted, stranger } do child:kill "sigkill" end
   end)
 
   -- What the receiver got at a path, in order.
@@ -190,6 +206,12 @@ describe("notifications by HTTP", function()
     assert.equal(tries[1].id, tries[2].id)
     assert.is_true(tries[2].verified)
     outcome(id, "^waiting|500|")
+  end)
+
+  it("go only to a server whose certificate is good", function()
+    outcome(probe(("https://%s/"):format(address_of(trusted))), "^sent|200|")
+    outcome(probe(("https://%s/"):format(address_of(stranger))), "^waiting|0|.*certificate")
+    assert.falsy(stranger.output:find("verified", 1, true))
   end)
 
   it("follow no redirect", function()

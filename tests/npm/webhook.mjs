@@ -1,11 +1,14 @@
 // A server that takes webhooks and verifies them with the library of Standard Webhooks.
-//   node webhook.mjs SECRET     prints its address, then a JSON line a request: {path, verified, error, id, body}
+//   node webhook.mjs SECRET [CERTIFICATE KEY]     by https with these files; prints its address, then a JSON line a request: {path, verified, error, id, body}
 // What it answers stands in the path: /410, /429?after=3; else 200. /redirect/… is answered 307, /slow with a body that
 // never ends, /hang not at all.
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import { Webhook } from "standardwebhooks";
 
-const webhook = new Webhook(process.argv[2]);
+const [secret, certificate, key] = process.argv.slice(2);
+const webhook = new Webhook(secret);
 
 function verify(body, headers) {
   try {
@@ -15,7 +18,7 @@ function verify(body, headers) {
   }
 }
 
-const server = createServer((request, response) => {
+function answer(request, response) {
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
@@ -36,5 +39,8 @@ const server = createServer((request, response) => {
     response.writeHead(pathname.startsWith("/redirect/") ? 307 : Number(pathname.slice(1)) || 200);
     response.end(`took ${request.url}`);
   });
-});
+}
+
+const server = certificate === undefined ? createServer(answer)
+  : createSecureServer({ cert: readFileSync(certificate), key: readFileSync(key) }, answer);
 server.listen(0, "127.0.0.1", () => process.stdout.write(`127.0.0.1:${server.address().port}\n`));
