@@ -208,3 +208,16 @@ void bq_config_apply(bq_config *running, bq_config *newer) {
     swap_bytes(&running->details->origins[i], &newer->details->origins[i], sizeof(char *));
   }
 }
+
+void bq_config_each_secret(const bq_config *config, void (*each)(void *arg, const char *secret), void *arg) {
+  for (size_t i = 0; i < bq_config_option_count; i++) {
+    const bq_config_option *option = &bq_config_options[i];
+    const char *at = (const char *)config + option->offset;
+    if (option->kind == BQ_OPTION_SECRET) {
+      const char *secret = *(char *const *)(const void *)at;
+      if (secret != NULL && *secret != '\0') each(arg, secret);
+    } else if (option->kind == BQ_OPTION_SECRETS) {
+      for (char *const *item = *(char **const *)(const void *)at; item != NULL && *item != NULL; item++) each(arg, *item);
+    }
+  }
+}

@@ -162,6 +162,9 @@ typedef struct bq_config_faults {
 // May block for file reads and `command:` secrets (10 s each): not for the loop's thread while serving.
 int bq_config_load(bq_config **out, const bq_config_source *source, bq_config_faults **faults,
                    bq_error *err) BQ_MUSTCHECK;
+// Calls `each` with every value that is never shown, but empty ones.
+void bq_config_each_secret(const bq_config *config, void (*each)(void *arg, const char *secret), void *arg);
+
 void bq_config_free(bq_config *config);
 
 // One sentence for one fault: "BuildQueue.X is 0 (in FILE): must be a whole number from 1 to 10000". The caller's.

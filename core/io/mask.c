@@ -15,6 +15,7 @@ typedef struct pattern {
 } pattern;
 
 struct bq_mask_set {
+  const bq_mask_set *base; // borrowed; NULL: none
   pattern patterns[MAX_PATTERNS];
   int count;            // patterns in use
   int secrets;          // secrets they stand for
@@ -25,10 +26,11 @@ struct bq_mask_set {
 static const char standard[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 static const char for_urls[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-int bq_mask_set_new(bq_mask_set **out, bq_error *err) {
+int bq_mask_set_new(bq_mask_set **out, const bq_mask_set *base, bq_error *err) {
   *out = bq_alloc(sizeof **out);
   if (*out == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the secrets of a build");
   for (size_t i = 0; i < 256; i++) (*out)->first[i] = NO_PATTERN;
+  (*out)->base = base;
   return 0;
 }
 
@@ -41,7 +43,16 @@ void bq_mask_set_free(bq_mask_set *set) {
   bq_free(set);
 }
 
+int bq_mask_set_count(const bq_mask_set *set) {
+  return set->secrets;
+}
+
+const bq_mask_set *bq_mask_set_base(const bq_mask_set *set) {
+  return set->base;
+}
+
 static int has(const bq_mask_set *set, const char *bytes, size_t length) {
+  if (set->base != NULL && has(set->base, bytes, length)) return 1;
   for (int i = 0; i < set->count; i++) {
     const pattern *p = &set->patterns[i];
     if (p->length == length && memcmp(p->bytes, bytes, length) == 0) return 1;
@@ -106,19 +117,29 @@ int bq_mask_set_add(bq_mask_set *set, const char *secret, size_t length, bq_erro
 static size_t match(const bq_mask_set *set, const char *bytes, size_t length, int *may_go_on) {
   size_t longest = 0;
   *may_go_on = 0;
-  for (int i = set->first[(unsigned char)bytes[0]]; i != NO_PATTERN; i = set->patterns[i].next) {
-    const pattern *p = &set->patterns[i];
-    size_t compare = p->length < length ? p->length : length;
-    if (memcmp(p->bytes, bytes, compare) != 0) continue;
-    if (p->length > length) *may_go_on = 1;
-    else if (p->length > longest) longest = p->length;
+  for (; set != NULL; set = set->base) {
+    for (int i = set->first[(unsigned char)bytes[0]]; i != NO_PATTERN; i = set->patterns[i].next) {
+      const pattern *p = &set->patterns[i];
+      size_t compare = p->length < length ? p->length : length;
+      if (memcmp(p->bytes, bytes, compare) != 0) continue;
+      if (p->length > length) *may_go_on = 1;
+      else if (p->length > longest) longest = p->length;
+    }
   }
   return longest;
 }
 
 static int may_begin(const bq_mask_set *set, const char *bytes, size_t length) {
   const unsigned char *u = (const unsigned char *)bytes;
-  return length == 1 ? set->first[u[0]] != NO_PATTERN : set->pairs[u[0] << 8 | u[1]];
+  for (; set != NULL; set = set->base) {
+    if (length == 1 ? set->first[u[0]] != NO_PATTERN : set->pairs[u[0] << 8 | u[1]]) return 1;
+  }
+  return 0;
+}
+
+static int is_empty(const bq_mask_set *set) {
+  while (set != NULL && set->count == 0) set = set->base;
+  return set == NULL;
 }
 
 // Returns how many bytes are dealt with; the rest may begin a secret. Overlapping secrets are masked as one.
@@ -149,7 +170,7 @@ static size_t run(bq_mask *mask, const char *bytes, size_t length, int last, bq_
 
 void bq_mask_feed(bq_mask *mask, const char *bytes, size_t length, bq_buf *out) {
   if (length == 0) return;
-  if (mask->set == NULL || mask->set->count == 0) {
+  if (is_empty(mask->set)) {
     bq_buf_add(out, bytes, length);
   } else if (mask->held.length == 0) {
     size_t done = run(mask, bytes, length, 0, out);

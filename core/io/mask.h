@@ -15,11 +15,14 @@ enum {
   BQ_MASK_MAX_SECRETS = 64  // in one set
 };
 
-// The secrets of one attempt.
+// Secrets: those of a server, and on top of them those of one attempt.
 typedef struct bq_mask_set bq_mask_set;
 
-int bq_mask_set_new(bq_mask_set **out, bq_error *err) BQ_MUSTCHECK;
-void bq_mask_set_free(bq_mask_set *set); // after all of its streams
+// `base`: a set whose secrets are masked too, NULL for none; borrowed, and nothing is added to it any more.
+int bq_mask_set_new(bq_mask_set **out, const bq_mask_set *base, bq_error *err) BQ_MUSTCHECK;
+void bq_mask_set_free(bq_mask_set *set); // after all of its streams, and all sets on top of it
+int bq_mask_set_count(const bq_mask_set *set); // secrets of its own
+const bq_mask_set *bq_mask_set_base(const bq_mask_set *set);
 
 // Adds a copy of `secret`, without line ends behind it; also while streams are under way. A secret that is known
 // already is fine. BQ_EINVAL: too short or too long; BQ_ELIMIT: too many. The error doesn't hold the secret.

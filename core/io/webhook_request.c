@@ -307,7 +307,7 @@ static int hide_all(bq_webhook_request *request, bq_error *err) {
   json_t *values;
   json_t *value;
   size_t index;
-  int result = bq_mask_set_new(&request->mask, err);
+  int result = bq_mask_set_new(&request->mask, NULL, err);
   if (result == 0) result = hide(request, request->url, err);
   const char *rest = strstr(request->url, "://");
   rest = rest != NULL ? strpbrk(rest + 3, "/?#") : NULL;

@@ -286,7 +286,7 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a build");
     goto cleanup;
   }
-  result = bq_mask_set_new(&attempt->secrets, err);
+  result = bq_mask_set_new(&attempt->secrets, env->hidden, err);
   if (result == 0) result = bq_attempt_make_paths(attempt, err);
   if (result == 0) {
     result = bq_attempt_log_new(&attempt->log, attempt->log_path, (uint64_t)env->config->max_log_megabytes * 1024 * 1024,

@@ -33,6 +33,7 @@ typedef struct bq_attempt_env {
   bq_pool *blocking;
   const bq_config *config;
   const bq_sandbox *sandbox;
+  const bq_mask_set *hidden;    // masked in the log of every build; NULL: nothing
   const bq_lua_module *modules; // what `require "buildq"` has, ended by a NULL name
   bq_services *services;        // what those modules find with bq_script_services
   const char *node_id;

@@ -53,6 +53,7 @@ static int works_in(const char *directory, const char *tool) {
 
 static int has_tool(const bq_config *config, const char *tool) {
   char bin[PATH_MAX];
+  if (strcmp(tool, "dotnet") == 0 && *config->dotnet_directory != '\0') return works_in(config->dotnet_directory, tool);
   for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
     if (works_in(places[i], tool)) return 1;
   }

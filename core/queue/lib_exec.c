@@ -10,6 +10,7 @@
 #include "lua/arguments.h"
 #include "lua/errors.h"
 #include "queue/attempt_internal.h"
+#include "queue/hidden.h"
 
 enum {
   MAX_ARGUMENTS = 4096,
@@ -255,8 +256,24 @@ static void ask_stand_in(exec_op *exec) {
   json_decref(request);
 }
 
+// Values of variables that are named like secrets: masked from here on.
+static void hide_variables(const exec_op *exec) {
+  for (size_t i = 0; i < exec->env.count; i++) {
+    bq_error err;
+    const char *value = strchr(exec->env.items[i], '=') + 1;
+    size_t length = strlen(value);
+    if (length < BQ_MASK_MIN_BYTES || !bq_hidden_is_name(exec->env.items[i], (size_t)(value - 1 - exec->env.items[i]))) {
+      continue;
+    }
+    if (bq_mask_set_add(exec->attempt->secrets, value, length, &err) < 0) {
+      bq_attempt_log_say(exec->attempt->log, err.message);
+    }
+  }
+}
+
 static void exec_start(bq_op *op) {
   exec_op *exec = (exec_op *)op;
+  hide_variables(exec);
   exec->mask.set = exec->attempt->secrets;
   if (stand_in_of(exec) != NULL) ask_stand_in(exec);
   else if (start_process(exec, &exec->error) < 0) bq_op_complete(op);

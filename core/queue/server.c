@@ -338,6 +338,8 @@ static int open_parts(bq_server *server, bq_error *err) {
                                    .workspace = bq_server_workspace,
                                    .build_id = bq_server_build_id,
                                    .product = server};
+  result = bq_hidden_update(&server->hidden, server->config, server->conninfo, err);
+  if (result < 0) return result;
   server->env = (bq_attempt_env){.loop = server->loop,
                                  .compute = server->compute,
                                  .blocking = server->blocking,
@@ -345,6 +347,7 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .sandbox = &server->sandbox,
                                  .modules = bq_build_modules,
                                  .services = &server->services,
+                                 .hidden = server->hidden,
                                  .step_plans = json_object(),
                                  .node_id = "",
                                  .server_url = "",
@@ -397,6 +400,7 @@ static void free_parts(bq_server *server) {
   bq_pg_free(server->scripts);
   bq_pg_free(server->core);
   bq_cluster_keeper_free(server->keeper);
+  bq_hidden_free(server->hidden);
   bq_labels_free(server->labels);
   bq_database_watch_free(server->database);
   bq_store_free(server->store);

@@ -19,6 +19,7 @@
 #include "queue/database_watch.h"
 #include "queue/estimate.h"
 #include "queue/enqueue.h"
+#include "queue/hidden.h"
 #include "queue/labels.h"
 #include "queue/node.h"
 #include "queue/runner.h"
@@ -79,6 +80,7 @@ typedef struct bq_server {
   bq_generation *announced;     // retained; the last one that the log has called active
   bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
+  bq_mask_set *hidden;          // owned; what no log of a build shows
   bq_labels *labels;            // owned; what this server offers to builds
   char *share;                  // owned; where scripts/, templates/ and sql/ can be read
   int lock_fd;                  // of StateDirectory/lock

@@ -49,6 +49,10 @@ static void read_config_done(bq_task *task) {
       bq_log_error("EnableNotifications could not be told to the database", &err);
     }
     bq_log_setup((bq_log_level)server->config->log_level, (bq_log_format)server->config->log_format);
+    if (bq_hidden_update(&server->hidden, server->config, server->conninfo, &err) < 0) {
+      bq_log_error("new secrets are not masked in logs", &err);
+    }
+    server->env.hidden = server->hidden;
     bq_runner_wake(server->runner);
     bq_sender_wake(server->sender);
   }

@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   size_t piece = data[0] % 16 + 1U;
   bq_error err = {0};
   bq_mask_set *set = NULL;
-  if (bq_mask_set_new(&set, &err) < 0) abort();
+  if (bq_mask_set_new(&set, NULL, &err) < 0) abort();
   if (bq_mask_set_add(set, secret, strlen(secret), &err) < 0) abort();
   if (bq_mask_set_add(set, other, strlen(other), &err) < 0) abort();
   bq_buf whole = {0};

@@ -184,7 +184,7 @@ static void secrets_stay_out(void **state) {
   (void)state;
   bq_mask_set *set;
   bq_error err;
-  assert_int_equal(bq_mask_set_new(&set, &err), 0);
+  assert_int_equal(bq_mask_set_new(&set, NULL, &err), 0);
   assert_int_equal(bq_mask_set_add(set, "hunter22", 8, &err), 0);
   bq_attempt_log *log = open_log(0, set);
   bq_attempt_source *s = open_source(log);

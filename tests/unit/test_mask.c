@@ -13,7 +13,7 @@
 static bq_mask_set *make(const char *const *secrets) {
   bq_mask_set *set;
   bq_error err;
-  assert_int_equal(bq_mask_set_new(&set, &err), 0);
+  assert_int_equal(bq_mask_set_new(&set, NULL, &err), 0);
   for (; *secrets != NULL; secrets++) assert_int_equal(bq_mask_set_add(set, *secrets, strlen(*secrets), &err), 0);
   return set;
 }
@@ -164,8 +164,32 @@ static void without_secrets_all_passes(void **state) {
   bq_mask_set_free(set);
 }
 
+static void a_set_masks_what_its_base_does(void **state) {
+  (void)state;
+  bq_mask_set *base = NULL;
+  bq_mask_set *set = NULL;
+  bq_error err;
+  bq_buf out = {0};
+  assert_int_equal(bq_mask_set_new(&base, NULL, &err), 0);
+  assert_int_equal(bq_mask_set_add(base, "server-secret", 13, &err), 0);
+  assert_int_equal(bq_mask_set_new(&set, base, &err), 0);
+  bq_mask mask = {.set = set};
+  bq_mask_feed(&mask, "a server-sec", 12, &out);
+  bq_mask_feed(&mask, "ret b", 5, &out);
+  assert_int_equal(bq_mask_set_add(set, "server-secret", 13, &err), 0);
+  assert_int_equal(bq_mask_set_count(set), 0); // known already
+  assert_int_equal(bq_mask_set_add(set, "own-secret", 10, &err), 0);
+  bq_mask_feed(&mask, " own-secretserver-secret c", 26, &out);
+  bq_mask_end(&mask, &out);
+  assert_string_equal(out.data, "a *** b ****** c");
+  bq_buf_free(&out);
+  bq_mask_set_free(set);
+  bq_mask_set_free(base);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_set_masks_what_its_base_does),
       cmocka_unit_test(secrets_are_masked_however_split), cmocka_unit_test(overlaps_leave_nothing),
       cmocka_unit_test(base64_is_masked_at_every_alignment), cmocka_unit_test(only_what_may_be_a_secret_is_held),
       cmocka_unit_test(a_secret_may_come_late), cmocka_unit_test(bounds_hold),
