@@ -76,7 +76,7 @@ $(BUILD)/tests/bench_%: tests/bench/bench_%.c $(BUILD)/libbuildq.a
 
 run: packages-run ## start a server with its own PostgreSQL and do a demonstration build (STATE=DIR LISTEN=HOST:PORT)
 	@$(MAKE) --no-print-directory all
-	@STATE='$(STATE)' LISTEN='$(LISTEN)' sh core/cli/data/demonstrate.sh $(BUILD)/buildq
+	@STATE='$(STATE)' LISTEN='$(LISTEN)' DEMONSTRATION='$(DEMONSTRATION)' sh core/cli/data/demonstrate.sh $(BUILD)/buildq
 
 # BUILD and the flags reach the sub-make, so that asan and tsan are this target with other flags.
 test: packages-test ## build and run all tests; ends in one line `N passed, N failed`

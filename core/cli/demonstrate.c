@@ -64,24 +64,23 @@ static void show_mails(bq_client *client, const char *id) {
 }
 
 static json_t *make_request(const char *manifest) {
+  const char *slash = strrchr(manifest, '/');
   return json_pack("{s:s, s:s, s:s, s:s, s:s}", "customerId", "demonstration", "customerName", "Demonstration",
-                   "customerEmail", "demonstration@localhost.localdomain", "configurationName", "buildq builds itself",
-                   "manifestPath", manifest);
+                   "customerEmail", "demonstration@localhost.localdomain", "configurationName",
+                   slash != NULL ? slash + 1 : manifest, "manifestPath", manifest);
 }
 
-void bq_demonstrate(const char *address, const char *manifest) {
-  char *url = bq_format("http://%s", address);
-  const bq_common common = {.server = url};
-  bq_client *client = url != NULL ? bq_client_new(&common) : NULL;
+// Submits one and follows it; whether the next one is worth a try.
+static int demonstrate_one(bq_client *client, const char *url, const char *manifest) {
   json_t *request = make_request(manifest);
   json_t *answer = NULL;
   json_t *build = NULL;
-  if (client == NULL || request == NULL) goto cleanup;
-  (void)printf("The demonstration build: buildq compiles itself.\n");
-  if (bq_client_call(client, "POST", "/builds", request, NULL, &answer) != BQ_EXIT_OK) goto cleanup;
+  int goes_on = 0;
+  if (request == NULL || bq_client_call(client, "POST", "/builds", request, NULL, &answer) != BQ_EXIT_OK) goto cleanup;
   const char *id = text_of(answer, "jobId");
   (void)printf("build %s\n", id);
-  if (bq_follow_build(client, id, 0, &build) == BQ_EXIT_OK) {
+  goes_on = bq_follow_build(client, id, 0, &build) == BQ_EXIT_OK;
+  if (goes_on) {
     (void)printf("success\n");
     print_commands(url, build);
     show_mails(client, id);
@@ -94,6 +93,19 @@ cleanup:
   json_decref(request);
   json_decref(answer);
   json_decref(build);
+  return goes_on;
+}
+
+void bq_demonstrate(const char *address, const char *const *manifests) {
+  char *url = bq_format("http://%s", address);
+  const bq_common common = {.server = url};
+  bq_client *client = url != NULL ? bq_client_new(&common) : NULL;
+  int goes_on = client != NULL;
+  for (size_t i = 0; goes_on && manifests[i] != NULL; i++) {
+    (void)printf(i == 0 ? "The demonstration build: buildq compiles itself.\n"
+                        : "\nAn order for a sample of the product, compiled by the .NET SDK.\n");
+    goes_on = demonstrate_one(client, url, manifests[i]);
+  }
   bq_client_free(client);
   bq_free(url);
 }

@@ -10,12 +10,13 @@
 #include "cli/share.h"
 #include "queue/server.h"
 
-enum { OPTION_NO_MIGRATE = 0x600, OPTION_DEMONSTRATE };
+enum { OPTION_NO_MIGRATE = 0x600, OPTION_DEMONSTRATE, MAX_DEMONSTRATIONS = 4 };
 
 typedef struct arguments {
   bq_common common;
   int no_migrate;
-  const char *demonstrate; // path of a manifest in ManifestDirectory, or NULL
+  const char *demonstrate[MAX_DEMONSTRATIONS + 1]; // paths of manifests in ManifestDirectory, NULL at the end
+  size_t demonstrations;
 } arguments;
 
 static error_t parse(int key, char *value, struct argp_state *state) {
@@ -23,7 +24,10 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   switch (key) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &a->common; return 0;
   case OPTION_NO_MIGRATE: a->no_migrate = 1; return 0;
-  case OPTION_DEMONSTRATE: a->demonstrate = value; return 0;
+  case OPTION_DEMONSTRATE:
+    if (a->demonstrations == MAX_DEMONSTRATIONS) argp_error(state, "--demonstrate is given more than 4 times");
+    a->demonstrate[a->demonstrations++] = value;
+    return 0;
   case ARGP_KEY_ARG: argp_usage(state); return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -36,7 +40,8 @@ static void on_ready(void *arg, const char *address) {
 int bq_command_serve(int argc, char **argv) {
   static const struct argp_option options[] = {
       {"no-migrate", OPTION_NO_MIGRATE, NULL, 0, "Leave the schema as it is; stop when it isn't up to date", 1},
-      {"demonstrate", OPTION_DEMONSTRATE, "MANIFEST", 0, "Submit this manifest of ManifestDirectory and follow it", 1},
+      {"demonstrate", OPTION_DEMONSTRATE, "MANIFEST", 0, "Submit this manifest of ManifestDirectory and follow it; given again, the next one",
+       1},
       {0}};
   static const struct argp_child children[] = {{&bq_config_argp, 0, NULL, 0}, {0}};
   static const struct argp argp = {
@@ -58,9 +63,9 @@ int bq_command_serve(int argc, char **argv) {
     const bq_serve_options serve = {.share = share,
                                     .source = &source,
                                     .migrate = !a.no_migrate,
-                                    .ends_with_parent = a.demonstrate != NULL,
-                                    .ready = a.demonstrate != NULL ? on_ready : NULL,
-                                    .arg = (void *)(uintptr_t)a.demonstrate};
+                                    .ends_with_parent = a.demonstrations > 0,
+                                    .ready = a.demonstrations > 0 ? on_ready : NULL,
+                                    .arg = a.demonstrate};
     result = bq_serve(config, &serve, &err);
   } else {
     bq_config_free(config);

@@ -28,16 +28,8 @@ enum {
   CHECK_BYTES = 64 * 1024 * 1024
 };
 
-// Checks one manifest's text; returns nil, or what is wrong, a line each.
-static const char manifest_source[] =
-    "local text = ...\n"
-    "local decoded, message = require('buildq').json.decode(text, {relaxed = true})\n"
-    "if decoded == nil then return message end\n"
-    "local _, faults = require('manifest').check(decoded, {trusted = true})\n"
-    "if #faults == 0 then return nil end\n"
-    "local lines = {}\n"
-    "for i, fault in ipairs(faults) do lines[i] = fault.path .. ': ' .. fault.message end\n"
-    "return table.concat(lines, '\\n      ')\n";
+// Checks one manifest's text; returns nil, or what is wrong, a line each; and what it needs that is not here, or nil.
+static const char manifest_source[] = "return require('manifest.tool').preflight(...)\n";
 
 typedef struct preflight {
   const bq_config *config;
@@ -132,8 +124,8 @@ static int load_source(lua_State *L) {
   bq_script_push_env(L);
   (void)lua_setupvalue(L, -2, 1);
   lua_insert(L, 1); // under the text
-  lua_call(L, 1, 1);
-  return 1;
+  lua_call(L, 1, 2);
+  return 2;
 }
 
 // Reads it as the server would: a link may lead to another file below ManifestDirectory, not out of it.
@@ -159,12 +151,13 @@ static void check_manifest(preflight *p, bq_vm *vm, const char *name) {
   } else {
     lua_pushcfunction(L, load_source);
     lua_pushlstring(L, text, length);
-    if (bq_vm_call(vm, L, 1, 1, &err) < 0) {
+    if (bq_vm_call(vm, L, 1, 2, &err) < 0) {
       say(p, 1, name, err.message);
     } else {
-      const char *faults = lua_tostring(L, -1);
-      say(p, faults != NULL, name, faults != NULL ? faults : "well");
-      lua_pop(L, 1);
+      const char *faults = lua_tostring(L, -2);
+      const char *needs = lua_tostring(L, -1);
+      say(p, faults != NULL, name, faults != NULL ? faults : needs != NULL ? needs : "well");
+      lua_pop(L, 2);
     }
   }
   bq_free(text);

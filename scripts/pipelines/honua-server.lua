@@ -2,6 +2,7 @@
 -- percentages that its users know.
 
 local buildq = require "buildq"
+local deploy = require "package.deploy"
 local gather = require "package.gather"
 local manifest = require "manifest"
 local product = require "product"
@@ -84,6 +85,7 @@ local function run(build)
 end
 
 local function self_check()
+  deploy.check()
   for name in pairs(manifest.systems) do
     assert(toolchain.systems[name], "lib/toolchain.lua has no entry for the build system " .. name)
   end

@@ -7,7 +7,7 @@ local manifest = require "manifest"
 local DIRECTORY <const> = "spec/fixtures/dotnet/"
 local WORLD <const> = { machine = "linux-x64", has_program = function() return true end }
 local OPTIONS <const> = { project = "/w/source/src/Server/Server.csproj", output = "/w/publish/t",
-  artifacts = "/w/artifacts/t", source = "/w/source" }
+  artifacts = "/w/artifacts/t", workspace = "/w" }
 
 local function argv(architecture, optimizations, more, nuget_source)
   local form = { name = "n", modules = { "a" },

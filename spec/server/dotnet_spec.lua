@@ -105,7 +105,7 @@ describe("a .NET product", function()
   end)
 
   try("without a kept project says what there was", function()
-    local body = form {}
+    local body = form { nativeAot = false }
     body.manifest.modules = { "Zither" }
     local build = builds.run(server, body, "failed", SECONDS)
     assert.matches("no project is kept by the modules zither; there are: src/Sample.Core", build.errorMessage)

@@ -156,7 +156,8 @@ describe("make run", function()
   -- Starts it; returns the process and the address it serves on.
   local function run()
     local from = #process.read(log)
-    local child = process.spawn({ "make", "run", "BUILD=" .. BUILD, "STATE=" .. state, "LISTEN=127.0.0.1:0" },
+    local child = process.spawn({ "make", "run", "BUILD=" .. BUILD, "STATE=" .. state, "LISTEN=127.0.0.1:0",
+      "DEMONSTRATION=self" },
       { env = environment(process.is_root and { BuildQueue__RunAsUser = "nobody" }), to = log })
     local address = process.wait_for(function()
       local text = process.read(log):sub(from + 1)
@@ -180,7 +181,8 @@ describe("make run", function()
     assert(child:alive(), process.read(log))
     local answer = process.check { "curl", "-sS", "--max-time", "10", ("http://%s/builds"):format(address) }
     assert.truthy(answer:find '"success"', answer)
-    local archives = process.check { "find", state .. "/output", "-name", "*.tar.zst" }
+    local archives = process.check { "find", state .. "/output", "-name", "*.tar.zst", "!", "-name",
+      "*-deploy.tar.zst" }
     assert.truthy(archives ~= "", "no archive in the output directory")
     assert.truthy(process.check({ "tar", "--zstd", "-tf", (archives:match "^[^\n]+") }):find "bin/buildq\n")
     -- What it says for a second terminal works as it stands, in another directory.

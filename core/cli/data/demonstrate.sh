@@ -1,5 +1,6 @@
 #!/bin/sh
-# `make run`: prepares the demonstration build (buildq builds itself from a git bundle of HEAD) and starts the server.
+# `make run`: prepares the demonstration (buildq builds itself from a git bundle of HEAD, then an order for a sample of a
+# .NET product) and starts the server.
 # STATE and LISTEN in the environment choose the state directory and the address; the first argument is the program.
 set -eu
 program=$1
@@ -77,4 +78,26 @@ cat >"$manifests/demo.json.new" <<JSON
 JSON
 mv -f "$manifests/demo.json.new" "$manifests/demo.json"
 
-exec "$program" serve --demonstrate "$manifests/demo.json"
+set -- --demonstrate "$manifests/demo.json"
+
+# An order for the sample of a .NET product, where the SDK is. DEMONSTRATION=self leaves it out.
+if [ "${DEMONSTRATION:-}" != self ] && command -v dotnet >/dev/null; then
+  cat >"$manifests/order.json.new" <<JSON
+{
+  "version": "1.0",
+  "name": "sample",
+  "tier": "professional",
+  "architecture": "$architecture",
+  "modules": ["VectorTiles"],
+  "cloudTargets": [{ "provider": "on-premises" }],
+  "resources": { "minCpu": 1, "minMemoryGb": 0.5 },
+  "environmentVariables": { "GREETING": "hello" },
+  "source": { "repository": "buildq.bundle", "path": "spec/fixtures/product" },
+  "build": { "system": "dotnet" }
+}
+JSON
+  mv -f "$manifests/order.json.new" "$manifests/order.json"
+  set -- "$@" --demonstrate "$manifests/order.json"
+fi
+
+exec "$program" serve "$@"

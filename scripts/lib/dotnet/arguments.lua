@@ -13,7 +13,7 @@ end
 ---@field project string path of the project file
 ---@field output string where the files go
 ---@field artifacts string --artifacts-path: what is made on the way, of this target alone
----@field source? string the directory that is written as /src into what is compiled
+---@field workspace? string the directory that is written as /build into what is compiled: each build has another
 ---@field targets_file? string MSBuild file with the ilcOptions
 ---@field nuget_source? string
 
@@ -59,7 +59,7 @@ function arguments.publish(target, properties, options, cross)
     add_managed(list, optimizations)
   end
   list("ContinuousIntegrationBuild", "true")
-  if options.source then list("PathMap", options.source .. "=/src") end
+  if options.workspace then list("PathMap", options.workspace .. "=/build") end
   if options.targets_file then list("CustomAfterMicrosoftCommonTargets", options.targets_file) end
   if options.nuget_source then list("RestoreSources", options.nuget_source) end
   local names = {}

@@ -73,7 +73,7 @@ local function command(work, job, project, several)
     project = work.build.workspace .. "/" .. project.path,
     output = ("%s/%s%s"):format(work.build.workspace, job.dir, several and "/" .. project.name or ""),
     artifacts = work.build.workspace .. "/" .. job.artifacts,
-    source = work.build.workspace .. "/source",
+    workspace = work.build.workspace,
     nuget_source = work.dotnet.source,
   }
   if #target.optimizations.ilcOptions > 0 and target.optimizations.nativeAot then

@@ -78,6 +78,26 @@ function tool.check(decoded, options)
   return 0, ("%s: no faults (%s form)\n"):format(options.file, normal.targets and "build" or "order"), text
 end
 
+--- What `buildq check` says of a file of ManifestDirectory.
+---@param text string
+---@return string? faults a line each
+---@return string? needs what it needs that is not here
+function tool.preflight(text)
+  local decoded, message = require("buildq").json.decode(text, { relaxed = true })
+  if decoded == nil then return message end
+  local normal, faults = manifest.check(decoded, { trusted = true })
+  if not normal then
+    local list = {}
+    for index, fault in ipairs(faults) do list[index] = fault.path .. ": " .. fault.message end
+    return table.concat(list, "\n      ")
+  end
+  local chosen = manifest.choose(normal, {}) -- an order may leave it to the request
+  local plan, world = nil, nil
+  if chosen then plan, world = plan_of(normal, chosen) end
+  local missing = plan and needs(plan, world) or {}
+  return nil, #missing > 0 and "WARNING: it needs what is not here: " .. table.concat(missing, ", ") or nil
+end
+
 function tool.convert(decoded, options)
   local normal, chosen, faults = read(decoded, options)
   if not normal then return 1, "", lines("FAULT", faults) end

@@ -111,4 +111,30 @@ function deploy.make(work, target, given)
   return files
 end
 
+-- A target of each provider, with everything that a manifest can say and with nothing of it.
+local function samples()
+  local list = {}
+  for provider in pairs(deploy.files) do
+    for _, full in ipairs { true, false } do
+      local plan = { name = "sample", version = "1.0", limits = full and { cpu = 0.5, memory = 2 } or {},
+        variables = full and { A = "it's \"50 %\" $HOME $(id)\nand: more #x" } or {} }
+      local target = { id = "sample", provider = provider, architecture = "linux-x64", tier = "pro", settings = {},
+        region = full and "eu-west-1" or nil }
+      list[#list + 1] = { plan = plan, target = target, full = full }
+    end
+  end
+  return list
+end
+
+--- Renders every template, so that a fault of one is told when it is saved and not when a build has ended.
+function deploy.check()
+  for _, sample in ipairs(samples()) do
+    local given = { image = "registry.example.org/sample@sha256:0", archive = "sample.tar.zst",
+      digest = sample.full and "sha256:0" or nil, entry = { argv = { "/app/sample" }, file = "sample" } }
+    for file, text in pairs(deploy.make({ plan = sample.plan }, sample.target, given)) do
+      if file:find("%.json$") then assert(buildq.json.decode(text), "templates/deploy: " .. file .. " is no JSON") end
+    end
+  end
+end
+
 return deploy

@@ -64,8 +64,8 @@ local function begin(work, target, layout, base)
   })
 end
 
--- The output as it is in the image: without symbols for debuggers, which the archive has, and with times and permissions
--- that say nothing of when and where it was made.
+-- The output as it is in the image: without symbols for debuggers, which the archive has, and with times and
+-- permissions that say nothing of when and where it was made.
 local function prepare(work, target)
   local dir = ".image-files/" .. target.id
   fs.copy(work.outputs[target.id], dir)
