@@ -100,7 +100,10 @@ static int set_unsubscribe(GMimeMessage *message, const bq_mime_mail *mail, bq_e
   set_header(message, "List-Unsubscribe", "");
   g_mime_header_set_raw_value(
       g_mime_header_list_get_header(g_mime_object_get_header_list(GMIME_OBJECT(message)), "List-Unsubscribe"), link);
-  set_header(message, "List-Unsubscribe-Post", "List-Unsubscribe=One-Click");
+  // One click takes an https address (RFC 8058, section 3.1).
+  if (strncmp(mail->unsubscribe_url, "https://", 8) == 0) {
+    set_header(message, "List-Unsubscribe-Post", "List-Unsubscribe=One-Click");
+  }
   bq_free(link);
   return 0;
 }

@@ -23,7 +23,7 @@ typedef struct bq_mime_mail {
   const char *html;            // text/html; then the mail is multipart/alternative
   const char *message_id;      // "<…@…>"
   const char *in_reply_to;     // likewise; also References
-  const char *unsubscribe_url; // https; for List-Unsubscribe (RFC 2369) and its one click (RFC 8058)
+  const char *unsubscribe_url; // for List-Unsubscribe (RFC 2369); with https for its one click (RFC 8058)
   int64_t date_s;              // seconds since 1970
 } bq_mime_mail;
 

@@ -1,6 +1,7 @@
 -- buildq mail and buildq unsubscribe, against a real server; previews also without one.
 local json = require "dkjson"
 local process = require "spec.support.process"
+local smtp = require "spec.support.smtp"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 
@@ -184,6 +185,61 @@ describe("buildq mail", function()
     assert.equal(0, ask("send-test", "me@b.example", "--build", build.id).code)
     assert.equal(4, ask("send-test", "me@b.example", "--build", NOWHERE).code)
     assert.equal(1, ask("send-test", "nobody").code)
+  end)
+end)
+
+describe("buildq mail with a mail server", function()
+  local sink, server
+
+  setup(function()
+    sink = smtp.sink()
+    local mail = sink:config { UnsubscribeUrl = "http://b.example/u", UnsubscribeSecret = ("k"):rep(32) }
+    server = Server.start { scripts = builds.scripts(), config = { Email = mail } }
+  end)
+
+  teardown(function()
+    if server then server:stop() end
+  end)
+
+  local function ask(...)
+    local words = { ... }
+    words[#words + 1], words[#words + 2] = "--server", "http://" .. server.address
+    return server:command { "mail", table.unpack(words) }
+  end
+
+  it("shows what it has refused, tries again when asked to, and sends anew", function()
+    sink:plan { { stage = "rcpt", action = "550 5.1.1 no such user", recipient = "typo@" } }
+    local id = json.decode(ask("send-test", "typo@example.org", "--event", "failed", "--json").output).id
+    local function state()
+      return json.decode(ask("show", id, "--json").output).state
+    end
+    server:wait_for(function() return state() == "dead" end, 30, "the mail to be refused")
+    local shown = ask("show", id).output
+    assert.matches("lastCode +550\n", shown)
+    assert.matches("\n  %S+Z dead +550 [^\n]*no such user", shown)
+    assert.matches("no such user", ask("list", "--state", "dead").output)
+    sink:plan {}
+    assert.equal(0, ask("requeue", id).code)
+    server:wait_for(function() return state() == "sent" end, 30, "the mail to be sent")
+    assert.equal(5, ask("cancel", id).code)
+    assert.equal(0, ask("requeue", id, "--resend").code)
+    server:wait_for(function() return #sink:mails() == 2 and state() == "sent" end, 30, "two mails")
+    local mails = sink:mails()
+    assert.equal("typo@example.org", mails[1].recipients[1])
+    assert.matches("build/tiles.o", mails[1].text, 1, true)
+    assert.not_equal(mails[1].headers["message-id"], mails[2].headers["message-id"])
+  end)
+
+  it("sends a link that is no one-click link when it is not https", function()
+    builds.submit(server, { customerEmail = "plain@example.org" })
+    local function of_build()
+      for _, mail in ipairs(sink:mails()) do
+        if mail.recipients[1] == "plain@example.org" then return mail end
+      end
+    end
+    local headers = server:wait_for(of_build, 30, "a mail about the build").headers
+    assert.matches("^<http://b%.example/u%?token=", headers["list-unsubscribe"])
+    assert.is_nil(headers["list-unsubscribe-post"])
   end)
 end)
 
