@@ -100,8 +100,19 @@ void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *erro
   attempt->outcome.error_kind = attempt->error_kind != NULL ? attempt->error_kind : "infrastructure";
 }
 
+static void hurry_log(bq_attempt *attempt) {
+  attempt->log_hurried = 1;
+  bq_attempt_log_hurry(attempt->log);
+}
+
 static void on_deadline(void *arg) {
   bq_attempt *attempt = arg;
+  if (!attempt->log_hurried) {
+    hurry_log(attempt);
+    int64_t limit_ms = (int64_t)attempt->env->config->build_timeout_minutes * 60000 - BQ_ATTEMPT_LOG_MS;
+    if (attempt->state < BQ_ATTEMPT_REPORTED) bq_timer_set(attempt->deadline, limit_ms);
+    return;
+  }
   if (attempt->state == BQ_ATTEMPT_DEFERRING) {
     bq_vm_kill(attempt->vm, "the deferred functions took longer than 60 s together");
     return;
@@ -186,7 +197,7 @@ static void report_log(bq_attempt *attempt) {
 }
 
 static void report(bq_attempt *attempt) {
-  bq_timer_clear(attempt->deadline);
+  if (attempt->log_hurried) bq_timer_clear(attempt->deadline);
   attempt->outcome.artifacts = attempt->artifacts;
   attempt->outcome.image_url = attempt->image_url;
   if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {
@@ -236,6 +247,7 @@ static void take_turn(bq_post *post) {
   case BQ_ATTEMPT_DEFERRING:
     result = bq_attempt_run_deferred(attempt, &err);
     if (result < 0) bq_log_error("deferred functions could not be run", &err);
+    if (result == 0 && !attempt->log_hurried) hurry_log(attempt);
     if (result == 0) bq_timer_set(attempt->deadline, BQ_ATTEMPT_DEFER_MS);
     else bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
     break;
@@ -295,7 +307,7 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
   if (result == 0) result = bq_timer_new(&attempt->deadline, env->loop, on_deadline, attempt, err);
   if (result < 0) goto cleanup;
   bq_timer_follow_clock(attempt->deadline);
-  bq_timer_set(attempt->deadline, (int64_t)env->config->build_timeout_minutes * 60000);
+  bq_timer_set(attempt->deadline, BQ_ATTEMPT_LOG_MS);
   bq_attempt_advance(attempt, BQ_ATTEMPT_PREPARING);
   *out = attempt;
   attempt = NULL;

@@ -42,6 +42,7 @@ struct bq_attempt_log {
   uint64_t tail_max;    // bytes of one tail file, without its first line
   uint64_t file_bytes;  // written to fd, without a tail's first line
   uint64_t size;        // written in all
+  int hurried;          // nothing stays in memory
   bq_buf batch;         // whole lines that wait to be written to fd; in memory: all
   line_ring last;
   bq_attempt_follower *followers;
@@ -211,7 +212,8 @@ static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_
   if (also != NULL) remember(also, log->batch.data + safe_at, log->batch.length - 1 - safe_at);
   bq_error err;
   // A failure is logged there; the line is kept in memory for the last ones.
-  if (log->state == MEMORY && log->batch.length > BQ_LOG_MEMORY_BYTES) (void)!bq_attempt_log_keep(log, &err);
+  int goes_on = log->hurried || log->batch.length > BQ_LOG_MEMORY_BYTES;
+  if (log->state == MEMORY && goes_on) (void)!bq_attempt_log_keep(log, &err);
   if (log->state == MEMORY) return;
   uint64_t most = log->state == HEAD ? log->head_max : log->tail_max;
   if (log->state != BROKEN && log->file_bytes + log->batch.length > most) {
@@ -312,6 +314,12 @@ int bq_attempt_log_keep(bq_attempt_log *log, bq_error *err) {
   if (result < 0) bq_log_error("can't write a build's log, the build goes on without", err);
   flush(log);
   return result;
+}
+
+void bq_attempt_log_hurry(bq_attempt_log *log) {
+  bq_error err;
+  log->hurried = 1;
+  if (log->batch.length > 0) (void)!bq_attempt_log_keep(log, &err); // a failure is logged
 }
 
 const char *bq_attempt_log_text(const bq_attempt_log *log, size_t *length) {
@@ -418,6 +426,8 @@ void bq_attempt_source_free(bq_attempt_source *source) {
 
 int bq_attempt_log_follow(bq_attempt_follower **out, bq_attempt_log *log, bq_attempt_told told, void *arg,
                           bq_error *err) {
+  // What a follower has read is still there after a crash.
+  bq_attempt_log_hurry(log);
   bq_attempt_follower *f = bq_alloc(sizeof *f);
   *out = f;
   if (f == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory to follow the log %s", log->path);

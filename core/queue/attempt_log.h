@@ -12,7 +12,8 @@
 // also what is gone; a reader is told of the gap by a line of its own.
 //
 // A log begins in memory. It becomes a file when it has more than BQ_LOG_MEMORY_BYTES, when a command's output is to come,
-// or when it is asked to (bq_attempt_log_keep): the few lines of a build that runs no command are never worth a file.
+// when somebody follows it, or when it is asked to (bq_attempt_log_keep, bq_attempt_log_hurry): only the few lines of a
+// build that is over at once are never worth a file.
 //
 // Writing is plain write(2) on the loop's thread, one call for each piece of output: a regular file takes it into the
 // page cache in microseconds. No fsync: a log lost with the machine is lost with its attempt. When the disk refuses,
@@ -48,6 +49,9 @@ int bq_attempt_log_new(bq_attempt_log **out, const char *path, uint64_t max_byte
 // Makes the file now (0640) and what directories it needs, unless it is there. An existing one is BQ_ECONFLICT: attempts
 // never share a log. After a failure the log goes on without a file. On the thread that owns the log at the time.
 int bq_attempt_log_keep(bq_attempt_log *log, bq_error *err) BQ_MUSTCHECK;
+
+// From now on no line stays in memory: makes the file when there is one already, else with the first.
+void bq_attempt_log_hurry(bq_attempt_log *log);
 
 // What was written so far, while it is in memory only; NULL when there is a file, or the disk has refused it. Borrowed
 // until the next write.

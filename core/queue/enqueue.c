@@ -101,13 +101,13 @@ static void fail_here(enqueue *e, int code, const char *why) {
 
 static void decide(enqueue *e);
 
-static void on_written(void *arg, const bq_pg_result *result) {
+static void on_row_written(void *arg, const bq_pg_result *result, int row) {
   enqueue *e = arg;
   if (result->error != NULL) {
     fail(e, result->error, result->sqlstate);
     return;
   }
-  json_t *answer = bq_store_json(result->rows, 0);
+  json_t *answer = bq_store_json(result->rows, row);
   const json_t *changed = json_object_get(answer, "changed");
   if (answer == NULL) {
     fail_here(e, BQ_ENOMEM, "the answer to an enqueue could not be read");
@@ -121,6 +121,10 @@ static void on_written(void *arg, const bq_pg_result *result) {
     decide(e);
   }
   json_decref(answer);
+}
+
+static void on_written(void *arg, const bq_pg_result *result) {
+  on_row_written(arg, result, 0);
 }
 
 // The key of the built-in rule is the trigger's: it goes by the time at which the row is written.
@@ -141,9 +145,18 @@ static int add_placement(enqueue *e) {
   return failed;
 }
 
+// What was decided on counts holds locks until its commit: it is written by itself.
 static void write_row(enqueue *e) {
   bq_error err;
-  char *text = add_placement(e) == 0 ? bq_json_dumps(e->fields, JSON_COMPACT) : NULL;
+  if (add_placement(e) != 0) {
+    fail_here(e, BQ_ENOMEM, "out of memory for a build");
+    return;
+  }
+  if (json_array_size(e->wanted) == 0) {
+    if (bq_batch_add(e->env.batch, e->fields, on_row_written, e, &err) < 0) fail(e, &err, "");
+    return;
+  }
+  char *text = bq_json_dumps(e->fields, JSON_COMPACT);
   const char *params[] = {text};
   if (text == NULL) fail_here(e, BQ_ENOMEM, "out of memory for a build");
   else if (bq_store_query(e->env.store, "enqueue", 1, params, on_written, e, &err) < 0) fail(e, &err, "");

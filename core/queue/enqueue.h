@@ -4,7 +4,7 @@
 //                                                ↑         |
 //                                                └─────────┘ what was counted has changed
 //
-// Builds whose decision counts others take turns, in lanes by customer (one lane for all when tiers are counted), so that a
+// Builds whose decision counts nothing are written in batches (queue/batch.h). Builds whose decision counts others take turns, in lanes by customer (one lane for all when tiers are counted), so that a
 // burst of one customer is decided one after the other and only other servers can change what was counted.
 // Thread rule: loop thread only.
 #ifndef BQ_QUEUE_ENQUEUE_H
@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 
+#include "queue/batch.h"
 #include "queue/decide.h"
 #include "queue/store.h"
 
@@ -22,6 +23,7 @@ void bq_enqueue_lanes_free(bq_enqueue_lanes *lanes); // NULL is fine; what still
 typedef struct bq_enqueue_env {
   bq_enqueue_lanes *lanes;   // borrowed
   bq_store *store;           // borrowed
+  bq_batch *batch;           // borrowed; of the statement enqueue_all
   const bq_decider *decider; // borrowed
   // {freeMegabytes, reserveMegabytes}, for policies that ask for "disk"; the caller's reference, NULL when not known.
   json_t *(*disk)(void *arg);

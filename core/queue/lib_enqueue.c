@@ -49,8 +49,8 @@ static void on_done(void *arg, const bq_enqueue_result *result) {
 static void enqueue_start(bq_op *op) {
   enqueue_op *e = (enqueue_op *)op;
   const bq_enqueue_env env = {
-      .lanes = e->server->lanes, .store = e->server->store, .decider = &e->server->decider, .disk = disk_of,
-      .arg = e->server};
+      .lanes = e->server->lanes, .store = e->server->store, .batch = e->server->enqueues,
+      .decider = &e->server->decider, .disk = disk_of, .arg = e->server};
   if (!bq_queue_may_ask(e->server, &e->error)) {
     bq_op_complete(op);
     return;

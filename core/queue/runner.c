@@ -14,7 +14,7 @@
 #include "queue/server_metrics.h"
 
 enum {
-  MAX_CLAIM = 50,    // rows of one claim
+  MAX_CLAIM = 500,   // rows of one claim
   MAX_MISSES = 5,    // choices running that bring nothing, before the poll's turn comes
   LOW_KEY_MS = 5000  // how old the lower bound of claim keys may grow
 };
@@ -42,6 +42,9 @@ int bq_runner_new(bq_runner **out, const bq_runner_options *options, bq_error *e
   int result = bq_timer_new(&runner->progress_timer, loop, bq_runner_write_progress, runner, err);
   if (result == 0) result = bq_timer_new(&runner->grace_timer, loop, on_grace_over, runner, err);
   if (result == 0) result = bq_timer_new(&runner->poll_timer, loop, on_poll, runner, err);
+  if (result == 0) {
+    result = bq_batch_new(&runner->finishes, loop, options->store, "finish_success", BQ_BATCH_WRITE, err);
+  }
   if (result < 0) bq_runner_free(runner);
   else *out = runner;
   return result;
@@ -52,6 +55,7 @@ void bq_runner_free(bq_runner *runner) {
   bq_timer_free(runner->progress_timer);
   bq_timer_free(runner->grace_timer);
   bq_timer_free(runner->poll_timer);
+  bq_batch_free(runner->finishes);
   bq_free(runner);
 }
 
@@ -81,7 +85,7 @@ static void tell_idle(bq_post *post) {
 
 // Once, when the last attempt is gone and no claim can bring another.
 static void tell_when_idle(bq_runner *runner) {
-  if (runner->count > 0 || runner->claiming || runner->told_idle) return;
+  if (runner->count > 0 || runner->claiming || runner->claim_posted || runner->told_idle) return;
   runner->told_idle = 1;
   bq_timer_clear(runner->grace_timer);
   runner->idle_post.run = tell_idle;
@@ -389,10 +393,23 @@ void bq_runner_cancel(bq_runner *runner, const char *build_id, const char *reaso
 
 // The end of the server -------------------------------------------------------------------------------------------------
 
-void bq_runner_count_less(bq_runner *runner) {
-  runner->count--;
+static void claim_for_free_slots(bq_post *post) {
+  bq_runner *runner = (bq_runner *)((char *)post - offsetof(bq_runner, claim_post));
+  runner->claim_posted = 0;
   if (runner->stopping) tell_when_idle(runner);
   else claim_more(runner);
+}
+
+// Attempts that end together are one batch: their slots are filled by one claim.
+void bq_runner_count_less(bq_runner *runner) {
+  runner->count--;
+  if (runner->stopping) {
+    tell_when_idle(runner);
+  } else if (!runner->claim_posted) {
+    runner->claim_posted = 1;
+    runner->claim_post.run = claim_for_free_slots;
+    bq_loop_post(runner->options.env->loop, &runner->claim_post);
+  }
 }
 
 static void on_grace_over(void *arg) {

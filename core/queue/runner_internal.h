@@ -5,6 +5,7 @@
 #define BQ_QUEUE_RUNNER_INTERNAL_H
 
 #include "base/uuid.h"
+#include "queue/batch.h"
 #include "queue/runner.h"
 
 enum { BQ_PROGRESS_MS = 250 }; // progress reaches the row at most this late
@@ -45,6 +46,9 @@ struct bq_runner {
   int chosen;                 // the claim under way is a policy's choice
   int missed;                 // choices running that others were faster with
   int64_t choose_after_us;    // until then claims go by key: the policy has failed
+  bq_batch *finishes;         // owned; of the statement finish_success
+  int claim_posted;           // slots have become free in this turn of the loop: a claim follows
+  bq_post claim_post;
   bq_timer *progress_timer;   // owned
   bq_timer *grace_timer;      // owned
   bq_timer *poll_timer;       // owned

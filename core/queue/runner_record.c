@@ -109,7 +109,7 @@ static void requeue(bq_running *r, const char *why) {
 
 static void record_refused(bq_running *r, const bq_error *why);
 
-void bq_running_on_recorded(void *arg, const bq_pg_result *result) {
+static void on_row_recorded(void *arg, const bq_pg_result *result, int row) {
   bq_running *r = arg;
   if (result->error != NULL) {
     bq_log(BQ_ERROR, "the outcome of a build could not be recorded", "build", r->id, "attempt", r->number, "error",
@@ -120,14 +120,18 @@ void bq_running_on_recorded(void *arg, const bq_pg_result *result) {
     else bq_attempt_close(r->attempt, 0);
     return;
   }
-  const char *answer = PQntuples(result->rows) > 0 ? PQgetvalue(result->rows, 0, 0) : "stale";
+  const char *answer = PQntuples(result->rows) > row ? PQgetvalue(result->rows, row, 0) : "stale";
   int stale = strcmp(answer, "stale") == 0;
   static const char *const words[] = {"success", "failed", "timedout", "cancelled", "pending", "superseded"};
   const char *status = words[r->outcome->kind];
-  if (PQnfields(result->rows) > 1 && !PQgetisnull(result->rows, 0, 1)) status = PQgetvalue(result->rows, 0, 1);
+  if (PQnfields(result->rows) > 1 && !PQgetisnull(result->rows, row, 1)) status = PQgetvalue(result->rows, row, 1);
   note_end(r, stale ? "superseded" : status);
   r->runner->options.changed(r->runner->options.arg, r->id);
   bq_attempt_close(r->attempt, !stale && !r->refused);
+}
+
+void bq_running_on_recorded(void *arg, const bq_pg_result *result) {
+  on_row_recorded(arg, result, 0);
 }
 
 static int record_success(bq_running *r, bq_error *err) {
@@ -135,12 +139,15 @@ static int record_success(bq_running *r, bq_error *err) {
   const char *base = r->runner->options.env->config->download_base_url;
   if (base[0] == '\0') base = r->runner->options.env->server_url;
   char *url = outcome->archive != NULL ? bq_format("%s/downloads/%s/%s", base, r->id, outcome->archive) : NULL;
-  char *artifacts = bq_json_dumps(outcome->artifacts, JSON_COMPACT);
-  const char *params[] = {r->id, r->number, r->node_id, outcome->output_path, outcome->image_url, url,
-                          artifacts != NULL ? artifacts : "[]", outcome->log_tail, outcome->log};
-  int result = bq_store_write(r->runner->options.store, "finish_success", 9, params, bq_running_on_recorded, r, err);
+  json_t *item = json_pack("{s:s, s:i, s:s, s:s?, s:s?, s:s?, s:O?, s:s?, s:s?}", "id", r->id, "attempt",
+                           atoi(r->number), "node", r->node_id, "outputPath", outcome->output_path, "imageUrl",
+                           outcome->image_url, "downloadUrl", url, "artifacts", outcome->artifacts, "logTail",
+                           outcome->log_tail, "log", outcome->log);
+  // Text that is no UTF-8 has no place in JSON, and none in the database.
+  int result = item != NULL ? bq_batch_add(r->runner->finishes, item, on_row_recorded, r, err)
+                            : bq_fail(err, BQ_EDATABASE, "the outcome can't be written as JSON");
+  json_decref(item);
   bq_free(url);
-  bq_free(artifacts);
   return result;
 }
 

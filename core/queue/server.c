@@ -183,6 +183,11 @@ static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned si
   return bq_pg_new(out, server->loop, &options, err);
 }
 
+// The server announces once for many. Core statements find their rows by keys, and a plan for all times must not depend on
+// what a table held when it was analyzed: nested loops over indexes, never a join that reads whole tables.
+static const char core_session[] = "set jit = off; set buildq.announces = 'on'; set enable_hashjoin = off; "
+                                   "set enable_mergejoin = off";
+
 static int open_database(bq_server *server, bq_error *err) {
   static const char *const channels[] = {"buildq_wake", "buildq_control"};
   const bq_config *config = server->config;
@@ -192,7 +197,7 @@ static int open_database(bq_server *server, bq_error *err) {
   bq_free(queries);
   if (result == 0) {
     result = open_pg(server, &server->core, "core", (unsigned)config->database_connections, CORE_STATEMENT_MS, 0,
-                     "set jit = off; set buildq.announces = 'on'", err); // the server announces once for many
+                     core_session, err);
   }
   if (result == 0) {
     result = open_pg(server, &server->scripts, "scripts", (unsigned)config->script_database_connections,
@@ -373,6 +378,9 @@ static int open_parts(bq_server *server, bq_error *err) {
   if (result == 0) result = bq_placer_new(&server->placer, server, err);
   if (result == 0) result = bq_activation_new(&server->activation, server, err);
   if (result == 0) result = bq_enqueue_lanes_new(&server->lanes, err);
+  if (result == 0) {
+    result = bq_batch_new(&server->enqueues, server->loop, server->store, "enqueue_all", BQ_BATCH_QUERY, err);
+  }
   if (result == 0) result = bq_estimator_new(&server->estimator, server, err);
   return result;
 }
@@ -415,6 +423,7 @@ static void free_parts(bq_server *server) {
   bq_sender_free(server->sender);
   bq_activation_free(server->activation);
   bq_placer_free(server->placer);
+  bq_batch_free(server->enqueues);
   bq_enqueue_lanes_free(server->lanes);
   bq_estimator_free(server->estimator);
   bq_api_free(server->api);

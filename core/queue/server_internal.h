@@ -65,6 +65,7 @@ typedef struct bq_server {
   bq_runner *runner;
   bq_streams *streams;
   bq_janitor *janitor;
+  bq_batch *enqueues;
   bq_enqueue_lanes *lanes;
   bq_activation *activation;
   struct reload_op *reloads;    // routes that wait for the end of a round; lib_generations.c's

@@ -540,6 +540,49 @@ describe("retries", function()
   end)
 end)
 
+describe("a batch", function()
+  it("shares its commit, and one bad row fails none of its neighbours", function()
+    local server = Server.start { config = { BuildQueue = { MaxConcurrentBuilds = 30, MaxRetryAttempts = 0 } },
+      scripts = PIPELINES }
+    server:sql [[
+      create function spec_refuse() returns trigger language plpgsql as $$ begin
+        if new.configuration_name = 'refused'
+          or (new.configuration_name = 'refused at its end' and new.status = 'success')
+        then
+          raise exception 'not this one' using errcode = 'check_violation';
+        end if;
+        return new;
+      end $$;
+      create trigger spec_refuse before insert or update on build_queue for each row execute function spec_refuse();
+    ]]
+    server:post("/queue/pause", { reason = "spec" })
+    local connections = {}
+    for i = 1, 30 do
+      local name = i == 11 and "refused" or i == 21 and "refused at its end" or "main"
+      local body = json.encode(builds.request { pipeline = "noop", configurationName = name })
+      connections[i] = server:connect(30)
+      connections[i]:send(("POST /builds HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n" ..
+        "Connection: close\r\nContent-Length: %d\r\n\r\n%s"):format(server.address, #body, body))
+    end
+    local ids, answers = {}, {}
+    for i, connection in ipairs(connections) do
+      local answer = connection:receive "*a"
+      answers[i] = tonumber(answer:match "^HTTP/1.1 (%d+)")
+      ids[i] = answer:match '"jobId":"([%x-]+)"'
+      -- It is answered when its row is there for everybody.
+      if ids[i] then assert.equal("t", server:sql(("select true from build_queue where id = '%s'"):format(ids[i]))) end
+      connection:close()
+    end
+    for i, status in ipairs(answers) do assert.equal(i == 11 and 400 or 202, status, i) end
+    server:post "/queue/resume"
+    for i, id in pairs(ids) do builds.await(server, id, i == 21 and "failed" or "success") end
+    assert.matches("refused by the database", server:get("/builds/" .. ids[21]).json.errorMessage)
+    assert.equal("failed 1|queued 29|started 29|success 28", server:sql [[select string_agg(line, '|' order by line)
+      from (select type || ' ' || count(*) as line from build_events group by type) as lines]])
+    server:stop()
+  end)
+end)
+
 describe("options", function()
   it("keep the workspace, and write no outbox rows, when told so", function()
     local server = Server.start {

@@ -234,6 +234,10 @@ describe("a client that goes away", function()
   it("leaves no stream open", function()
     local id = builds.submit(server, { pipeline = "ticking" })
     builds.await(server, id, "building")
+    -- Its log has a file by now, which stays open.
+    server:wait_for(function()
+      return process.read(("%s/state/logs/%s/attempt-1.log"):format(server.directory, id)) ~= ""
+    end, 10, "the log's file")
     -- Connections of earlier tests are gone when this holds.
     server:wait_for(function() return open_things() == 1 end, 10, "no connection but ours")
     local connections, files = open_things()

@@ -8,36 +8,45 @@
 -- need others are left out. One JSON object a row: all that an attempt needs.
 -- SKIP LOCKED lets many servers claim at once; the row lock and the new attempt number make each start happen once. A
 -- node that was declared dead, or is about to leave, gets nothing.
-with due as (
+with moment as materialized (
+  select buildq_now() as now
+), control as materialized (
+  select paused, notifications, active_generation, active_share from queue_control
+), due as (
   select id from build_queue
-  where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= buildq_now())
-    and (needs = '{}' or needs <@ $5::text[]) and not (select paused from queue_control)
+  where status = 'pending' and claim_key >= $3::bigint and (run_after is null or run_after <= (select now from moment))
+    and (needs = '{}' or needs <@ $5::text[]) and not (select paused from control)
     and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
   order by claim_key
   limit $2::integer
   for update skip locked
 ), started as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
-    generation = coalesce(b.generation, (select active_generation from queue_control
-      where active_generation is not null and buildq_part(b.id) < active_share), $4),
-    started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
+    generation = coalesce(b.generation, case when (select active_generation from control) is not null
+      and buildq_part(b.id) < (select active_share from control) then (select active_generation from control) end, $4),
+    started_at = (select now from moment), completed_at = null, build_duration_seconds = null, progress_percent = 0,
     current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
-    download_url = null, updated_at = buildq_now()
+    download_url = null, updated_at = (select now from moment), event_seq = b.event_seq + 1, told = b.event_seq + 1
   from due where b.id = due.id
-  returning b as build
+  returning b as build, b.id, b.attempt, b.round, b.event_seq, b.generation, b.claim_key, b.manifest_hash
 ), noted as (
   insert into build_attempts (build_id, attempt, node_id, generation, started_at)
-  select (build).id, (build).attempt, (build).node_id, (build).generation, (build).started_at from started
+  select id, attempt, $1::uuid, generation, (select now from moment) from started
+), told as (
+  insert into build_events (build_id, seq, at, type, attempt, round, data)
+  select id, event_seq, (select now from moment), 'started', attempt, round, jsonb_build_object('node', $1::uuid)
+  from started
+), owed as (
+  insert into outbox (build_id, event, round, attempt, data, created_at)
+  select id, 'started', round, 0, jsonb_build_object('node', $1::uuid), (select now from moment) from started
+  where (select notifications from control)
+  on conflict (build_id, event, round, attempt) do nothing
 ), used as (
   -- Whatever a server runs is not purged, however long nothing was changed.
   update script_generations set used_at = buildq_now() where hash = $4 and used_at < buildq_now() - interval '1 day'
 )
-select buildq_view(build) || jsonb_build_object(
-    'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,
-    'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
-    'claimKey', (build).claim_key, 'waitSeconds', buildq_seconds_since((build).enqueued_at))
-from started left join build_manifests m on m.hash = (build).manifest_hash
-order by (build).claim_key;
+select buildq_claimed(build, (select content from build_manifests where hash = manifest_hash)) from started
+order by claim_key;
 
 -- name: candidates
 -- For a policy that chooses. $1 node, $2 how many, $3 lowest claim key to look at, $4 whether what runs is asked for too
@@ -72,37 +81,46 @@ having count(*) > 0;
 -- name: claim_chosen
 -- As claim, of the builds that a policy chose among candidates: $6 their ids, the first goes first. Whatever has
 -- happened to one since counts: what another server has, or holds locked, is left out.
-with due as (
+with moment as materialized (
+  select buildq_now() as now
+), control as materialized (
+  select paused, notifications, active_generation, active_share from queue_control
+), due as (
   select id from build_queue
   where id = any($6::uuid[]) and status = 'pending' and claim_key >= $3::bigint
-    and (run_after is null or run_after <= buildq_now()) and (needs = '{}' or needs <@ $5::text[])
-    and not (select paused from queue_control)
+    and (run_after is null or run_after <= (select now from moment)) and (needs = '{}' or needs <@ $5::text[])
+    and not (select paused from control)
     and exists (select from nodes where nodes.id = $1::uuid and state = 'live')
   order by array_position($6::uuid[], id)
   limit $2::integer
   for update skip locked
 ), started as (
   update build_queue b set status = 'building', node_id = $1::uuid, attempt = b.attempt + 1, run_after = null,
-    generation = coalesce(b.generation, (select active_generation from queue_control
-      where active_generation is not null and buildq_part(b.id) < active_share), $4),
-    started_at = buildq_now(), completed_at = null, build_duration_seconds = null, progress_percent = 0,
+    generation = coalesce(b.generation, case when (select active_generation from control) is not null
+      and buildq_part(b.id) < (select active_share from control) then (select active_generation from control) end, $4),
+    started_at = (select now from moment), completed_at = null, build_duration_seconds = null, progress_percent = 0,
     current_step = null, progress_text = null, error_message = null, output_path = null, image_url = null,
-    download_url = null, updated_at = buildq_now()
+    download_url = null, updated_at = (select now from moment), event_seq = b.event_seq + 1, told = b.event_seq + 1
   from due where b.id = due.id
-  returning b as build
+  returning b as build, b.id, b.attempt, b.round, b.event_seq, b.generation, b.claim_key, b.manifest_hash
 ), noted as (
   insert into build_attempts (build_id, attempt, node_id, generation, started_at)
-  select (build).id, (build).attempt, (build).node_id, (build).generation, (build).started_at from started
+  select id, attempt, $1::uuid, generation, (select now from moment) from started
+), told as (
+  insert into build_events (build_id, seq, at, type, attempt, round, data)
+  select id, event_seq, (select now from moment), 'started', attempt, round, jsonb_build_object('node', $1::uuid)
+  from started
+), owed as (
+  insert into outbox (build_id, event, round, attempt, data, created_at)
+  select id, 'started', round, 0, jsonb_build_object('node', $1::uuid), (select now from moment) from started
+  where (select notifications from control)
+  on conflict (build_id, event, round, attempt) do nothing
 ), used as (
   -- Whatever a server runs is not purged, however long nothing was changed.
   update script_generations set used_at = buildq_now() where hash = $4 and used_at < buildq_now() - interval '1 day'
 )
-select buildq_view(build) || jsonb_build_object(
-    'customerEmail', (build).customer_email, 'manifestPath', (build).manifest_path, 'manifest', m.content,
-    'trusted', (build).manifest_trusted, 'cancelRequested', false, 'cancelReason', null,
-    'claimKey', (build).claim_key, 'waitSeconds', buildq_seconds_since((build).enqueued_at))
-from started left join build_manifests m on m.hash = (build).manifest_hash
-order by array_position($6::uuid[], (build).id);
+select buildq_claimed(build, (select content from build_manifests where hash = manifest_hash)) from started
+order by array_position($6::uuid[], id);
 
 -- name: lowest_key
 -- $1 the node's labels. The smallest claim key among the builds that are due and that it can take, null when there is none:
@@ -137,25 +155,48 @@ where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status 
 returning 1;
 
 -- name: finish_success
--- $1 id, $2 attempt, $3 node, $4 output path, $5 image URL, $6 download URL, $7 artifacts, $8 log tail, $9 the whole
--- log when it has no file.
-with ended as (
-  update build_queue set status = 'success', progress_percent = 100, current_step = 'Build complete',
-    output_path = $4, image_url = $5, download_url = $6, error_message = null, completed_at = buildq_now(),
-    build_duration_seconds = buildq_seconds_since(started_at), lost_nodes = 0,
-    cancel_requested_at = null, cancel_reason = null, node_id = null, updated_at = buildq_now()
-  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
-  returning id
+-- $1 JSON list of {id, attempt, node, outputPath, imageUrl, downloadUrl, artifacts, logTail, log}; log: the whole log when
+-- it has no file. A row for each, in their order. Rows are locked in the order of their ids.
+with moment as materialized (
+  select buildq_now() as now
+), given as materialized (
+  select * from rows from (jsonb_to_recordset($1::jsonb) as (id uuid, attempt integer, node uuid, "outputPath" text,
+    "imageUrl" text, "downloadUrl" text, artifacts jsonb, "logTail" text, log text)) with ordinality as g(id, attempt,
+    node, output_path, image_url, download_url, artifacts, log_tail, log, place)
+), ended as (
+  update build_queue b set status = 'success', progress_percent = 100, current_step = 'Build complete',
+    output_path = h.output_path, image_url = h.image_url, download_url = h.download_url, error_message = null,
+    completed_at = (select now from moment),
+    build_duration_seconds = greatest(0, extract(epoch from (select now from moment) - b.started_at)), lost_nodes = 0,
+    cancel_requested_at = null, cancel_reason = null, node_id = null, updated_at = (select now from moment),
+    event_seq = b.event_seq + 1, told = b.event_seq + 1
+  -- Not by the index of the status, which promises few rows when none was building as the table was analyzed.
+  from (select * from given order by id) h
+  where b.id = h.id and b.attempt = h.attempt and b.node_id = h.node and b.status || '' = 'building'
+  returning b.id, b.attempt, b.round, b.event_seq, h.artifacts, h.log_tail, h.log, h.place,
+    jsonb_strip_nulls(jsonb_build_object('outputPath', b.output_path, 'downloadUrl', b.download_url,
+      'imageUrl', b.image_url)) as data
 ), noted as (
-  update build_attempts set ended_at = buildq_now(), outcome = 'success', artifacts = $7::jsonb, log_tail = $8,
-    log = $9, progress = 100
-  where build_id = $1::uuid and attempt = $2::integer and exists (select from ended)
+  update build_attempts a set ended_at = (select now from moment), outcome = 'success',
+    artifacts = coalesce(e.artifacts, '[]'), log_tail = e.log_tail, log = e.log, progress = 100
+  from ended e where a.build_id = e.id and a.attempt = e.attempt
+), told as (
+  insert into build_events (build_id, seq, at, type, attempt, round, data)
+  select id, event_seq, (select now from moment), 'success', attempt, round, data from ended
+), owed as (
+  insert into outbox (build_id, event, round, attempt, data, created_at)
+  select id, 'completed', round, 0, data, (select now from moment) from ended
+  where (select notifications from queue_control)
+  on conflict (build_id, event, round, attempt) do nothing
 )
-select case
-  when exists (select from ended) then 'recorded'
-  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
-               and node_id = $3::uuid and outcome = 'success') then 'repeated'
-  else 'stale' end;
+select word from (
+  select place, 'recorded' as word from ended
+  union all
+  select g.place, case when (select a.node_id = g.node and a.outcome = 'success' from build_attempts a
+                             where a.build_id = g.id and a.attempt = g.attempt) then 'repeated' else 'stale' end
+  from given g where g.place not in (select place from ended)
+) as words
+order by place;
 
 -- name: finish_failure
 -- $1 id, $2 attempt, $3 node, $4 message, $5 kind, $6 'failed' or 'timedout', $7 seconds until the retry, null: there is

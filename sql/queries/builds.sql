@@ -1,8 +1,12 @@
 -- What the API asks and changes. Answers are one JSON value a row, in the API's own names.
 
 -- name: enqueue
--- $1 the fields as JSON (scripts/lib/buildq.d.lua: EnqueueFields).
+-- $1 the fields as JSON (scripts/lib/buildq.d.lua: EnqueueFields). For those that were decided on counts.
 select buildq_enqueue($1::jsonb);
+
+-- name: enqueue_all
+-- $1 JSON list of fields. A row for each, in their order, as of enqueue. All or nothing.
+select answer from buildq_enqueue_all($1::jsonb) order by place;
 
 -- name: replay
 -- $1 idempotency key, $2 hash of the request. What the same request was answered; a conflict when it was another one. Asked

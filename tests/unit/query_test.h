@@ -81,7 +81,7 @@ static void join(const char *id) {
 static void claim(const char *node, const char *id) {
   PGresult *rows = CALL("claim", node, "1", "0", "gen-1", "{}");
   char *text = text_of(rows);
-  char *wanted = bq_format("\"id\": \"%s\"", id);
+  char *wanted = bq_format("\"id\" : \"%s\"", id);
   if (id[0] == '\0') assert_string_equal(text, "");
   else if (strstr(text, wanted) == NULL) fail_msg("claimed %s, not %s", text, id);
   bq_free(wanted);

@@ -79,6 +79,18 @@ static void sql_expect_at(PGconn *pg, const char *sql, const char *expected, con
 }
 #define sql_expect(pg, sql, expected) sql_expect_at(pg, sql, expected, __FILE__, __LINE__)
 
+// Until the query gives this; 10 s at most.
+static inline void sql_wait(PGconn *pg, const char *sql, const char *expected) {
+  for (int tries = 0; tries < 1000; tries++) {
+    char *value = sql_ask(pg, sql);
+    int equal = strcmp(value, expected) == 0;
+    bq_free(value);
+    if (equal) return;
+    sql_do(pg, "select pg_sleep(0.01)");
+  }
+  fail_msg("%s never gives %s", sql, expected);
+}
+
 // A new database, empty or a copy of `from`; libpq's keywords for it are the caller's.
 static char *sql_create(sql_fixture *f, const char *from) {
   PGconn *pg = sql_connect(bq_cluster_conninfo(f->cluster));
@@ -94,6 +106,20 @@ static void sql_migrate(sql_fixture *f, const char *conninfo) {
   bq_migrate_options options = {.max_retry_attempts = 3};
   if (bq_migrate(conninfo, f->migrations, &options, NULL, NULL, &err) < 0) fail_msg("%s", err.message);
 }
+
+// What finish_success takes for one build; the text is valid until the next call. `artifacts` is JSON.
+static inline const char *sql_success(const char *build, const char *attempt, const char *node, const char *output,
+                               const char *download, const char *artifacts, const char *tail) {
+  static char text[1000];
+  int length = snprintf(text, sizeof text,
+                        "[{\"id\": \"%s\", \"attempt\": %s, \"node\": \"%s\", \"outputPath\": \"%s\", "
+                        "\"downloadUrl\": %s%s%s, \"artifacts\": %s, \"logTail\": \"%s\"}]",
+                        build, attempt, node, output, download != NULL ? "\"" : "", download != NULL ? download : "null",
+                        download != NULL ? "\"" : "", artifacts, tail);
+  assert_in_range(length, 1, sizeof text - 1);
+  return text;
+}
+#define SUCCESS sql_success
 
 static int sql_start(sql_fixture *f) {
   bq_error err;

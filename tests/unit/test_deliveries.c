@@ -229,7 +229,7 @@ static void a_late_mail_shows_the_attempt_it_tells_of(void **state) {
   fail_attempt(BUILD(1), "1", NULL, "recorded|failed");
   RUN("retry", BUILD(1));
   claim(NODE, BUILD(1));
-  PQclear(CALL("finish_success", BUILD(1), "2", NODE, "out", NULL, NULL, "[{\"name\": \"a\"}]", "other tail", NULL));
+  PQclear(CALL("finish_success", SUCCESS(BUILD(1), "2", NODE, "out", NULL, "[{\"name\": \"a\"}]", "other tail")));
   PGresult *rows = CALL("outbox_take", "10", "g1", "3", "30");
   assert_int_equal(PQntuples(rows), 6); // queued started failed, queued started completed
   assert_non_null(strstr(PQgetvalue(rows, 2, 1), "\"logTail\": [\"the tail\"]"));

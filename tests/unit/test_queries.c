@@ -31,8 +31,8 @@ static void *claim_all(void *arg) {
       break;
     }
     for (int i = 0; i < PQntuples(rows); i++) {
-      const char *name = strstr(PQgetvalue(rows, i, 0), "\"configurationName\": \"");
-      c->starts[atoi(name + strlen("\"configurationName\": \""))]++;
+      const char *name = strstr(PQgetvalue(rows, i, 0), "\"configurationName\" : \"");
+      c->starts[atoi(name + strlen("\"configurationName\" : \""))]++;
     }
     left = PQntuples(rows) > 0;
     PQclear(rows);
@@ -106,9 +106,9 @@ static void expect_chosen(const char *ids, const char *limit, const char *expect
   bq_buf text = {0};
   bq_buf_adds(&text, "");
   for (int i = 0; i < PQntuples(rows); i++) {
-    const char *id = strstr(PQgetvalue(rows, i, 0), "\"id\": \"00000000");
+    const char *id = strstr(PQgetvalue(rows, i, 0), "\"id\" : \"00000000");
     if (id == NULL) fail_msg("no id in %s", PQgetvalue(rows, i, 0));
-    bq_buf_addc(&text, id[strlen("\"id\": \"") + strlen(BUILD(1)) - 1]);
+    bq_buf_addc(&text, id[strlen("\"id\" : \"") + strlen(BUILD(1)) - 1]);
   }
   assert_string_equal(text.data, expected);
   PQclear(rows);
@@ -143,7 +143,7 @@ static void a_chosen_build_is_started_as_any_other(void **state) {
   const char *chosen = strstr(bq_statements_find(fixture.statements, "claim_chosen")->text, "), started as (");
   assert_non_null(usual);
   assert_non_null(chosen);
-  const char *end = strstr(usual, "order by (build).claim_key");
+  const char *end = strstr(usual, "\norder by claim_key");
   assert_non_null(end);
   assert_int_equal(strncmp(usual, chosen, (size_t)(end - usual)), 0);
 }
@@ -274,17 +274,45 @@ static void writes_name_the_attempt_and_the_node(void **state) {
   EXPECT("1", "progress", BUILD(1), "1", NODE, "60", "Building", "");
   EXPECT("1", "progress", BUILD(1), "1", NODE, "30", "Packaging", "");
   EXPECT_SQL("select (progress_percent, current_step) from build_queue", "(60,Packaging)"); // it never falls
-  EXPECT("stale", "finish_success", BUILD(1), "1", OTHER, "/o", NULL, NULL, "[]", "", NULL);
+  EXPECT("stale", "finish_success", SUCCESS(BUILD(1), "1", OTHER, "/o", NULL, "[]", ""));
   EXPECT("stale", "finish_end", BUILD(1), "2", NODE, "timedout", "x", "timeout", "");
   EXPECT("stale", "requeue", BUILD(1), "1", OTHER, "x");
   fail_attempt(BUILD(1), "2", "300", "stale|building");
-  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail", NULL);
-  EXPECT("repeated", "finish_success", BUILD(1), "1", NODE, "/o", NULL, "http://d", "[{\"name\": \"a\"}]", "tail", NULL);
+  EXPECT("recorded", "finish_success", SUCCESS(BUILD(1), "1", NODE, "/o", "http://d", "[{\"name\": \"a\"}]", "tail"));
+  EXPECT("repeated", "finish_success", SUCCESS(BUILD(1), "1", NODE, "/o", "http://d", "[{\"name\": \"a\"}]", "tail"));
   fail_attempt(BUILD(1), "1", "300", "stale|success"); // another end than the recorded one
   EXPECT("", "progress", BUILD(1), "1", NODE, "70", "x", "");
   EXPECT_SQL("select (status, progress_percent, output_path, download_url, node_id) from build_queue",
              "(success,100,/o,http://d,)");
   EXPECT("{\"attempt\": 1, \"artifacts\": [{\"name\": \"a\"}]}", "artifacts", BUILD(1));
+}
+
+// A progress write that is under way while a batch ends its build: the batch waits for it, and holds.
+static void a_finish_waits_for_a_progress_write(void **state) {
+  (void)state;
+  insert(BUILD(1), "", "");
+  insert(BUILD(2), "", "");
+  PQclear(CALL("claim", NODE, "2", "0", "gen-1", "{}"));
+  char *both = bq_format("[{\"id\": \"%s\", \"attempt\": 1, \"node\": \"%s\"}, "
+                         "{\"id\": \"%s\", \"attempt\": 1, \"node\": \"%s\"}, "
+                         "{\"id\": \"%s\", \"attempt\": 2, \"node\": \"%s\"}]",
+                         BUILD(2), NODE, BUILD(1), NODE, BUILD(1), NODE);
+  PGconn *other = sql_connect(conninfo);
+  sql_do(other, "begin");
+  PQclear(call(other, "progress", 6, LIST(BUILD(1), "1", NODE, "60", "Building", "")));
+  const char *params[] = {both};
+  const char *text = bq_statements_find(fixture.statements, "finish_success")->text;
+  assert_int_equal(PQsendQueryParams(pg, text, 1, NULL, params, NULL, NULL, 0), 1);
+  sql_wait(other, "select count(*) from pg_stat_activity where wait_event_type = 'Lock'", "1");
+  sql_do(other, "commit");
+  PGresult *rows = PQgetResult(pg);
+  expect_rows(rows, "recorded recorded stale", "finish_success", __LINE__);
+  assert_null(PQgetResult(pg));
+  EXPECT("repeated repeated stale", "finish_success", both);
+  EXPECT_SQL("select string_agg(type || seq, ' ' order by build_id, seq) from build_events",
+             "queued1 started2 success3 queued1 started2 success3");
+  PQfinish(other);
+  bq_free(both);
 }
 
 static void ends_may_be_sent_twice(void **state) {
@@ -310,7 +338,7 @@ static void a_success_carries_no_error_of_an_earlier_attempt(void **state) {
   fail_attempt(BUILD(1), "1", "300", "recorded|pending");
   sql_do(pg, "update build_queue set run_after = null");
   claim(NODE, BUILD(1));
-  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "", NULL);
+  EXPECT("recorded", "finish_success", SUCCESS(BUILD(1), "2", NODE, "/o", NULL, "[]", ""));
   EXPECT_SQL("select (error_message, retry_count, lost_nodes) from build_queue", "(,1,0)");
 }
 
@@ -367,7 +395,7 @@ static void an_ended_build_may_be_retried(void **state) {
   EXPECT_SQL("select (status, round, retry_count, attempt, error_message, completed_at, generation,"
              " enqueued_at = '2026-01-01') from build_queue", "(pending,1,0,1,,,,t)");
   claim(NODE, BUILD(1));
-  EXPECT("recorded", "finish_success", BUILD(1), "2", NODE, "/o", NULL, NULL, "[]", "", NULL);
+  EXPECT("recorded", "finish_success", SUCCESS(BUILD(1), "2", NODE, "/o", NULL, "[]", ""));
   EXPECT("{\"status\": \"success\", \"outcome\": \"done\"}", "retry", BUILD(1));
   EXPECT("", "retry", BUILD(9));
   // In bulk: those of the state, ended since, and no more than asked for.
@@ -392,7 +420,7 @@ static void plain_sql_is_served_too(void **state) {
   sql_do(pg, "update build_queue set priority = 3 where id = '" BUILD(1) "'"); // a hand
   claim(NODE, BUILD(1));
   EXPECT_SQL("select data from build_events where type = 'priority'", "{\"to\": 3, \"from\": 1}");
-  EXPECT("recorded", "finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "", NULL);
+  EXPECT("recorded", "finish_success", SUCCESS(BUILD(1), "1", NODE, "/o", NULL, "[]", ""));
   EXPECT("{\"status\": \"success\", \"outcome\": \"conflict\"}", "set_priority", BUILD(1), "0");
   // The old manual's clean-up.
   sql_do(pg, "update build_queue set completed_at = now() - interval '31 days' where status = 'success'");
@@ -452,7 +480,7 @@ static void history_has_one_row_for_each_change(void **state) {
   RUN("finish_end", BUILD(1), "4", NODE, "timedout", "slow", "timeout", "");
   RUN("retry", BUILD(1));
   claim(NODE, BUILD(1));
-  RUN("finish_success", BUILD(1), "5", NODE, "/o", NULL, NULL, "[]", "", NULL);
+  RUN("finish_success", SUCCESS(BUILD(1), "5", NODE, "/o", NULL, "[]", ""));
   EXPECT_SQL("select string_agg(seq || type || attempt, ' ' order by seq) from build_events",
              "1queued0 2priority0 3started1 4retrying1 5started2 6requeued2 7started3 8cancel_requested3 9cancelled3 "
              "10queued3 11started4 12timedout4 13queued4 14started5 15success5");
@@ -481,7 +509,7 @@ static void nothing_is_owed_without_notifications(void **state) {
   EXPECT_SQL("select count(*) from outbox", "0");
   EXPECT_SQL("select count(*) from build_events", "2");
   RUN("set_notifications", "true");
-  RUN("finish_success", BUILD(1), "1", NODE, "/o", NULL, NULL, "[]", "", NULL);
+  RUN("finish_success", SUCCESS(BUILD(1), "1", NODE, "/o", NULL, "[]", ""));
   EXPECT_SQL("select event from outbox", "completed");
 }
 
@@ -783,7 +811,7 @@ static void builds_of_a_lost_node_run_again(void **state) {
     char *expected = bq_format(BUILD(1) "|%d|%s", lost, lost < 4 ? "pending" : "failed");
     EXPECT(expected, "takeover", NULL);
     bq_free(expected);
-    EXPECT("stale", "finish_success", BUILD(1), number, node, "/o", NULL, NULL, "[]", "", NULL); // too late
+    EXPECT("stale", "finish_success", SUCCESS(BUILD(1), number, node, "/o", NULL, "[]", "")); // too late
   }
   EXPECT_SQL("select (status, retry_count, lost_nodes, generation, completed_at is not null) from build_queue",
              "(failed,0,4,gen-1,t)");
@@ -947,6 +975,7 @@ int main(void) {
       TEST(a_failure_waits_longer_each_time_and_then_ends),
       TEST(a_retry_keeps_its_generation_only_when_told_to),
       TEST(writes_name_the_attempt_and_the_node),
+      TEST(a_finish_waits_for_a_progress_write),
       TEST(ends_may_be_sent_twice),
       TEST(a_success_carries_no_error_of_an_earlier_attempt),
       TEST(a_requeue_is_not_charged_and_keeps_its_scripts),
