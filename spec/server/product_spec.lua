@@ -7,7 +7,7 @@ local postgres = require "spec.support.postgres"
 local process = require "spec.support.process"
 local socket = require "socket"
 
-local forge, server, commit
+local forge, full, server, commit
 
 local function order(more, cloud)
   local manifest = {
@@ -24,7 +24,11 @@ setup(function()
   forge = Forge.start()
   commit = forge:repository("public/daemon", "spec/fixtures/daemon")
   forge:repository("private/daemon", "spec/fixtures/daemon")
-  server = Server.new { config = { BuildQueue = forge:config { MaxRetryAttempts = 0 } } }
+  full = Forge.start { registry_bytes = 4096 } -- no layer fits
+  server = Server.new { config = { BuildQueue = { MaxRetryAttempts = 0 } } }
+  server.config.BuildQueue.TrustedCertificates = server.directory .. "/authorities.pem"
+  process.write(server.directory .. "/authorities.pem",
+    process.read(forge.certificate) .. process.read(full.certificate))
   local secret = server.directory .. "/token"
   process.write(secret, Forge.TOKEN .. "\n")
   if process.is_root then process.check { "chown", "nobody:", secret } end
@@ -233,13 +237,28 @@ describe("a fault outside", function()
     assert.matches("names another image already", build.errorMessage)
   end)
 
-  it("leaves no process and no workspace behind a cancel, in whatever step it comes", function()
-    forge:fault "500"
-    local id = builds.submit(server, pushed "cancelled")
-    server:wait_for(function() return builds.log(server, id):find "failed, try 1 of 5" end, 60)
-    assert.equal(202, server:post(("/builds/%s/cancel"):format(id)).status)
-    builds.await(server, id, "cancelled", 30)
-    server:wait_for(function() return not uv.fs_stat(builds.workspace(server, id)) end, 20)
-    assert.equal("", process.run({ "pgrep", "-f", id }).output)
+  it("that lasts, as a full registry, fails the build, and pushes nothing half", function()
+    local id = builds.submit(server, order({}, { registryUrl = full.registry .. "/public/daemon" }))
+    local build = builds.await(server, id, "failed", 90)
+    assert.matches("can't be pushed", build.errorMessage)
+    assert.matches("try 4 of 5; again in 8 s", builds.log(server, id))
+    local tags = process.run({ "curl", "-s", "--cacert", full.certificate,
+      ("https://%s/v2/public/daemon/tags/list"):format(full.registry) }).output
+    assert.matches('NAME_UNKNOWN', tags)
+    assert.equal(0, #server:get(("/builds/%s/artifacts"):format(id)).json.artifacts)
   end)
+
+  for step, reached in pairs { compiling = "sleep 300", pushing = "failed, try 1 of 5" } do
+    it("or a cancel leaves no process and no workspace behind: while " .. step, function()
+      forge:fault "500"
+      local body = pushed "cancelled"
+      if step == "compiling" then body.manifest.build.targets = { "slow" } end
+      local id = builds.submit(server, body)
+      server:wait_for(function() return builds.log(server, id):find(reached, 1, true) end, 60)
+      assert.equal(202, server:post(("/builds/%s/cancel"):format(id)).status)
+      builds.await(server, id, "cancelled", 30)
+      server:wait_for(function() return not uv.fs_stat(builds.workspace(server, id)) end, 20)
+      assert.equal("", process.run({ "pgrep", "-f", id }).output)
+    end)
+  end
 end)
