@@ -19,6 +19,7 @@ static const bq_command commands[] = {
     {"config", "write an example configuration, show the one in effect", bq_command_config},
     {"migrate", "bring the database's schema up to date", bq_command_migrate},
     {"retention", "confirm the removal of the old service's builds", bq_command_retention},
+    {"archive", "write ended builds to a file, or put them back", bq_command_archive},
     {"enqueue", "queue a build", bq_command_enqueue},
     {"status", "show one build, or follow it", bq_command_status},
     {"explain", "say why a build waits, when it starts and what it costs", bq_command_explain},

@@ -52,6 +52,7 @@ int bq_command_retry(int argc, char **argv);
 int bq_command_pause(int argc, char **argv);
 int bq_command_resume(int argc, char **argv);
 int bq_command_stats(int argc, char **argv);
+int bq_command_archive(int argc, char **argv);
 int bq_command_nodes(int argc, char **argv);
 int bq_command_schedule(int argc, char **argv);
 int bq_command_mail(int argc, char **argv);

@@ -98,6 +98,7 @@ with old as (
   select id from build_queue
   where completed_at < buildq_now() - make_interval(days => $1::integer)
     and status in ('success', 'failed', 'cancelled', 'timedout')
+    and (restored_at is null or restored_at < buildq_now() - make_interval(days => $1::integer))
     and (select retention_allowed from queue_control)
   order by completed_at limit $2::integer
   for update skip locked
@@ -118,8 +119,11 @@ update queue_control set retention_allowed = true where adopted_builds = $1::big
 
 -- name: purge_history
 -- $1 days, $2 how many. History outlives its builds, but not for ever.
+-- That of a restored build stays as long as the build.
 delete from build_events where ctid in (
-  select ctid from build_events where at < buildq_now() - make_interval(days => $1::integer) limit $2::integer);
+  select ctid from build_events e where at < buildq_now() - make_interval(days => $1::integer)
+    and not exists (select from build_queue b where b.id = e.build_id and b.restored_at is not null)
+  limit $2::integer);
 
 -- name: purge_keys
 -- $1 how many. Idempotency keys are kept for a day.
