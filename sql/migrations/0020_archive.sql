@@ -5,9 +5,9 @@ alter table build_queue add column restored_at timestamptz; -- retention and his
 
 -- Triggers make history and owe mails of what happens; what is restored has happened long ago.
 create or replace trigger buildq_before_insert before insert on build_queue
-  for each row when (new.restored_at is null) execute function buildq_before_insert();
+  for each row when (new.restored_at is null and new.told = 0) execute function buildq_before_insert();
 create or replace trigger buildq_after_insert after insert on build_queue
-  for each row when (new.restored_at is null) execute function buildq_after_insert();
+  for each row when (new.restored_at is null and new.told = 0) execute function buildq_after_insert();
 
 -- Inserts one row of a table from its JSON: of the columns that both have, so that an archive of another version fits.
 create function buildq_put(target regclass, value jsonb) returns boolean language plpgsql as $$
