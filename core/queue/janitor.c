@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "queue/mail_files.h"
 #include "queue/server_internal.h"
+#include "queue/shared_files.h"
 #include "queue/sweep.h"
 
 enum {
@@ -31,8 +32,8 @@ struct bq_janitor {
   int homeless_kinds;  // kinds of builds that no server can take, when last asked
   unsigned homeless_tick; // when the log was told
   int retaining;       // a retention batch is under way
-  bq_task mails_task;  // old files of mails
-  int cleaning_mails;
+  bq_task old_files_task;  // old files of mails
+  int cleaning_old_files;
   int stopped;
 };
 
@@ -70,7 +71,7 @@ void bq_janitor_stop(bq_janitor *janitor) {
 
 int bq_janitor_busy(const bq_janitor *janitor) {
   return janitor->looking_at_disk || bq_sweep_busy(janitor->sweep) || janitor->retaining ||
-         janitor->cleaning_mails;
+         janitor->cleaning_old_files;
 }
 
 // Disk ------------------------------------------------------------------------------------------------------------
@@ -154,21 +155,24 @@ static void retain(bq_janitor *janitor) {
       bq_store_query(janitor->server->store, "retention", 2, params, on_retained, janitor, &err) == 0;
 }
 
-static void mails_work(bq_task *task) {
-  const bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, mails_task));
+static void old_files_work(bq_task *task) {
+  const bq_janitor *janitor = (bq_janitor *)((char *)task - offsetof(bq_janitor, old_files_task));
   const bq_config *config = janitor->server->config;
   bq_mail_files_clean(config->state_directory, config->completed_build_retention_days);
+  // No build runs longer than that: what is in use was asked for since.
+  bq_shared_files_clean(config->state_directory, (int64_t)config->completed_build_retention_days * 24 * 3600 +
+                                                     (int64_t)config->build_timeout_minutes * 60);
 }
 
-static void mails_done(bq_task *task) {
-  ((bq_janitor *)((char *)task - offsetof(bq_janitor, mails_task)))->cleaning_mails = 0;
+static void old_files_done(bq_task *task) {
+  ((bq_janitor *)((char *)task - offsetof(bq_janitor, old_files_task)))->cleaning_old_files = 0;
 }
 
-static void clean_mails(bq_janitor *janitor) {
+static void clean_old_files(bq_janitor *janitor) {
   bq_error err;
-  if (janitor->cleaning_mails) return;
-  janitor->mails_task = (bq_task){.work = mails_work, .done = mails_done};
-  janitor->cleaning_mails = bq_pool_submit(janitor->server->blocking, &janitor->mails_task, &err) == 0;
+  if (janitor->cleaning_old_files) return;
+  janitor->old_files_task = (bq_task){.work = old_files_work, .done = old_files_done};
+  janitor->cleaning_old_files = bq_pool_submit(janitor->server->blocking, &janitor->old_files_task, &err) == 0;
 }
 
 static void purge_what_nothing_needs(bq_janitor *janitor) {
@@ -214,7 +218,7 @@ static void on_tick(void *arg) {
     purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
     purge(janitor, "purge_deliveries", janitor->server->config->history_retention_days);
     purge(janitor, "purge_keys", 0);
-    clean_mails(janitor);
+    clean_old_files(janitor);
     if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
     bq_sweep_begin(janitor->sweep);
   }

@@ -880,7 +880,7 @@ function Build:import(from, to) end
 
 ---A directory that the builds of this server share, StateDirectory/shared/NAME; made when missing. Commands see it with
 ---`mounts`, and lock what they change in it themselves (flock): whatever may write there can change what other builds
----get. Waits. Raises `invalid`, `io`.
+---get. One that no build has asked for in CompletedBuildRetentionDays is removed. Waits. Raises `invalid`, `io`.
 ---@param name string words of [A-Za-z0-9._-] in up to 4 levels, "git/0f3c"
 ---@return string # its absolute path
 function Build:shared(name) end

@@ -109,7 +109,7 @@ function manifest.choose(normal, asked)
   local c = check.new()
   local offered, chosen = offers(normal), {}
   for _, name in ipairs { "tier", "architecture", "cloudProvider" } do
-    local words, wanted = offered[name], asked[name]
+    local words, wanted = offered[name], asked[name] ~= "" and asked[name] or nil
     local path = "$." .. name
     if wanted and #words > 0 then
       chosen[name] = find_word(words, wanted, CANONICAL[name])

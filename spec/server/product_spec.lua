@@ -195,6 +195,21 @@ describe("a credential", function()
   end)
 end)
 
+describe("what builds share", function()
+  it("is removed when none has asked for it in CompletedBuildRetentionDays", function()
+    local git = server.directory .. "/state/shared/git"
+    builds.run(server, order(), "success", 60)
+    local used = process.check { "ls", git }
+    process.check { "mkdir", "-p", git .. "/forgotten" }
+    if process.is_root then process.check { "chown", "nobody:", git .. "/forgotten" } end
+    process.check { "touch", "-d", "60 days ago", git .. "/forgotten" }
+    server:stop()
+    server:launch() -- the janitor begins
+    server:wait_for(function() return not uv.fs_stat(git .. "/forgotten") end, 20)
+    assert.equal(used, process.check { "ls", git })
+  end)
+end)
+
 describe("a fault outside", function()
   after_each(function() forge:fault() end)
 

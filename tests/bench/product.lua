@@ -18,9 +18,8 @@ local function timed(fn)
   return buildq.clock.monotonic() - began
 end
 return { run = function(build)
-  build:exec { shell = "mkdir files && cp /usr/lib/x86_64-linux-gnu/*.so* files 2>/dev/null; cd files && "
-    .. "while [ $(du -sm . | cut -f1) -lt %d ]; do n=$((n+1)); cp -r . ../again && mv ../again ./again$n; done; "
-    .. "find . -type l -delete; printf '\\177ELF' >/dev/null" }
+  build:exec { shell = "mkdir files; cat /usr/lib/*/*.so* /usr/lib/gcc/*/*/* 2>/dev/null | head -c %dM "
+    .. "| split -b 1M -a 4 - files/part-" }
   local work = { build = build, time = 0, outputs = { x = "files" }, source = {},
     plan = { name = "bench", version = "1", system = "make", variables = {} } }
   local target = { id = "x", architecture = "linux-x64" }
@@ -36,11 +35,13 @@ return { run = function(build)
   local made
   local ours = timed(function()
     made = image.make(work, target, entry, nil)
-    registry.push(work, { url = build.manifest.registry, repository = "a/b" }, made, "one", image.name)
+    registry.push(work, { url = build.manifest.name, repository = "a/b" }, made, "one", image.name)
   end)
   local alone = timed(function()
-    registry.copy(work, ("oci:%%s:%%s"):format(made.layout, image.name), ("docker://%%s/c/d:one"):format(
-      build.manifest.registry))
+    build:exec { shell = "tar -cf - -C files . | gzip >c.tar.gz" }
+    build:exec { argv = { "skopeo", "--insecure-policy", "copy", "--quiet", ("oci:%%s:%%s"):format(made.layout, image.name),
+      ("docker://%%s/c/d:one"):format(build.manifest.name) }, mounts = { [build.config.TrustedCertificates] = "read" },
+      env = { SSL_CERT_FILE = build.config.TrustedCertificates, HOME = "/tmp" } } -- it knows of no blob there
   end)
   build:log(("figure image %%f %%f %%d"):format(ours, alone, megabytes))
 end }
@@ -48,7 +49,7 @@ end }
 
 local function figures(server, forge, report)
   local manifest = server.directory .. "/manifests/bench.json"
-  process.write(manifest, ('{"tier":"t","architecture":"linux-x64","cloudTargets":[{"provider":"p"}],"registry":"%s",'
+  process.write(manifest, ('{"tier":"t","architecture":"linux-x64","cloudTargets":[{"provider":"p"}],"name":"%s",'
     .. '"pipeline":"bench"}'):format(forge.registry))
   local done = server:command({ "run", "bench", "--manifest", manifest, "--directory", process.directory() },
     { seconds = 300 })
@@ -64,7 +65,7 @@ local function figures(server, forge, report)
   end)
   each("image", function(ours, alone)
     report { group = "product", name = "an image made and pushed", value = ours, unit = "MB/s",
-      beside = "skopeo copy of it alone", limit = alone, ratio = ours / alone, aim = 0.25, better = "higher" }
+      beside = "tar | gzip, then skopeo copy", limit = alone, ratio = ours / alone, aim = 0.9, better = "higher" }
   end)
 end
 
