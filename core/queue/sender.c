@@ -42,8 +42,25 @@ void bq_sender_free(bq_sender *sender) {
 
 void bq_sender_wake(bq_sender *sender) {
   if (sender == NULL || sender->state != BQ_SENDER_RUNNING) return;
-  sender->again = 1;
+  sender->owed = 1;
+  sender->due = 1;
   if (sender->looking == 0) bq_timer_set(sender->timer, 0);
+}
+
+// As many are claimed ahead as are sent at a time, so that none of these waits for the database; then half of all must
+// have ended before it is asked again.
+static int room_for_deliveries(const bq_sender *sender) {
+  int places = sender->server->config->max_concurrent_deliveries;
+  return sender->delivery_count <= places ? 2 * places - sender->delivery_count : 0;
+}
+
+static int has_work(const bq_sender *sender) {
+  return (sender->owed && sender->event_count == 0) || (sender->due && room_for_deliveries(sender) > 0);
+}
+
+static void wait_for_more(bq_sender *sender) {
+  int64_t poll_ms = (int64_t)sender->server->config->poll_interval_seconds * 1000;
+  bq_timer_set(sender->timer, has_work(sender) ? 0 : poll_ms);
 }
 
 // The look ------------------------------------------------------------------------------------------------------------
@@ -58,7 +75,7 @@ static void end_look(bq_sender *sender) {
     bq_sender_turn(sender);
     return;
   }
-  bq_timer_set(sender->timer, sender->again ? 0 : (int64_t)sender->server->config->poll_interval_seconds * 1000);
+  wait_for_more(sender);
 }
 
 static void on_events(void *arg, const bq_pg_result *result) {
@@ -74,6 +91,7 @@ static void on_events(void *arg, const bq_pg_result *result) {
       bq_log_error("an owed event can't be read", &err);
     }
   }
+  if (count == EVENTS_AT_ONCE) sender->owed = 1; // there may be more
   end_look(sender);
 }
 
@@ -102,7 +120,7 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
       sender->uncertain = 1;
     }
   }
-  if (count == c->limit) sender->again = 1; // there may be more
+  if (count == c->limit) sender->due = 1; // there may be more
   bq_free(c);
   end_look(sender);
 }
@@ -117,7 +135,7 @@ static void on_swept(void *arg, const bq_pg_result *result) {
     (void)snprintf(count, sizeof count, "%d", PQntuples(result->rows));
     bq_log(BQ_WARN, "deliveries are sent again: whether a lost server has sent them is not known", "deliveries", count,
            NULL);
-    sender->again = 1;
+    sender->due = 1;
   }
   end_look(sender);
 }
@@ -128,8 +146,10 @@ static void ask(bq_sender *sender, const char *statement, int count, const char 
   else tell_failure("deliveries can't be looked for", &err);
 }
 
-// What dead servers were sending, and what this one is thought to be sending.
-static void sweep(bq_sender *sender, const char *node_id) {
+// What dead servers were sending, and what this one is thought to be sending: 1 when that is given back now, so that
+// nothing may be claimed meanwhile.
+static int sweep(bq_sender *sender, const char *node_id) {
+  int releasing = sender->uncertain;
   int64_t now_us = bq_clock_mono_us();
   int64_t period_us = (int64_t)sender->server->config->poll_interval_seconds * 1000000;
   if (sender->uncertain) {
@@ -142,9 +162,10 @@ static void sweep(bq_sender *sender, const char *node_id) {
     }
     bq_buf_free(&known);
   }
-  if (sender->swept_us != 0 && now_us - sender->swept_us < period_us) return;
+  if (sender->swept_us != 0 && now_us - sender->swept_us < period_us) return releasing;
   sender->swept_us = now_us;
   ask(sender, "deliveries_takeover", 0, NULL, on_swept);
+  return releasing;
 }
 
 static void number(char out[16], int value) {
@@ -159,15 +180,16 @@ static void look(bq_sender *sender, const char *hash) {
   char days[16];
   number(retries, config->max_retry_attempts);
   number(days, config->completed_build_retention_days);
-  sweep(sender, node_id);
-  int room = EVENTS_AT_ONCE - sender->event_count;
-  if (room > 0) {
-    number(limit, room);
+  int releasing = sweep(sender, node_id);
+  if (sender->owed && sender->event_count == 0) {
+    sender->owed = 0;
+    number(limit, EVENTS_AT_ONCE);
     const char *params[] = {limit, hash, retries, days};
     ask(sender, "outbox_take", 4, params, on_events);
   }
-  room = config->max_concurrent_deliveries - sender->delivery_count;
-  if (room <= 0 || sender->uncertain) return;
+  int room = room_for_deliveries(sender);
+  if (!sender->due || room == 0 || releasing) return;
+  sender->due = 0;
   bq_error err;
   claim *c = bq_alloc(sizeof *c);
   if (c == NULL) return; // the next look tries again
@@ -189,17 +211,20 @@ static void on_timer(void *arg) {
   bq_handlers *handlers = bq_script_host_handlers(server->host);
   bq_error err;
   if (sender->state != BQ_SENDER_RUNNING || sender->looking > 0) return; // its end looks again
-  sender->again = 0;
+  if (!has_work(sender)) sender->owed = sender->due = 1; // that was the poll
   if (handlers != NULL && server->env.node_id[0] != '\0' && server->config->enable_notifications &&
       bq_queue_may_ask(server, &err)) {
     look(sender, bq_generation_hash(bq_handlers_generation(handlers)));
   }
-  if (sender->looking == 0) bq_timer_set(sender->timer, (int64_t)server->config->poll_interval_seconds * 1000);
+  if (sender->looking > 0) return;
+  sender->owed = sender->due = 0; // whatever it is that is away: the next poll tries
+  wait_for_more(sender);
 }
 
 void bq_sender_turn(bq_sender *sender) {
   if (sender->state == BQ_SENDER_RUNNING) {
-    bq_sender_wake(sender);
+    sender->due = 1; // what it made, or what waited for it
+    if (sender->looking == 0 && has_work(sender)) bq_timer_set(sender->timer, 0);
     return;
   }
   if (bq_sender_busy(sender) || sender->idle == NULL) return;

@@ -25,7 +25,8 @@ struct bq_sender {
   bq_timer *patience;       // owned; how long a stop waits
   bq_sender_state state;
   int looking;              // statements of a look that have not been answered
-  int again;                // woken during a look
+  int owed;                 // there may be events to expand
+  int due;                  // there may be deliveries to claim
   int uncertain;            // a claim's answer was lost: rows may be ours that we don't know
   int64_t swept_us;         // bq_clock_mono_us of the last look after what dead servers left
   bq_owed_event *events;    // being expanded
@@ -37,7 +38,7 @@ struct bq_sender {
 };
 
 // sender.c
-void bq_sender_turn(bq_sender *sender); // something has ended: there is room, or nothing is left to wait for
+void bq_sender_turn(bq_sender *sender); // an event or a delivery has ended: there may be room, or something is due
 
 // sender_script.c
 // One call of scripts/lib/notify.lua, in the routes' vm of the running generation. Embed it.

@@ -41,7 +41,7 @@ describe("make packages", function()
     local text = process.read ".ci/packages"
     local names = {}
     for list in text:gmatch '\n%l+="([^"$]+)"' do names[#names + 1] = (list:gsub("%s+", " ")) end
-    assert.equal(4, #names) -- run, test, lint, bench
+    assert.equal(5, #names) -- run, test, lint, bench, screenshots
     return table.concat(names, " ")
   end
 

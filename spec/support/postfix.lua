@@ -67,6 +67,7 @@ smtp unix - - n - - smtp
 error unix - - n - - error
 retry unix - - n - - error
 virtual unix - n n - - virtual
+discard unix - - n - - discard
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 ]]
@@ -78,8 +79,11 @@ local function free_port()
   return tonumber(port)
 end
 
-function postfix.start()
-  local self = setmetatable({ directory = process.directory(), user = "builds", password = "geheim & länger" }, Postfix)
+---@param options? {discard: boolean?} discard: mails are thrown away
+function postfix.start(options)
+  local discard = options and options.discard
+  local self = setmetatable({ directory = process.directory(), user = "builds",
+    password = discard and "secret-enough" or "geheim & länger" }, Postfix)
   -- Port 465 of an address that nobody else takes.
   self.second = ("127.%d.%d.2"):format(uv.os_getpid() >> 8 & 127 | 64, uv.os_getpid() & 255)
   self.certificate = smtp.certificate("DNS:localhost,IP:127.0.0.1,IP:" .. self.second)
@@ -90,7 +94,7 @@ function postfix.start()
   local function filled(text) return (text:gsub("%%%((%w+)%)", function(name) return tostring(values[name]) end)) end
   local function path(name) return self.directory .. "/" .. name end
   for _, name in ipairs { "queue", "data", "sasl", "inbox" } do assert(uv.fs_mkdir(path(name), tonumber("755", 8))) end
-  process.write(path "main.cf", filled(MAIN))
+  process.write(path "main.cf", filled(MAIN) .. (discard and "virtual_transport = discard:\n" or ""))
   process.write(path "master.cf", filled(MASTER))
   process.write(path "sasl/smtpd.conf", ("pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: %s\n"
     .. "mech_list: PLAIN LOGIN\n"):format(path "sasldb2"))

@@ -20,7 +20,9 @@ local process = require "spec.support.process"
 ---@field aim number the ratio should be this at most ("lower") or at least ("higher")
 ---@field better "lower"|"higher"
 
-local GROUPS <const> = { "library", "runtime", "jobs", "claims", "reload", "neighbours", "rehearse", "route", "product" }
+local GROUPS <const> = {
+  "library", "runtime", "jobs", "claims", "reload", "neighbours", "rehearse", "mail", "route", "product",
+}
 
 local wanted, as_json = {}, false
 for _, word in ipairs(arg) do
