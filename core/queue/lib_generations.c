@@ -3,12 +3,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
+#include "io/hash.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/server_internal.h"
 
-enum { MAX_LISTED = 200 };
+enum {
+  MAX_LISTED = 200,
+  JUST_NOW_US = 2000000 // a change that the watch has found before the reload came is what the reload was for
+};
 
 static bq_server *server_of(lua_State *L) {
   return bq_script_services(L)->product;
@@ -22,7 +27,7 @@ typedef struct reload_op reload_op;
 struct reload_op {
   bq_op op;
   bq_server *server;      // borrowed
-  bq_generation *before;  // retained; what ran
+  char before[BQ_HASH_TEXT_SIZE]; // what ran
   int rounds;             // that must end until then
   char *error;            // owned; NULL: it went well
   reload_op *next;
@@ -36,7 +41,7 @@ static void reload_start(bq_op *op) {
     return;
   }
   r->rounds = bq_script_host_busy(r->server->host) ? 2 : 1;
-  r->before = bq_generation_retain(bq_script_host_current(r->server->host));
+  (void)snprintf(r->before, sizeof r->before, "%s", bq_generation_hash(bq_script_host_current(r->server->host)));
   r->next = r->server->reloads;
   r->server->reloads = r;
   bq_script_host_reload(r->server->host);
@@ -56,52 +61,29 @@ void bq_generations_loaded(bq_server *server, const bq_error *error) {
   }
 }
 
-// Three lists lie on the stack, one for each difference.
-typedef struct difference_lists {
-  lua_State *L;
-  int first; // of them; the index of BQ_ADDED's
-} difference_lists;
-
-static void append_difference(void *arg, bq_difference difference, const char *path) {
-  const difference_lists *lists = arg;
-  int list = lists->first + (int)difference;
-  lua_pushstring(lists->L, path);
-  lua_rawseti(lists->L, list, (lua_Integer)lua_rawlen(lists->L, list) + 1);
-}
-
-static void push_array(lua_State *L) {
-  json_t *empty = json_array();
-  bq_lua_push_json(L, empty);
-  json_decref(empty);
-}
-
 // {generation, previous, disk, held, added, changed, removed}
 static int reload_push(bq_op *op, lua_State *L) {
+  static const char *const lists[] = {"added", "changed", "removed"};
   reload_op *r = (reload_op *)op;
+  const bq_server *server = r->server;
   if (r->error != NULL) return bq_queue_push_failure(L, "invalid", r->error);
-  bq_generation *current = bq_script_host_current(r->server->host);
-  lua_createtable(L, 0, 8);
-  int result = lua_gettop(L);
-  lua_pushstring(L, bq_generation_hash(current));
-  lua_setfield(L, result, "generation");
-  lua_pushstring(L, bq_generation_hash(r->before));
-  lua_setfield(L, result, "previous");
-  lua_pushstring(L, bq_script_host_disk(r->server->host));
-  lua_setfield(L, result, "disk");
-  lua_pushboolean(L, bq_script_host_is_held(r->server->host));
-  lua_setfield(L, result, "held");
-  for (int i = 0; i < 3; i++) push_array(L);
-  difference_lists lists = {.L = L, .first = result + 1};
-  bq_sources_compare(bq_generation_sources(r->before), bq_generation_sources(current), append_difference, &lists);
-  lua_setfield(L, result, "removed");
-  lua_setfield(L, result, "changed");
-  lua_setfield(L, result, "added");
+  const char *hash = bq_generation_hash(bq_script_host_current(server->host));
+  int has_changed = server->change != NULL && (strcmp(hash, r->before) != 0 ||
+                                               bq_clock_mono_us() - server->change_us < JUST_NOW_US);
+  json_t *answer = has_changed ? json_copy(server->change) : json_pack("{s:s}", "previous", hash);
+  for (size_t i = 0; !has_changed && i < sizeof lists / sizeof lists[0]; i++) {
+    (void)json_object_set_new(answer, lists[i], json_array());
+  }
+  (void)json_object_set_new(answer, "generation", json_string(hash));
+  (void)json_object_set_new(answer, "disk", json_string(bq_script_host_disk(server->host)));
+  (void)json_object_set_new(answer, "held", json_boolean(bq_script_host_is_held(server->host)));
+  bq_lua_push_json(L, answer);
+  json_decref(answer);
   return 1;
 }
 
 static void reload_release(bq_op *op) {
   reload_op *r = (reload_op *)op;
-  bq_generation_release(r->before);
   bq_free(r->error);
   bq_free(r);
 }

@@ -79,6 +79,8 @@ typedef struct bq_server {
   char *url;                    // owned; "http://" and the address as bound
   char *predecessor;            // owned; node id of the last server in this state directory, or NULL
   bq_generation *announced;     // retained; the last one that the log has called active
+  json_t *change;               // owned; {previous, added, changed, removed}: what it was the change of; NULL: the first
+  int64_t change_us;            // bq_clock_mono_us of it
   bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
   bq_mask_set *hidden;          // owned; what no log of a build shows

@@ -85,36 +85,54 @@ const json_t *bq_server_needs(void *arg, const char *pipeline) {
   return json_object_get(json_object_get(bq_script_host_pipelines(server->host), pipeline), "secrets");
 }
 
-// What the log says of a change: "changed scripts/routes/a.lua, added scripts/lib/b.lua", as much as fits.
-typedef struct change_list {
-  bq_buf text;
-  size_t left; // not named
-} change_list;
+static const char *const difference_words[] = {[BQ_ADDED] = "added", [BQ_CHANGED] = "changed", [BQ_REMOVED] = "removed"};
 
-static void note_change(void *arg, bq_difference difference, const char *path) {
-  static const char *const words[] = {[BQ_ADDED] = "added", [BQ_CHANGED] = "changed", [BQ_REMOVED] = "removed"};
-  change_list *list = arg;
-  if (list->text.length > LOGGED_BYTES) list->left++;
-  else bq_buf_addf(&list->text, "%s%s %s", list->text.length > 0 ? ", " : "", words[difference], path);
+static void note_difference(void *arg, bq_difference difference, const char *path) {
+  (void)json_array_append_new(json_object_get(arg, difference_words[difference]), json_string(path));
+}
+
+// Keeps what the current generation is the change of.
+static void note_change(bq_server *server, bq_generation *current) {
+  json_t *change = json_pack("{s:s, s:[], s:[], s:[]}", "previous", bq_generation_hash(server->announced), "added",
+                             "changed", "removed");
+  bq_sources_compare(bq_generation_sources(server->announced), bq_generation_sources(current), note_difference, change);
+  json_decref(server->change);
+  server->change = change;
+  server->change_us = bq_clock_mono_us();
+}
+
+// "changed scripts/routes/a.lua, added scripts/lib/b.lua", as much as fits into the log.
+static void describe_change(const json_t *change, bq_buf *text) {
+  size_t left = 0;
+  for (size_t d = 0; d < sizeof difference_words / sizeof difference_words[0]; d++) {
+    size_t index;
+    json_t *path;
+    json_array_foreach(json_object_get(change, difference_words[d]), index, path) {
+      if (text->length > LOGGED_BYTES) left++;
+      else bq_buf_addf(text, "%s%s %s", text->length > 0 ? ", " : "", difference_words[d], json_string_value(path));
+    }
+  }
+  if (left > 0) bq_buf_addf(text, " and %zu more", left);
 }
 
 static void announce(bq_server *server) {
   bq_generation *current = bq_script_host_current(server->host);
-  change_list list = {0};
-  if (server->announced != NULL) {
-    bq_sources_compare(bq_generation_sources(server->announced), bq_generation_sources(current), note_change, &list);
-  }
-  if (list.left > 0) bq_buf_addf(&list.text, " and %zu more", list.left);
-  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(current),
-         list.text.length > 0 ? "change" : NULL, list.text.data, NULL);
-  bq_buf_free(&list.text);
+  bq_buf text = {0};
+  if (server->announced != NULL) note_change(server, current);
+  describe_change(server->change, &text);
+  bq_log(BQ_INFO, "scripts are active", "generation", bq_generation_hash(current), text.length > 0 ? "change" : NULL,
+         text.data, NULL);
+  bq_buf_free(&text);
   bq_generation_release(server->announced);
   server->announced = bq_generation_retain(current);
 }
 
 static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   bq_server *server = arg;
-  if (swapped) server->decider.policies = bq_script_host_policies(server->host);
+  if (swapped) {
+    server->decider.policies = bq_script_host_policies(server->host);
+    announce(server);
+  }
   if (server->activation != NULL) bq_activation_loaded(server->activation, error);
   bq_generations_loaded(server, error);
   if (error != NULL) {
@@ -127,7 +145,6 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
     return;
   }
   if (!swapped) return;
-  announce(server);
   if (!server->ready) bq_server_become_ready(server);
   store_generation(server);
   bq_scheduler_wake(server->scheduler);

@@ -528,7 +528,8 @@ function queue.metrics() end
 ---@class buildq.generations [route]
 local generations = {}
 
----Reads the disk's scripts and templates again and waits for the end of that round.
+---Reads the disk's scripts and templates again and waits for the end of that round. What the watch has found within the
+---last two seconds counts as this round's change.
 ---@return {generation: string, previous: string, disk: string, held: boolean, added: string[], changed: string[], removed: string[]}?
 ---@return Failure? failure invalid: file, line and reason
 function generations.reload() end

@@ -60,6 +60,19 @@ describe("a reload on demand", function()
     says "reloaded"
   end)
 
+  it("tells of a change also when the watch was faster", function()
+    local before = ready().generation
+    server:write("scripts", { ["pipelines/word.lua"] = pipeline "watched" })
+    local now = server:wait_for(function()
+      local generation = ready().generation
+      return generation ~= before and generation
+    end, 10)
+    local answer = server:post("/admin/reload")
+    assert.equal(now, answer.json.generation)
+    assert.equal(before, answer.json.previous)
+    assert.same({ "scripts/pipelines/word.lua" }, answer.json.changed)
+  end)
+
   it("says file, line and reason of a fault, and leaves the old ones running", function()
     local before = ready().generation
     server:write("scripts", { ["pipelines/word.lua"] = "return {\n run = }" })

@@ -88,6 +88,8 @@ describe("the server's process", function()
     server:launch()
     local id = builds.submit(server, { pipeline = "gate" })
     builds.await(server, id, "building")
+    local log = ("%s/state/logs/%s/attempt-1.log"):format(server.directory, id)
+    server:wait_for(function() return uv.fs_stat(log) end) -- a log is in memory for its first moment
     local function mode(path) return ("%o"):format(uv.fs_stat(server.directory .. "/" .. path).mode & 511) end
     for _, path in ipairs { "state", "state/logs", "state/logs/" .. id, "state/manifests", "builds", "builds/" .. id,
       "output" } do
