@@ -66,6 +66,18 @@ static int take_page(bq_table *table, const json_t *items, int json) {
   return BQ_EXIT_OK;
 }
 
+// Events that no script could be asked about have no notification yet, so no row.
+static void tell_faults(const json_t *faults) {
+  size_t index;
+  json_t *fault;
+  json_array_foreach(faults, index, fault) {
+    (void)fprintf(stderr, "buildq: %s of build %s waits until a script is mended: ", text_of(fault, "event"),
+                  text_of(fault, "buildId"));
+    bq_text_print(stderr, text_of(fault, "fault"));
+    (void)fputc('\n', stderr);
+  }
+}
+
 static int list_pages(bq_client *client, const bq_mail_arguments *a, bq_table *table) {
   char *cursor = NULL;
   int code = BQ_EXIT_OK;
@@ -78,6 +90,7 @@ static int list_pages(bq_client *client, const bq_mail_arguments *a, bq_table *t
     bq_free(cursor);
     cursor = NULL;
     if (code == BQ_EXIT_OK) code = take_page(table, json_object_get(page, "notifications"), a->common.json);
+    tell_faults(json_object_get(page, "faults"));
     if (code == BQ_EXIT_OK) cursor = bq_strdup(json_string_value(json_object_get(page, "nextCursor")));
     json_decref(page);
     left = cursor != NULL ? left - wanted : 0;

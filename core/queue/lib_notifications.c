@@ -12,7 +12,7 @@
 #include "queue/server_internal.h"
 #include "queue/unsubscribe.h"
 
-enum { DEFAULT_PAGE = 50, MOST_LISTED = 1000 };
+enum { DEFAULT_PAGE = 50, MOST_LISTED = 1000, MOST_FAULTS = 20 };
 
 static bq_server *server_of(lua_State *L) {
   return bq_script_services(L)->product;
@@ -33,6 +33,19 @@ static int notifications_list(lua_State *L) {
   lua_getfield(L, 1, "limit");
   return bq_queue_ask_page(L, "deliveries_list", "notifications", filters, 6, luaL_optinteger(L, -1, DEFAULT_PAGE),
                            cursor);
+}
+
+static int notifications_faults(lua_State *L) {
+  static const char *const options[] = {"build", "event", "customerId", NULL};
+  char limit[24];
+  bq_args_options(L, 1, "notifications.faults", options, "notifications.faults {event = \"queued\"}");
+  const char *params[] = {bq_queue_option(L, "build"), bq_queue_option(L, "event"), bq_queue_option(L, "customerId"),
+                          limit};
+  if (params[0] != NULL && !bq_uuid_is(params[0])) {
+    return bq_queue_push_failure(L, "invalid", "A build's id is a UUID.");
+  }
+  (void)snprintf(limit, sizeof limit, "%d", MOST_FAULTS);
+  return bq_queue_ask(L, "outbox_faults", 4, params);
 }
 
 // The first argument, when it may be an id at all; else NULL: then there is none of it.
@@ -204,6 +217,7 @@ static int notifications_read_unsubscribe(lua_State *L) {
 
 int bq_notifications_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"list", notifications_list},
+                                       {"faults", notifications_faults},
                                        {"get", notifications_get},
                                        {"requeue", notifications_requeue},
                                        {"cancel", notifications_cancel},

@@ -40,16 +40,12 @@ static int start_again(bq_sender_call *call, bq_handlers *spoiled) {
 static void on_end(void *arg, bq_end end, lua_State *L) {
   bq_sender_call *call = arg;
   bq_handlers *handlers = call->handlers;
-  if (end == BQ_END_ERROR) {
+  if (end != BQ_END_RETURNED) {
     bq_lua_error_line(L, -1, bq_fiber_where(call->fiber), call->fault, sizeof call->fault);
-  } else if (end == BQ_END_KILLED) {
-    const char *reason = bq_vm_kill_reason(bq_handlers_vm(handlers));
-    (void)snprintf(call->fault, sizeof call->fault, "notify.%s: %s", call->function,
-                   reason != NULL ? reason : "it was ended");
-    if (start_again(call, handlers)) {
-      bq_handlers_release(handlers);
-      return;
-    }
+  }
+  if (end == BQ_END_KILLED && start_again(call, handlers)) {
+    bq_handlers_release(handlers);
+    return;
   }
   call->fiber = NULL;
   call->handlers = NULL;

@@ -724,6 +724,12 @@ local notifications = {}
 ---@return Failure? failure invalid
 function notifications.list(options) end
 
+---Events that the rules failed on, so that there is no notification yet: the oldest 20, oldest first.
+---@param options {build?: string, event?: string, customerId?: string}
+---@return {buildId: string, event: string, round: integer, createdAt: string, fault: string, nextTryAt: string}[]?
+---@return Failure? failure invalid
+function notifications.faults(options) end
+
 ---@param id string
 ---@return table? # with data and attempts; nil: there is none
 function notifications.get(id) end

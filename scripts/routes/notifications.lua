@@ -30,6 +30,11 @@ local function list(req)
   if faults then return problem.faults(faults, "The query") end
   local page, failure = notifications.list(options)
   if not page then return problem.from(failure) end
+  local failing = {} -- what has no channel, recipient or state yet is on first pages that don't ask for another
+  if not (options.cursor or options.channel or options.recipient) and (options.state or "faulty") == "faulty" then
+    failing = notifications.faults { build = options.build, event = options.event, customerId = options.customerId }
+  end
+  page.faults = buildq.json.array(failing)
   return reply.json(page)
 end
 

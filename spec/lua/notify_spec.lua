@@ -115,6 +115,23 @@ describe("notify", function()
       1, true))
   end)
 
+  it("shows in a late mail nothing that has come since, and each fact on a line of its own", function()
+    local function labels(name)
+      local build, list = samples.make("completed", "aws").build, {}
+      build.configurationName = "main\r\nTier: none"
+      local text = preview_of(name, build).text
+      for label, value in text:match("\nBuild\n(.-)\n\n"):gmatch "  (%a+): ([^\n]*)" do list[label] = value end
+      return list
+    end
+    assert.equal("main Tier: none", labels("queued").Configuration)
+    assert.is_nil(labels("queued").Started)
+    assert.is_string(labels("started").Started)
+    assert.is_nil(labels("started").Ended)
+    assert.is_nil(labels("retrying").Duration)
+    assert.is_string(labels("failed").Ended)
+    assert.is_string(labels("completed").Duration)
+  end)
+
   it("stays below what Gmail cuts, whatever the build says", function()
     local build = samples.make("completed", "aws").build
     for n = 1, 300 do build.artifacts[n] = { name = "file" .. n, kind = "file", size = n, sha256 = ("a"):rep(64) } end

@@ -194,6 +194,43 @@ describe("a template that fails with one build's data", function()
   end)
 end)
 
+describe("a rule that never ends for one build", function()
+  it("is ended and named with its line, holds up that event alone, and is shown to who looks", function()
+    local sink = smtp.sink()
+    local server = start(sink, nil, { scripts = builds.scripts { ["notifications/loop.lua"] = [[
+      return { events = { "queued" }, deliver = function(event)
+        while event.build.configurationName == "odd" do end
+        return {}
+      end } ]] } })
+    local odd = builds.submit(server, { configurationName = "odd" })
+    local even = builds.submit(server, { configurationName = "even" })
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(even))
+    await_count(server, 2, ("build_id = '%s' and state = 'sent'"):format(odd))
+    local words = "scripts/notifications/loop.lua:2: the handler computed for more than"
+    local page
+    server:wait_for(function()
+      page = server:get("/notifications?limit=1").json
+      return #page.faults > 0
+    end, 20, "the fault in the list")
+    assert.equal(1, #page.faults)
+    assert.equal(odd, page.faults[1].buildId)
+    assert.equal("queued", page.faults[1].event)
+    assert.equal(words, page.faults[1].fault:sub(1, #words))
+    assert.same({}, server:get("/notifications?state=sent").json.faults)
+    assert.same({}, server:get("/notifications?build=" .. even).json.faults)
+    assert.equal(400, server:get("/notifications?build=x").status)
+    local listed = server:command { "mail", "list", "--server", "http://" .. server.address }
+    assert.equal(0, listed.code)
+    assert.is_truthy(listed.errors:find(("queued of build %s waits until a script is mended: %s"):format(odd, words), 1,
+      true), listed.errors)
+    server:write("scripts", { ["notifications/loop.lua"] = [[
+      return { events = { "queued" }, deliver = function() return {} end } ]] })
+    await_count(server, 3, ("build_id = '%s' and state = 'sent'"):format(odd))
+    assert.same({}, server:get("/notifications").json.faults)
+    server:stop()
+  end)
+end)
+
 describe("a server that is killed", function()
   it("between the commit and the sending leaves all mails to the next", function()
     local sink = smtp.sink()

@@ -150,6 +150,17 @@ select view, at, delivery_id
 from buildq_deliveries_list($1, $2, $3::uuid, $4, $5, $6, $7::integer + 1, to_timestamp($8::double precision),
                             $9::uuid);
 
+-- name: outbox_faults
+-- $1 build, $2 event, $3 customer, each or null, $4 limit. Events that the rules failed on, so that there are no
+-- deliveries of them yet: JSON list of {buildId, event, round, createdAt, fault, nextTryAt}, oldest first.
+select coalesce(jsonb_agg(jsonb_build_object('buildId', build_id, 'event', event, 'round', round + 1,
+    'createdAt', buildq_time(created_at), 'fault', fault, 'nextTryAt', buildq_time(taken_until)) order by id), '[]')
+from (
+  select o.* from outbox o join build_queue b on b.id = o.build_id
+  where o.state = 'pending' and o.fault is not null and ($1::uuid is null or o.build_id = $1::uuid)
+    and ($2::text is null or o.event = $2) and ($3::text is null or b.customer_id = $3)
+  order by o.id limit $4::integer) as faulty;
+
 -- name: delivery_show
 -- $1 id. JSON of the list, with data and attempts (oldest first, 50 at most).
 select buildq_delivery_view(d) || jsonb_build_object('data', d.data, 'attempts', d.attempts)

@@ -17,6 +17,7 @@ local STATUS <const> = {
   timedout = { word = "Timed out", color = "#7a5200", background = "#fdf1d3" },
   cancelled = { word = "Cancelled", color = "#4a5563", background = "#eceff3" },
 }
+local ENDS <const> = { completed = true, failed = true, timedout = true, cancelled = true }
 local PRIORITIES <const> = { [0] = "low", "normal", "high", "critical" }
 local CLOUDS <const> = {
   aws = { file = "aws", name = "AWS", where = "on AWS" },
@@ -56,10 +57,11 @@ local function duration(seconds)
   return ("%d h %d min"):format(whole // 3600, whole % 3600 // 60)
 end
 
-local function facts_of(build)
-  local list = {}
+-- A mail may be late: of what has come since, a build's start and end, it shows what goes with its own event.
+local function facts_of(event, build)
+  local list, begun, ended = {}, event ~= "queued", ENDS[event]
   local function add(label, value)
-    if value ~= nil then list[#list + 1] = { label = label, value = value } end
+    if value then list[#list + 1] = { label = label, value = one_line(value) } end
   end
   local cloud = some(build.cloudProvider)
   add("Configuration", some(build.configurationName))
@@ -69,9 +71,9 @@ local function facts_of(build)
   add("Priority", PRIORITIES[some(build.priority)])
   add("Build", some(build.id))
   add("Queued", some(build.enqueuedAt) and time(build.enqueuedAt))
-  add("Started", some(build.startedAt) and time(build.startedAt))
-  add("Ended", some(build.completedAt) and time(build.completedAt))
-  add("Duration", some(build.buildDurationSeconds) and duration(build.buildDurationSeconds))
+  add("Started", begun and some(build.startedAt) and time(build.startedAt))
+  add("Ended", ended and some(build.completedAt) and time(build.completedAt))
+  add("Duration", ended and some(build.buildDurationSeconds) and duration(build.buildDurationSeconds))
   return list
 end
 
@@ -150,7 +152,7 @@ function view.make(delivery)
   local cloud = CLOUDS[tostring(some(build.cloudProvider) or ""):lower()]
   local function or_null(value) if value == nil then return null end return value end
   return {
-    event = event, status = status, build = build, brand = brand, links = links, facts = facts_of(build),
+    event = event, status = status, build = build, brand = brand, links = links, facts = facts_of(event, build),
     subject = one_line(("%s: %s"):format(status.word, build.configurationName)),
     preheader = preheader_of(event, reason, build), button = button_of(event, links, archive, build),
     customer = delivery.customer or { id = given.customerId, name = given.customerName, email = given.customerEmail },
