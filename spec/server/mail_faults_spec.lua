@@ -30,7 +30,8 @@ describe("with a mail server that fails in one of twenty steps", function()
       cloudTargets = { { provider = "aws" } }, pipeline = "quick" } } }
     server:sql(([[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
       manifest_path, tier, architecture, cloud_provider, pipeline) select 'c' || n %% 50, 'Customer',
-      'c' || n || '@example.org', 'x', 'm.json', 'pro', 'any', 'aws', 'quick' from generate_series(1, %d) n]]):format(BUILDS))
+      'c' || n || '@example.org', 'x', 'm.json', 'pro', 'any', 'aws', 'quick'
+      from generate_series(1, %d) n]]):format(BUILDS))
     -- Half-way through, the server is killed.
     server:wait_for(function()
       return tonumber(server:sql "select count(*) from deliveries where state = 'sent'") > BUILDS
