@@ -10,6 +10,16 @@ local FAST <const> = { "fsync=off", "synchronous_commit=off", "full_page_writes=
 local settings = FAST
 local cluster ---@type {directory: string, child: Child, databases: integer}|nil
 
+-- PostgreSQL on directory/data, its socket in the directory.
+local function program(directory)
+  local argv = { BIN .. "postgres", "-D", directory .. "/data", "-k", directory, "-c", "listen_addresses=" }
+  for _, setting in ipairs(settings) do
+    argv[#argv + 1] = "-c"
+    argv[#argv + 1] = setting
+  end
+  return argv
+end
+
 local function start()
   local directory = process.directory()
   local user = process.ordinary_user()
@@ -17,11 +27,7 @@ local function start()
   local env = { PATH = os.getenv "PATH", LC_ALL = "C.UTF-8", HOME = directory }
   process.check({ BIN .. "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8",
     "--locale=C.UTF-8", "-D", directory .. "/data" }, { user = user, env = env, cwd = directory })
-  local argv = { BIN .. "postgres", "-D", directory .. "/data", "-k", directory, "-c", "listen_addresses=" }
-  for _, setting in ipairs(settings) do
-    argv[#argv + 1] = "-c"
-    argv[#argv + 1] = setting
-  end
+  local argv = program(directory)
   local child = process.spawn(argv, { user = user, env = env, cwd = directory, to = directory .. "/log" })
   cluster = { directory = directory, child = child, databases = 0, argv = argv, env = env, user = user }
   process.at_end(function()
@@ -76,6 +82,64 @@ function postgres.thaw() signal_all "CONT" end
 
 --- The directory of the cluster: its socket and its log are there.
 function postgres.directory() return cluster.directory end
+
+--- A streaming standby of the cluster, running and synchronous: from then on no commit is known before the standby has
+--- it (`use` must have left synchronous_commit on).
+---@return {directory: string, promote: fun()} standby its socket is in `directory`
+function postgres.standby()
+  local directory = process.directory()
+  if cluster.user then process.check { "chown", cluster.user.name, directory } end
+  local as = { user = cluster.user, env = cluster.env, cwd = directory }
+  process.check({ BIN .. "pg_basebackup", "-h", cluster.directory, "-U", "postgres", "-D", directory .. "/data", "-R",
+    "-X", "stream", "-c", "fast", "--no-sync" }, as)
+  process.check { "sed", "-i", "s/^primary_conninfo = '/&application_name=standby /",
+    directory .. "/data/postgresql.auto.conf" }
+  as.to = directory .. "/log"
+  process.spawn(program(directory), as)
+  postgres.sql("postgres", "alter system set synchronous_standby_names = 'standby'")
+  postgres.sql("postgres", "select pg_reload_conf()")
+  process.wait_for(function()
+    return postgres.sql("postgres", "select sync_state from pg_stat_replication") == "sync"
+  end, 30, function() return "the standby: " .. process.read(directory .. "/log") end)
+  return { directory = directory, promote = function()
+    as.to = nil
+    process.check({ BIN .. "pg_ctl", "promote", "-D", directory .. "/data" }, as)
+    process.check { "psql", "-XAtq", "-h", directory, "-U", "postgres", "-c",
+      "alter system reset synchronous_standby_names", "-c", "select pg_reload_conf()" }
+  end }
+end
+
+--- pgbouncer before the cluster; its socket is in `directory`.
+---@param mode "session"|"transaction"
+---@return {directory: string, child: Child, start: fun()}
+function postgres.pooler(mode)
+  local directory = process.directory()
+  if cluster.user then process.check { "chown", cluster.user.name, directory } end
+  process.write(directory .. "/users", '"postgres" ""\n')
+  process.write(directory .. "/pgbouncer.ini", ([[
+[databases]
+* = host=%s port=5432
+[pgbouncer]
+unix_socket_dir = %s
+listen_addr =
+listen_port = 5432
+auth_type = trust
+auth_file = %s/users
+pool_mode = %s
+default_pool_size = 50
+server_login_retry = 1
+]]):format(cluster.directory, directory, directory, mode))
+  local pooler = { directory = directory }
+  function pooler.start()
+    pooler.child = process.spawn({ "/usr/sbin/pgbouncer", directory .. "/pgbouncer.ini" },
+      { user = cluster.user, env = cluster.env, cwd = directory, to = directory .. "/log" })
+    process.wait_for(function()
+      return process.run({ BIN .. "pg_isready", "-q", "-h", directory }).code == 0
+    end, 20, function() return "pgbouncer: " .. process.read(directory .. "/log") end)
+  end
+  pooler.start()
+  return pooler
+end
 
 --- What libpq is told to reach a database of the cluster.
 ---@param database string
