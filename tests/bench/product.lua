@@ -40,8 +40,9 @@ return { run = function(build)
   local alone = timed(function()
     build:exec { shell = "tar -cf - -C files . | gzip >c.tar.gz" }
     build:exec { argv = { "skopeo", "--insecure-policy", "copy", "--quiet",
-      ("oci:%%s:%%s"):format(made.layout, image.name), ("docker://%%s/c/d:one"):format(build.manifest.name) }, mounts = { [build.config.TrustedCertificates] = "read" },
-      env = { SSL_CERT_FILE = build.config.TrustedCertificates, HOME = "/tmp" } } -- it knows of no blob there
+      ("oci:%%s:%%s"):format(made.layout, image.name),
+      ("docker://%%s/c/d:one"):format(build.manifest.name) },
+      mounts = { [build.config.TrustedCertificates] = "read" }, env = { SSL_CERT_FILE = build.config.TrustedCertificates, HOME = "/tmp" } } -- it knows of no blob there
   end)
   build:log(("figure image %%f %%f %%d"):format(ours, alone, megabytes))
 end }
