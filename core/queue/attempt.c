@@ -105,12 +105,20 @@ static void hurry_log(bq_attempt *attempt) {
   bq_attempt_log_hurry(attempt->log);
 }
 
+// No line stays in memory for longer than BQ_ATTEMPT_LOG_MS, but what waits for its first line (in a full pool, or asleep)
+// needs no file yet, and what has ended has its log on the way into the database.
+static void look_at_log(bq_attempt *attempt) {
+  attempt->waited_ms += BQ_ATTEMPT_LOG_MS;
+  int64_t left_ms = (int64_t)attempt->env->config->build_timeout_minutes * 60000 - attempt->waited_ms;
+  if (attempt->state >= BQ_ATTEMPT_REPORTED) return;
+  if (bq_attempt_log_size(attempt->log) > 0 || left_ms <= BQ_ATTEMPT_LOG_MS) hurry_log(attempt);
+  bq_timer_set(attempt->deadline, attempt->log_hurried ? left_ms : BQ_ATTEMPT_LOG_MS);
+}
+
 static void on_deadline(void *arg) {
   bq_attempt *attempt = arg;
   if (!attempt->log_hurried) {
-    hurry_log(attempt);
-    int64_t limit_ms = (int64_t)attempt->env->config->build_timeout_minutes * 60000 - BQ_ATTEMPT_LOG_MS;
-    if (attempt->state < BQ_ATTEMPT_REPORTED) bq_timer_set(attempt->deadline, limit_ms);
+    look_at_log(attempt);
     return;
   }
   if (attempt->state == BQ_ATTEMPT_DEFERRING) {
@@ -197,7 +205,7 @@ static void report_log(bq_attempt *attempt) {
 }
 
 static void report(bq_attempt *attempt) {
-  if (attempt->log_hurried) bq_timer_clear(attempt->deadline);
+  bq_timer_clear(attempt->deadline);
   attempt->outcome.artifacts = attempt->artifacts;
   attempt->outcome.image_url = attempt->image_url;
   if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {

@@ -24,7 +24,7 @@ typedef enum bq_attempt_dirs {
 } bq_attempt_dirs;
 
 enum {
-  BQ_ATTEMPT_LOG_MS = 250,                // an attempt that has lasted so long has its log in a file
+  BQ_ATTEMPT_LOG_MS = 250,                // a line of the log is in memory only for so long at most
   BQ_ATTEMPT_DEFER_MS = 60 * 1000,        // for all deferred functions together
   BQ_ATTEMPT_MAX_DEFERRED = 1000,
   BQ_ATTEMPT_MAX_STEPS = 100,             // kept for the next build's progress
@@ -48,7 +48,8 @@ struct bq_attempt {
   int task_result;           // of that work …
   bq_error task_error;       // … and why, when it is negative
   bq_timer *deadline;        // owned; BQ_ATTEMPT_LOG_MS, BuildTimeoutMinutes, then the deferred functions' limit
-  int log_hurried;           // the first of these is over
+  int log_hurried;           // the first of these is over …
+  int64_t waited_ms;         // … after so long
   int64_t started_us;        // bq_clock_wall_us at the start
 
   // Paths, owned.

@@ -1,10 +1,10 @@
 -- Jobs a second: a pipeline of one step that does nothing, claimed, run and finished, durably, with leases and
 -- history. Beside it the limit, a plpgsql loop that only claims and finishes, 500 rows at a time, with the same rows of
 -- history in the same tables and no triggers of ours; and graphile-worker, when npm can bring it.
-local process = require "spec.support.process"
 local postgres = require "spec.support.postgres"
 local support = require "tests.bench.support"
 local durable = require "tests.bench.durable"
+local graphile = require "tests.bench.graphile"
 
 local JOBS <const> = math.tointeger(tonumber(os.getenv "BENCH_JOBS" or "20000"))
 local ROUNDS <const> = math.tointeger(tonumber(os.getenv "BENCH_ROUNDS" or "3"))
@@ -36,9 +36,6 @@ begin
     ), told as (
       insert into build_events (build_id, seq, at, type, attempt, round, data)
       select id, event_seq, buildq_now(), 'started', attempt, round, jsonb_build_object('node', the_node) from started
-    ), owed as (
-      insert into outbox (build_id, event, round, attempt, data)
-      select id, 'started', round, 0, jsonb_build_object('node', the_node) from started
     )
     select array_agg(id), max(claim_key) into ids, low from started;
     commit;
@@ -52,12 +49,9 @@ begin
     ), noted as (
       update build_attempts a set ended_at = buildq_now(), outcome = 'success', progress = 100
       from ended where a.build_id = ended.id and a.attempt = ended.attempt
-    ), told as (
-      insert into build_events (build_id, seq, at, type, attempt, round, data)
-      select id, event_seq, buildq_now(), 'success', attempt, round, '{}' from ended
     )
-    insert into outbox (build_id, event, round, attempt, data)
-    select id, 'completed', round, 0, '{}' from ended;
+    insert into build_events (build_id, seq, at, type, attempt, round, data)
+    select id, event_seq, buildq_now(), 'success', attempt, round, '{}' from ended;
     commit;
   end loop;
 end $body$;
@@ -70,50 +64,6 @@ local function limit(database)
   return JOBS / ms * 1000
 end
 
--- Looks for the end without disturbing: one session that sleeps.
-local WAIT <const> = [[
-do $body$ begin
-  for i in 1 .. 10000 loop
-    exit when not exists (select from build_queue where status in ('pending', 'building'));
-    perform pg_sleep(0.02);
-  end loop;
-end $body$]]
-
--- From the first claim to the last row that says success.
-local function ours(server)
-  server:sql "update queue_control set paused = false"
-  server:sql(WAIT)
-  local rate = tonumber(server:sql [[select count(*) / extract(epoch from max(completed_at) - min(started_at))
-    from build_queue where status = 'success']])
-  assert(server:sql "select count(*) from build_queue where status = 'success'" == tostring(JOBS))
-  return rate
-end
-
-local GRAPHILE <const> = "graphile-worker@0.17"
-
--- Where graphile-worker lies: fetched once into build/. Nil when there is no npm, or no way to its registry.
-local function graphile_directory()
-  local directory = (os.getenv "BUILDQ_BUILD" or "build") .. "/graphile"
-  local installed = directory .. "/node_modules/graphile-worker/package.json"
-  if process.read(installed) == "" and support.has "npm" and support.has "node" then
-    process.check { "mkdir", "-p", directory }
-    process.run({ "npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory, GRAPHILE },
-      { seconds = 300 })
-  end
-  if process.read(installed) == "" then return nil end
-  return process.check { "realpath", directory }
-end
-
-local function graphile(directory, mode, jobs)
-  local env = { PATH = os.getenv "PATH", HOME = os.getenv "HOME", NODE_ENV = "production",
-    GRAPHILE_DIRECTORY = directory }
-  local connection = "postgres://postgres@localhost/" .. postgres.create() .. "?host="
-    .. postgres.connection_string("x"):match "host=(%S+)"
-  local output = process.check({ "node", "tests/bench/graphile.mjs", connection, tostring(jobs), mode },
-    { env = env, seconds = 300 })
-  return assert(tonumber(output), output)
-end
-
 return function(report)
   local rates = { ours = {}, limit = {}, ordinary = {}, batched = {} }
   local ratios = { limit = {}, ordinary = {}, batched = {} }
@@ -122,7 +72,7 @@ return function(report)
   postgres.sql(server.database, "update queue_control set paused = true")
   durable.fill(server.database, JOBS)
   local template = server.database
-  local directory = graphile_directory()
+  local directory = graphile.directory()
   for round = 1, ROUNDS do
     local name = ("limit%d"):format(round)
     postgres.sql("postgres", ("create database %s template %s"):format(name, template))
@@ -132,10 +82,12 @@ return function(report)
     postgres.sql("postgres", ("create database %s template %s"):format(name, template))
     server = durable.server { database = name, config = { BuildQueue = { MaxConcurrentBuilds = 1000 } } }
     server:launch()
-    rates.ours[round] = ours(server)
+    rates.ours[round] = durable.drain(server)
+    assert(server:sql "select count(*) from build_queue where status = 'success'" == tostring(JOBS))
     server:stop(60)
     for _, mode in ipairs(directory and { "ordinary", "batched" } or {}) do
-      rates[mode][round] = graphile(directory, mode, mode == "batched" and JOBS or JOBS // 4)
+      local jobs = tostring(mode == "batched" and JOBS or JOBS // 4)
+      rates[mode][round] = assert(tonumber((graphile.run(directory, mode, jobs))))
       ratios[mode][round] = rates.ours[round] / rates[mode][round]
     end
     ratios.limit[round] = rates.ours[round] / rates.limit[round]
