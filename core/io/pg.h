@@ -28,6 +28,7 @@ typedef struct bq_pg_options {
   unsigned size;                // connections, opened when first needed, 1 at least, 1000 at most
   size_t max_waiting;           // queries waiting for a connection; beyond it a query fails with BQ_ELIMIT, 1 at least
   int64_t wait_ms;              // how long a query waits for a connection while the database is away
+  int64_t backoff_most_ms;      // between two tries to connect at most, 5 s at most; 0: 5 s
   int64_t statement_timeout_ms; // set on each connection; 0: none. A connection that owes an answer and is silent for
                                 // 5 s longer is given up: the server is frozen
   size_t max_result_bytes;      // of the rows of one bq_pg_query_text, beyond it BQ_ELIMIT; 0: no bound

@@ -147,10 +147,10 @@ static void close_session(bq_pg_connection *connection, bq_pg_connection_state n
 }
 
 // Exponential backoff with full jitter: any delay from 0 to the bound, so that many clients spread out.
-static int64_t backoff_ms(unsigned attempt) {
-  int64_t most = BQ_PG_BACKOFF_MOST_MS;
-  if (attempt < 6) most = (int64_t)BQ_PG_BACKOFF_FIRST_MS << attempt;
-  if (most > BQ_PG_BACKOFF_MOST_MS) most = BQ_PG_BACKOFF_MOST_MS;
+static int64_t backoff_ms(const bq_pg_connection *connection) {
+  int64_t most = connection->target->backoff_most_ms;
+  if (connection->attempt < 6) most = (int64_t)BQ_PG_BACKOFF_FIRST_MS << connection->attempt;
+  if (most > connection->target->backoff_most_ms) most = connection->target->backoff_most_ms;
   uint32_t random = 0;
   if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random) return most;
   return (int64_t)random % (most + 1);
@@ -158,7 +158,7 @@ static int64_t backoff_ms(unsigned attempt) {
 
 static void lose(bq_pg_connection *connection, const bq_error *why) {
   close_session(connection, BQ_PG_BACKOFF, BQ_EUNKNOWN, why->message);
-  bq_timer_set(connection->timer, backoff_ms(connection->attempt));
+  bq_timer_set(connection->timer, backoff_ms(connection));
   connection->attempt++;
   connection->events->on_down(connection->arg, why);
 }

@@ -32,6 +32,7 @@ typedef struct bq_pg_target {
   char *setup_sql;          // owned; run on each new session before anything else; NULL: nothing
   char *role;               // owned; for logs
   int64_t connect_limit_ms;
+  int64_t backoff_most_ms; // between two tries to connect
   int64_t silence_limit_ms; // how long a ready session may owe an answer without a byte from the server; 0: for ever
 } bq_pg_target;
 

@@ -305,6 +305,9 @@ int bq_pg_new(bq_pg **out, bq_loop *loop, const bq_pg_options *options, bq_error
   int result = make_setup_sql(options, &setup_sql, err);
   if (result < 0) goto cleanup;
   result = bq_pg_target_init(&pg->target, options->conninfo, options->application_name, options->role, setup_sql, err);
+  if (result == 0 && options->backoff_most_ms > 0 && options->backoff_most_ms < BQ_PG_BACKOFF_MOST_MS) {
+    pg->target.backoff_most_ms = options->backoff_most_ms;
+  }
   if (result < 0) goto cleanup;
   if (options->statement_timeout_ms > 0) {
     pg->target.silence_limit_ms = options->statement_timeout_ms + BQ_PG_SILENCE_MARGIN_MS;

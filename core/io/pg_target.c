@@ -32,7 +32,7 @@ static int given(const bq_pg_target *target, const char *keyword) {
 int bq_pg_target_init(bq_pg_target *target, const char *conninfo, const char *application_name, const char *role,
                       const char *setup_sql, bq_error *err) {
   int result = 0;
-  *target = (bq_pg_target){.connect_limit_ms = BQ_PG_CONNECT_LIMIT_MS};
+  *target = (bq_pg_target){.connect_limit_ms = BQ_PG_CONNECT_LIMIT_MS, .backoff_most_ms = BQ_PG_BACKOFF_MOST_MS};
   char *why = NULL;
   PQconninfoOption *options = PQconninfoParse(conninfo, &why);
   // libpq's reason quotes the string, and with it perhaps the password: it stays here.

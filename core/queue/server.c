@@ -176,6 +176,8 @@ static int open_pg(bq_server *server, bq_pg **out, const char *role, unsigned si
                                  .size = size,
                                  .max_waiting = MAX_WAITING,
                                  .wait_ms = DATABASE_WAIT_MS,
+                                 // A server that could reach the database again must not lose its lease by waiting.
+                                 .backoff_most_ms = (int64_t)server->config->lease_seconds * 1000 / 3,
                                  .statement_timeout_ms = statement_ms,
                                  .max_result_bytes = bytes,
                                  .blocking = server->blocking,

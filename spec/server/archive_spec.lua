@@ -14,8 +14,8 @@ local TABLES <const> = { "build_queue", "build_attempts", "build_events" }
 local function contents(server)
   local parts = {}
   for i, name in ipairs(TABLES) do
-    parts[i] = server:sql(("select coalesce(jsonb_agg(r order by r::text), '[]') from (select to_jsonb(t) - 'restored_at' "
-      .. "as r from %s t) as rows"):format(name))
+    parts[i] = server:sql(([[select coalesce(jsonb_agg(r order by r::text), '[]')
+      from (select to_jsonb(t) - 'restored_at' as r from %s t) as rows]]):format(name))
   end
   return table.concat(parts, "\n")
 end

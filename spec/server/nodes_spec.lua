@@ -63,8 +63,9 @@ describe("a queue with servers that are not alike", function()
 
   it("puts a row of plain SQL back that came to the wrong server", function()
     local inserted = plain:sql [[insert into build_queue (customer_id, customer_name, customer_email,
-      configuration_name, manifest_path, tier, architecture, cloud_provider) select 'c1', 'C', 'c@example.org', 'main', 'plain.json', 'pro',
-      'linux-x64', 'aws' from generate_series(1, 6) returning id]]
+      configuration_name, manifest_path, tier, architecture, cloud_provider)
+      select 'c1', 'C', 'c@example.org', 'main', 'plain.json', 'pro', 'linux-x64', 'aws'
+      from generate_series(1, 6) returning id]]
     for id in inserted:gmatch "%x+%-[%x-]+" do
       -- It has nothing to build, which is where it ends; but not on the wrong server.
       local build = builds.await(plain, id, "failed")
