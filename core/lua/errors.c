@@ -130,7 +130,8 @@ void bq_lua_error_line_in(lua_State *L, int index, const char *where, const char
          strncmp(message + place + 2, where, place) == 0) {
     message += place + 2;
   }
-  int add = where[0] != '\0' && !has_place(message, where);
+  // A template's place is the one to look at, not that of the library which runs it.
+  int add = where[0] != '\0' && !has_place(message, where) && !begins_with(message, "templates/");
   size_t length = add ? 0 : place_length(message, where);
   (void)snprintf(out, size, "%s%s%.*s%s%s%s", add ? where : "", add ? ": " : "", (int)length, message, context,
                  context[0] != '\0' ? ": " : "", message + length);

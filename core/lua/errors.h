@@ -26,8 +26,9 @@ int bq_lua_error_code(lua_State *L, int index);
 void bq_lua_where(lua_State *L, char *out, size_t size);
 
 // One line for people from the error value at `index`: "scripts/pipelines/x.lua:12: message". `where` (of
-// bq_fiber_where; "" when unknown) is put before a message that doesn't begin with that file. Never raises, runs no
-// script (an author's __tostring is not called); cut at `size`, line breaks become spaces.
+// bq_fiber_where; "" when unknown) is put before a message that begins neither with that file nor with one of
+// templates/. Never raises, runs no script (an author's __tostring is not called); cut at `size`, line breaks become
+// spaces.
 void bq_lua_error_line(lua_State *L, int index, const char *where, char *out, size_t size);
 
 // The same with `context` between the place and the message: "scripts/pipelines/x.lua:12: step Compiling: message".

@@ -65,7 +65,7 @@ describe("buildq mail preview", function()
     process.write(copies .. "/email/queued.txt", "one\n{{ build.teir }}\n")
     done = preview("queued", "--templates", copies)
     assert.equal(1, done.code)
-    assert.matches("templates/email/queued.txt:2: there is no build.teir", done.errors, 1, true)
+    assert.matches("buildq: templates/email/queued.txt:2: there is no build.teir", done.errors, 1, true)
     -- A fault in one is none of another's business.
     assert.equal(0, preview("started", "--templates", copies).code)
     assert.matches("no/such", preview("queued", "--templates", copies .. "/no/such").errors, 1, true)

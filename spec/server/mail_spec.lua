@@ -161,7 +161,7 @@ describe("a template that fails with one build's data", function()
     await_count(server, 2, ("build_id = '%s' and state = 'sent'"):format(odd))
     await_count(server, 1, ("build_id = '%s' and state = 'faulty' and event = 'started'"):format(odd))
     local fault = server:sql "select fault from deliveries where state = 'faulty'"
-    assert.is_truthy(fault:find("templates/email/started.txt:1", 1, true), fault)
+    assert.equal(1, (fault:find("templates/email/started.txt:1: ", 1, true)), fault)
     assert.is_truthy(server:log():find("a template fails", 1, true))
     server:wait_for(function()
       return server:get("/metrics").body:find('buildq_deliveries_faulty{channel="email"} 1', 1, true)
@@ -304,7 +304,22 @@ describe("without notifications", function()
     builds.run(server)
     assert.equal("0", server:sql "select count(*) from outbox")
     assert.equal("0", server:sql "select count(*) from deliveries")
+    -- It can be changed at SIGHUP: from then on builds are told of, and none of those before.
+    local function switch(to)
+      server.config.BuildQueue.EnableNotifications = to
+      server:write_config()
+      server:kill "sighup"
+      local wanted = to and "t" or "f"
+      server:wait_for(function() return server:sql "select notifications from queue_control" == wanted end, 20)
+    end
+    switch(true)
+    local id = builds.submit(server)
+    await_count(server, 3, "state = 'sent'")
+    assert.equal("queued started completed", told(sink, id))
+    switch(false)
+    builds.run(server)
     server:stop()
-    assert.equal(0, #sink:mails())
+    assert.equal("3", server:sql "select count(*) from outbox")
+    assert.equal(3, #sink:mails())
   end)
 end)
