@@ -42,7 +42,8 @@ return { run = function(build)
     build:exec { argv = { "skopeo", "--insecure-policy", "copy", "--quiet",
       ("oci:%%s:%%s"):format(made.layout, image.name),
       ("docker://%%s/c/d:one"):format(build.manifest.name) },
-      mounts = { [build.config.TrustedCertificates] = "read" }, env = { SSL_CERT_FILE = build.config.TrustedCertificates, HOME = "/tmp" } } -- it knows of no blob there
+      mounts = { [build.config.TrustedCertificates] = "read" }, -- an empty HOME: it knows of no blob there
+      env = { SSL_CERT_FILE = build.config.TrustedCertificates, HOME = "/tmp" } }
   end)
   build:log(("figure image %%f %%f %%d"):format(ours, alone, megabytes))
 end }
