@@ -132,6 +132,15 @@ describe("notify", function()
     assert.is_string(labels("completed").Duration)
   end)
 
+  it("gives names one line, in headings and footers too", function()
+    for _, name in ipairs(samples.events) do
+      local build = samples.make(name, "aws").build
+      build.configurationName, build.customerName = "main\r\nTrusted: yes", "Ada\nTrusted: yes"
+      build.logTail = {}
+      assert.falsy(("\n" .. preview_of(name, build).text):find("\n%s*Trusted: yes"), name)
+    end
+  end)
+
   it("stays below what Gmail cuts, whatever the build says", function()
     local build = samples.make("completed", "aws").build
     for n = 1, 300 do build.artifacts[n] = { name = "file" .. n, kind = "file", size = n, sha256 = ("a"):rep(64) } end

@@ -126,17 +126,34 @@ local function preheader_of(event, reason, build)
   return ("%s, %s, %s"):format(build.tier, build.architecture, build.cloudProvider)
 end
 
+-- Names are one line, whoever wrote the row: a break in one must not add a line of its own to a mail.
+local NAMES <const> = {
+  configurationName = true, tier = true, architecture = true, cloudProvider = true, pipeline = true, currentStep = true,
+}
+
+local function build_of(given)
+  local build = {}
+  for _, name in ipairs(FIELDS) do
+    local value = given[name]
+    if value == nil then value = null end
+    build[name] = NAMES[name] and type(value) == "string" and one_line(value) or value
+  end
+  return build
+end
+
+local function customer_of(delivery, given)
+  local told = delivery.customer or { id = given.customerId, name = given.customerName, email = given.customerEmail }
+  local name = some(told.name)
+  return { id = told.id, name = name and one_line(name) or told.name, email = told.email }
+end
+
 --- Everything but `deploy`, which is a template itself: see notify.lua.
 ---@param delivery table
 ---@return table data
 ---@return string deploy_file "aws", "azure", "gcp" or "other"
 function view.make(delivery)
   local given, event = delivery.build or {}, delivery.event
-  local build, outbox = {}, delivery.outboxData or {}
-  for _, name in ipairs(FIELDS) do
-    build[name] = given[name]
-    if build[name] == nil then build[name] = null end
-  end
+  local build, outbox = build_of(given), delivery.outboxData or {}
   local config = buildq.config
   local base = some(config.DownloadBaseUrl) or config.ServerUrl
   base = base:gsub("/+$", "")
@@ -155,7 +172,7 @@ function view.make(delivery)
     event = event, status = status, build = build, brand = brand, links = links, facts = facts_of(event, build),
     subject = one_line(("%s: %s"):format(status.word, build.configurationName)),
     preheader = preheader_of(event, reason, build), button = button_of(event, links, archive, build),
-    customer = delivery.customer or { id = given.customerId, name = given.customerName, email = given.customerEmail },
+    customer = customer_of(delivery, given),
     artifacts = files, archive = or_null(archive), error = or_null(reason and cut(reason, MAX_ERROR)),
     moreArtifacts = more_files, logTail = last_lines(some(given.logTail) or {}),
     nextAttemptAt = or_null(some(outbox.nextAttemptAt) or some(build.nextAttemptAt)),
