@@ -6,7 +6,7 @@
 
 #include "base/config_internal.h"
 
-typedef enum kind { B, I, S, L, W } kind;
+typedef enum kind { B, I, S, L, W, O } kind;
 
 typedef struct expected {
   const char *section;
@@ -20,6 +20,7 @@ typedef struct expected {
 } expected;
 
 #define WHSEC "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+#define CREDENTIALS "{\"git\":{\"customers\":[\"*\"],\"hosts\":[\"git.example\"],\"value\":\"file:/x\"}}"
 #define AT(field) offsetof(bq_config, field)
 static const expected table[] = {
   {"BuildQueue", "MaxConcurrentBuilds", I, AT(max_concurrent_builds), "2", 1, 10000, "3", true},
@@ -58,6 +59,11 @@ static const expected table[] = {
   {"BuildQueue", "Sandbox", W, AT(sandbox), "bwrap", 0, 0, "none", false},
   {"BuildQueue", "SandboxReadOnlyPaths", L, AT(sandbox_read_only_paths), "", 0, 0, "/opt/sdk", true},
   {"BuildQueue", "SandboxNetwork", B, AT(sandbox_network), "true", 0, 0, "false", true},
+  {"BuildQueue", "Credentials", O, AT(credentials), "{}", 0, 0, CREDENTIALS, true},
+  {"BuildQueue", "BaseImages", O, AT(base_images), "{}", 0, 0, "{\"linux-x64\":\"/base\"}", true},
+  {"BuildQueue", "TrustedCertificates", S, AT(trusted_certificates), "", 0, 0, "/x", true},
+  {"BuildQueue", "DotnetDirectory", S, AT(dotnet_directory), "", 0, 0, "/x", true},
+  {"BuildQueue", "NuGetSource", S, AT(nuget_source), "", 0, 0, "https://packages.example/index.json", true},
   {"BuildQueue", "ChildAddressSpaceMegabytes", I, AT(child_address_space_megabytes), "0", 0, INT_MAX, "3", true},
   {"BuildQueue", "ChildMaxProcesses", I, AT(child_max_processes), "0", 0, 1000000, "3", true},
   {"BuildQueue", "ChildOpenFiles", I, AT(child_open_files), "4096", 0, 1048576, "3", true},
@@ -121,6 +127,7 @@ static void value_of(const expected *row, char *out, size_t size) {
   case B: (void)snprintf(out, size, "%s", *(const bool *)field ? "true" : "false"); break;
   case I: (void)snprintf(out, size, "%d", *(const int *)field); break;
   case W: (void)snprintf(out, size, "%s", words[*(const int *)field]); break;
+  case O:
   case S: (void)snprintf(out, size, "%s", *(char *const *)field); break;
   case L:
     (void)snprintf(out, size, "%s", **(char **const *)field != NULL ? **(char **const *)field : "");
@@ -157,7 +164,7 @@ static void files_and_environment_set_each(void **state) {
     char settings[300];
     char entry[300];
     char value[200];
-    settings_with(row, row->other, row->kind != I && row->kind != B, settings, sizeof settings);
+    settings_with(row, row->other, row->kind != I && row->kind != B && row->kind != O, settings, sizeof settings);
     load(settings);
     value_of(row, value, sizeof value);
     assert_string_equal(value, row->other);
@@ -243,6 +250,7 @@ static void wrong_types_are_refused(void **state) {
     [I] = {"true", "\"many\"", "[1]", "2.0", "\"\""},
     [S] = {"5", "true", "[\"/x\"]", "{\"a\": 1}", "1.5"},
     [W] = {"5", "true", "[\"json\"]", "\"loud\"", "{}"},
+    [O] = {"5", "true", "[\"/x\"]", "\"x\"", "{\"a\": 5}"},
     [L] = {"\"/x\"", "true", "[5]", "{\"a\": \"/x\"}", "[[\"/x\"]]"},
   };
   for (size_t i = 0; i < COUNT; i++) {
