@@ -108,7 +108,7 @@ describe("POST /builds", function()
   it("names in warnings what nothing acts on", function()
     local answer = server:post("/builds", builds.request {
       manifest = {
-        version = "1.0", modules = { "core" }, resources = { minCpu = 2 }, environmentVariables = { A = "1" },
+        version = "1.0", modules = { "core" }, databaseConnectors = { "PostgreSQL" }, colour = "red",
       },
     })
     assert.equal(202, answer.status)
@@ -116,7 +116,7 @@ describe("POST /builds", function()
     for _, warning in ipairs(answer.json.warnings) do
       seen[warning.path] = warning.message
     end
-    for _, path in ipairs { "$.manifest.modules", "$.manifest.resources", "$.manifest.environmentVariables" } do
+    for _, path in ipairs { "$.manifest.modules", "$.manifest.databaseConnectors", "$.manifest.colour" } do
       assert.truthy(seen[path] and #seen[path] > 10, path)
     end
   end)
