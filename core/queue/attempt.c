@@ -59,6 +59,7 @@ bq_generation *bq_attempt_generation(bq_attempt *attempt) {
 static void release(bq_attempt *attempt) {
   if (attempt->vm != NULL) bq_vm_free(attempt->vm);
   bq_timer_free(attempt->deadline);
+  bq_timer_free(attempt->log_timer);
   if (attempt->log != NULL) bq_attempt_log_close(attempt->log);
   bq_mask_set_free(attempt->secrets);
   bq_generation_release(attempt->generation);
@@ -100,27 +101,18 @@ void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *erro
   attempt->outcome.error_kind = attempt->error_kind != NULL ? attempt->error_kind : "infrastructure";
 }
 
-static void hurry_log(bq_attempt *attempt) {
-  attempt->log_hurried = 1;
-  bq_attempt_log_hurry(attempt->log);
+// No line stays in memory for longer than BQ_ATTEMPT_LOG_MS, but what has ended: its log is on the way into the database.
+static void on_first_line(void *arg) {
+  bq_attempt *attempt = arg;
+  if (attempt->state < BQ_ATTEMPT_REPORTED) bq_timer_set(attempt->log_timer, BQ_ATTEMPT_LOG_MS);
 }
 
-// No line stays in memory for longer than BQ_ATTEMPT_LOG_MS, but what waits for its first line (in a full pool, or asleep)
-// needs no file yet, and what has ended has its log on the way into the database.
-static void look_at_log(bq_attempt *attempt) {
-  attempt->waited_ms += BQ_ATTEMPT_LOG_MS;
-  int64_t left_ms = (int64_t)attempt->env->config->build_timeout_minutes * 60000 - attempt->waited_ms;
-  if (attempt->state >= BQ_ATTEMPT_REPORTED) return;
-  if (bq_attempt_log_size(attempt->log) > 0 || left_ms <= BQ_ATTEMPT_LOG_MS) hurry_log(attempt);
-  bq_timer_set(attempt->deadline, attempt->log_hurried ? left_ms : BQ_ATTEMPT_LOG_MS);
+static void on_log_time(void *arg) {
+  bq_attempt_log_hurry(((bq_attempt *)arg)->log);
 }
 
 static void on_deadline(void *arg) {
   bq_attempt *attempt = arg;
-  if (!attempt->log_hurried) {
-    look_at_log(attempt);
-    return;
-  }
   if (attempt->state == BQ_ATTEMPT_DEFERRING) {
     bq_vm_kill(attempt->vm, "the deferred functions took longer than 60 s together");
     return;
@@ -206,6 +198,7 @@ static void report_log(bq_attempt *attempt) {
 
 static void report(bq_attempt *attempt) {
   bq_timer_clear(attempt->deadline);
+  bq_timer_clear(attempt->log_timer);
   attempt->outcome.artifacts = attempt->artifacts;
   attempt->outcome.image_url = attempt->image_url;
   if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS) {
@@ -255,7 +248,6 @@ static void take_turn(bq_post *post) {
   case BQ_ATTEMPT_DEFERRING:
     result = bq_attempt_run_deferred(attempt, &err);
     if (result < 0) bq_log_error("deferred functions could not be run", &err);
-    if (result == 0 && !attempt->log_hurried) hurry_log(attempt);
     if (result == 0) bq_timer_set(attempt->deadline, BQ_ATTEMPT_DEFER_MS);
     else bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
     break;
@@ -313,9 +305,11 @@ int bq_attempt_start(bq_attempt **out, const bq_attempt_env *env, json_t *row, b
                                 attempt->secrets, err);
   }
   if (result == 0) result = bq_timer_new(&attempt->deadline, env->loop, on_deadline, attempt, err);
+  if (result == 0) result = bq_timer_new(&attempt->log_timer, env->loop, on_log_time, attempt, err);
   if (result < 0) goto cleanup;
+  bq_attempt_log_on_first(attempt->log, on_first_line, attempt);
   bq_timer_follow_clock(attempt->deadline);
-  bq_timer_set(attempt->deadline, BQ_ATTEMPT_LOG_MS);
+  bq_timer_set(attempt->deadline, (int64_t)env->config->build_timeout_minutes * 60 * 1000);
   bq_attempt_advance(attempt, BQ_ATTEMPT_PREPARING);
   *out = attempt;
   attempt = NULL;

@@ -47,9 +47,8 @@ struct bq_attempt {
   bq_task task;              // the blocking work of PREPARING, PUBLISHING, CLEANING
   int task_result;           // of that work …
   bq_error task_error;       // … and why, when it is negative
-  bq_timer *deadline;        // owned; BQ_ATTEMPT_LOG_MS, BuildTimeoutMinutes, then the deferred functions' limit
-  int log_hurried;           // the first of these is over …
-  int64_t waited_ms;         // … after so long
+  bq_timer *deadline;        // owned; BuildTimeoutMinutes, then the deferred functions' limit
+  bq_timer *log_timer;       // owned; BQ_ATTEMPT_LOG_MS from the first line that is in memory
   int64_t started_us;        // bq_clock_wall_us at the start
 
   // Paths, owned.

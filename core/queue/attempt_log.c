@@ -43,6 +43,8 @@ struct bq_attempt_log {
   uint64_t file_bytes;  // written to fd, without a tail's first line
   uint64_t size;        // written in all
   int hurried;          // nothing stays in memory
+  void (*began)(void *arg); // the first line is in memory; NULL: was called, or nobody asked
+  void *began_arg;
   bq_buf batch;         // whole lines that wait to be written to fd; in memory: all
   line_ring last;
   bq_attempt_follower *followers;
@@ -193,6 +195,12 @@ static void add_safe(bq_buf *out, const char *text, size_t length) {
   bq_buf_add(out, text + start, length - start);
 }
 
+static void tell_first(bq_attempt_log *log) {
+  void (*began)(void *arg) = log->began;
+  log->began = NULL;
+  if (began != NULL) began(log->began_arg);
+}
+
 // Stores one line (or one piece of a long one), masked already.
 static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_t when_us, int continued,
                   const char *text, size_t length) {
@@ -214,7 +222,10 @@ static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_
   // A failure is logged there; the line is kept in memory for the last ones.
   int goes_on = log->hurried || log->batch.length > BQ_LOG_MEMORY_BYTES;
   if (log->state == MEMORY && goes_on) (void)!bq_attempt_log_keep(log, &err);
-  if (log->state == MEMORY) return;
+  if (log->state == MEMORY) {
+    tell_first(log);
+    return;
+  }
   uint64_t most = log->state == HEAD ? log->head_max : log->tail_max;
   if (log->state != BROKEN && log->file_bytes + log->batch.length > most) {
     flush_first(log, before); // those still fit
@@ -320,6 +331,11 @@ void bq_attempt_log_hurry(bq_attempt_log *log) {
   bq_error err;
   log->hurried = 1;
   if (log->batch.length > 0) (void)!bq_attempt_log_keep(log, &err); // a failure is logged
+}
+
+void bq_attempt_log_on_first(bq_attempt_log *log, void (*began)(void *arg), void *arg) {
+  log->began = began;
+  log->began_arg = arg;
 }
 
 const char *bq_attempt_log_text(const bq_attempt_log *log, size_t *length) {

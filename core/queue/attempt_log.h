@@ -53,6 +53,9 @@ int bq_attempt_log_keep(bq_attempt_log *log, bq_error *err) BQ_MUSTCHECK;
 // From now on no line stays in memory: makes the file when there is one already, else with the first.
 void bq_attempt_log_hurry(bq_attempt_log *log);
 
+// Calls `began` once, on the loop, when the first line is kept in memory.
+void bq_attempt_log_on_first(bq_attempt_log *log, void (*began)(void *arg), void *arg);
+
 // What was written so far, while it is in memory only; NULL when there is a file, or the disk has refused it. Borrowed
 // until the next write.
 const char *bq_attempt_log_text(const bq_attempt_log *log, size_t *length);
