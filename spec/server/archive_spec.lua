@@ -35,7 +35,9 @@ describe("buildq archive", function()
 
   it("writes what has ended before a time, and puts it back as it was", function()
     local waiting = builds.submit(server, { pipeline = "gate" })
-    builds.await(server, waiting, "building")
+    server:wait_for(function() -- its progress is written: nothing changes the row any more
+      return server:get("/builds/" .. waiting).json.currentStep == "Waiting"
+    end)
     local before = contents(server)
     local done = server:command { "archive", "--before", "1d", "--to", path }
     assert.equal(0, done.code, done.errors)
