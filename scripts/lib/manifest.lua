@@ -109,8 +109,9 @@ function manifest.choose(normal, asked)
   local c = check.new()
   local offered, chosen = offers(normal), {}
   for _, name in ipairs { "tier", "architecture", "cloudProvider" } do
-    local words, wanted = offered[name], asked[name] ~= "" and asked[name] or nil
+    local words, wanted = offered[name], asked[name]
     local path = "$." .. name
+    if wanted == "" and #words > 0 then wanted = nil end -- of a row by plain SQL, or `buildq run`
     if wanted and #words > 0 then
       chosen[name] = find_word(words, wanted, CANONICAL[name])
       if not chosen[name] then

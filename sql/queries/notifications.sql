@@ -2,7 +2,7 @@
 
 -- name: outbox_take
 -- $1 how many, $2 the taker's generation, $3 retries of a build at most, $4 days that files are kept. Events to
--- expand: id, JSON (NotificationEvent), oldest first. Whoever takes one has a minute. What the rules failed on comes
+-- expand: id, JSON (NotificationEvent), oldest first. Whoever takes one has 15 seconds. What the rules failed on comes
 -- again with other scripts, or when its time has come.
 with due as (
   select id from outbox
@@ -11,7 +11,7 @@ with due as (
   order by id limit $1::integer
   for update skip locked
 ), taken as (
-  update outbox o set taken_until = buildq_now() + interval '1 minute',
+  update outbox o set taken_until = buildq_now() + interval '15 seconds',
     fault_generations = case when fault is not null then array_append(fault_generations, $2) end
   from due where o.id = due.id
   returning o.*
