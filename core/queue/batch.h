@@ -34,7 +34,7 @@ void bq_batch_free(bq_batch *batch);
 // `row` is the item's in result->rows; 0 with an error.
 typedef void (*bq_batch_done)(void *arg, const bq_pg_result *result, int row);
 
-// `item` stays the caller's. `done` is called once, on a later turn.
-int bq_batch_add(bq_batch *batch, const json_t *item, bq_batch_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
+// `value` stays the caller's. `done` is called once, on a later turn.
+int bq_batch_add(bq_batch *batch, const json_t *value, bq_batch_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
 
 #endif

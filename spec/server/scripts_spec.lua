@@ -158,7 +158,7 @@ describe("a saved script", function()
     server:write("scripts", { ["routes/hup.lua"] = route("/hup", "return { body = 'two' }"), ["lib/hup2.lua"] = "" })
     assert(uv.fs_unlink(server.directory .. "/scripts/lib/hup.lua"))
     server:kill "sighup"
-    local change = "removed scripts/lib/hup.lua, added scripts/lib/hup2.lua, changed scripts/routes/hup.lua"
+    local change = "added scripts/lib/hup2.lua, changed scripts/routes/hup.lua, removed scripts/lib/hup.lua"
     server:wait_for(function() return server:log():find(change, from, true) end, 10, change)
     assert.truthy(server:log():find("reading the configuration", from, true))
     assert.equal("two", server:get("/hup").body)
