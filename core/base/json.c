@@ -167,6 +167,11 @@ static int digits_within(const json_t *value) {
   return most;
 }
 
+const char *bq_json_text(const json_t *object, const char *name) {
+  const char *text = json_string_value(json_object_get(object, name));
+  return text != NULL ? text : "";
+}
+
 char *bq_json_dumps(const json_t *value, size_t flags) {
   return json_dumps(value, flags | JSON_REAL_PRECISION((size_t)digits_within(value)));
 }

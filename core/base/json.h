@@ -27,6 +27,9 @@ int bq_json_parse(const char *text, size_t length, unsigned flags, json_t **out,
 // letters. Borrowed. NULL when absent or when `object` is no object.
 json_t *bq_json_get_ci(const json_t *object, const char *name);
 
+// The text of that member; "" when it is absent or no text. Borrowed.
+const char *bq_json_text(const json_t *object, const char *name);
+
 // json_dumps of jansson, numbers with the fewest digits that read back the same: 1.1 stays "1.1". The caller's (bq_free);
 // NULL for want of memory, and for what `flags` refuse.
 char *bq_json_dumps(const json_t *value, size_t flags);

@@ -7,25 +7,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/follow.h"
 
 enum { MAIL_POLL_MS = 100, MAIL_POLLS = 50 };
 
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 static void print_commands(const char *url, const json_t *build) {
   char self[PATH_MAX] = "buildq";
   ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
   if (length > 0) self[length] = '\0';
-  const char *id = text_of(build, "id");
-  const char *download = text_of(build, "downloadUrl");
+  const char *id = bq_json_text(build, "id");
+  const char *download = bq_json_text(build, "downloadUrl");
   const char *name = strrchr(download, '/');
-  (void)printf("\nIts artifact: %s%s\n\nTry in a second terminal:\n\n", text_of(build, "outputPath"),
+  (void)printf("\nIts artifact: %s%s\n\nTry in a second terminal:\n\n", bq_json_text(build, "outputPath"),
                name != NULL ? name : "");
   (void)printf("  curl -s %s/builds/%s\n", url, id);
   (void)printf("  curl -s %s/builds/%s/log\n", url, id);
@@ -48,12 +44,12 @@ static void show_mails(bq_client *client, const char *id) {
     if (bq_client_call(client, "GET", path, NULL, NULL, &page) != BQ_EXIT_OK) break;
     const json_t *mails = json_object_get(page, "notifications");
     json_array_foreach(mails, index, mail) {
-      has_end |= strcmp(text_of(mail, "event"), "completed") == 0 && strcmp(text_of(mail, "state"), "sent") == 0;
+      has_end |= strcmp(bq_json_text(mail, "event"), "completed") == 0 && strcmp(bq_json_text(mail, "state"), "sent") == 0;
     }
     if (has_end) {
       (void)printf("\nIts mails, which any mail program opens:\n\n");
       for (index = json_array_size(mails); index > 0; index--) { // the oldest first
-        (void)printf("  %s\n", text_of(json_array_get(mails, index - 1), "lastReply"));
+        (void)printf("  %s\n", bq_json_text(json_array_get(mails, index - 1), "lastReply"));
       }
       shown = 1;
     }
@@ -77,7 +73,7 @@ static int demonstrate_one(bq_client *client, const char *url, const char *manif
   json_t *build = NULL;
   int goes_on = 0;
   if (request == NULL || bq_client_call(client, "POST", "/builds", request, NULL, &answer) != BQ_EXIT_OK) goto cleanup;
-  const char *id = text_of(answer, "jobId");
+  const char *id = bq_json_text(answer, "jobId");
   (void)printf("build %s\n", id);
   goes_on = bq_follow_build(client, id, 0, &build) == BQ_EXIT_OK;
   if (goes_on) {

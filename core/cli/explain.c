@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/estimate.h"
+#include "cli/output.h"
 #include "cli/text.h"
 
 typedef struct arguments {
@@ -77,9 +78,7 @@ int bq_command_explain(int argc, char **argv) {
   char *path = escaped != NULL ? bq_format("/builds/%s/explain", escaped) : NULL;
   int code = path != NULL ? bq_client_call(client, "GET", path, NULL, NULL, &answer) : BQ_EXIT_FAILURE;
   if (code == BQ_EXIT_OK && a.common.json) {
-    char *text = bq_json_dumps(answer, JSON_INDENT(2));
-    (void)puts(text != NULL ? text : "{}");
-    bq_free(text);
+    bq_print_json(answer, JSON_INDENT(2));
   } else if (code == BQ_EXIT_OK) {
     print_answer(answer);
   }

@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/generation_diff.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -45,27 +46,16 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
-static void print_json(const json_t *value, size_t flags) {
-  char *text = bq_json_dumps(value, flags);
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
-}
-
 // list --------------------------------------------------------------------------------------------------------------
 
 // Where a generation is in use: "running here", "on disk", "active 10%".
 static void describe_use(char *out, size_t size, const json_t *answer, const char *hash) {
   const json_t *activation = json_object_get(answer, "activation");
-  int active = strcmp(text_of(activation, "generation"), hash) == 0;
+  int active = strcmp(bq_json_text(activation, "generation"), hash) == 0;
   char share[24] = "";
   if (active) (void)snprintf(share, sizeof share, "active %lld%%", json_integer_value(json_object_get(activation, "share")));
-  int current = strcmp(text_of(answer, "current"), hash) == 0;
-  int disk = strcmp(text_of(answer, "disk"), hash) == 0;
+  int current = strcmp(bq_json_text(answer, "current"), hash) == 0;
+  int disk = strcmp(bq_json_text(answer, "disk"), hash) == 0;
   (void)snprintf(out, size, "%s%s%s%s%s", share, active && (current || disk) ? ", " : "", current ? "running" : "",
                  current && disk ? ", " : "", disk ? "on disk" : "");
 }
@@ -88,21 +78,21 @@ static int add_generation(bq_table *table, const json_t *answer, const json_t *i
   }
   seconds_text(seconds[0], item, "p50Seconds");
   seconds_text(seconds[1], item, "p90Seconds");
-  describe_use(use, sizeof use, answer, text_of(item, "hash"));
-  (void)snprintf(hash, sizeof hash, "%s", text_of(item, "hash"));
-  (void)snprintf(used, sizeof used, "%.19sZ", text_of(item, "usedAt"));
+  describe_use(use, sizeof use, answer, bq_json_text(item, "hash"));
+  (void)snprintf(hash, sizeof hash, "%s", bq_json_text(item, "hash"));
+  (void)snprintf(used, sizeof used, "%.19sZ", bq_json_text(item, "usedAt"));
   const char *cells[] = {hash, used, numbers[0], numbers[1], numbers[2], seconds[0], seconds[1], use};
   return bq_table_add(table, cells, err);
 }
 
 static void print_activation(const json_t *answer) {
   const json_t *activation = json_object_get(answer, "activation");
-  if (text_of(activation, "generation")[0] == '\0') return;
-  (void)printf("\nActive since %.19sZ by ", text_of(activation, "since"));
-  bq_text_print(stdout, text_of(activation, "who"));
-  if (text_of(activation, "reason")[0] != '\0') {
+  if (bq_json_text(activation, "generation")[0] == '\0') return;
+  (void)printf("\nActive since %.19sZ by ", bq_json_text(activation, "since"));
+  bq_text_print(stdout, bq_json_text(activation, "who"));
+  if (bq_json_text(activation, "reason")[0] != '\0') {
     (void)fputs(": ", stdout);
-    bq_text_print(stdout, text_of(activation, "reason"));
+    bq_text_print(stdout, bq_json_text(activation, "reason"));
   }
   (void)fputs("\nbuildq generations release returns to the disk.\n", stdout);
 }
@@ -114,15 +104,15 @@ static void print_history(const json_t *history) {
   if (json_array_size(history) > 0) (void)fputs("\nHistory\n", stdout);
   json_array_foreach(history, i, entry) {
     if (i == LISTED_HISTORY) break;
-    const char *hash = text_of(entry, "generation");
-    (void)printf("%.19sZ  ", text_of(entry, "at"));
+    const char *hash = bq_json_text(entry, "generation");
+    (void)printf("%.19sZ  ", bq_json_text(entry, "at"));
     if (hash[0] == '\0') (void)fputs("released", stdout);
     else (void)printf("activated %.*s %lld%%", SHORT_HASH, hash, json_integer_value(json_object_get(entry, "share")));
     (void)fputs(" by ", stdout);
-    bq_text_print(stdout, text_of(entry, "who"));
-    if (text_of(entry, "reason")[0] != '\0') {
+    bq_text_print(stdout, bq_json_text(entry, "who"));
+    if (bq_json_text(entry, "reason")[0] != '\0') {
       (void)fputs(": ", stdout);
-      bq_text_print(stdout, text_of(entry, "reason"));
+      bq_text_print(stdout, bq_json_text(entry, "reason"));
     }
     (void)fputc('\n', stdout);
   }
@@ -154,10 +144,10 @@ static int print_list(const json_t *answer) {
 static int print_files(const json_t *answer) {
   size_t index;
   json_t *file;
-  (void)printf("%s\n", text_of(answer, "hash"));
+  (void)printf("%s\n", bq_json_text(answer, "hash"));
   json_array_foreach(json_object_get(answer, "files"), index, file) {
-    (void)printf("%.*s  ", SHORT_HASH, text_of(file, "hash"));
-    bq_text_print(stdout, text_of(file, "path"));
+    (void)printf("%.*s  ", SHORT_HASH, bq_json_text(file, "hash"));
+    bq_text_print(stdout, bq_json_text(file, "path"));
     (void)putchar('\n');
   }
   return BQ_EXIT_OK;
@@ -177,7 +167,7 @@ static int get_generation(bq_client *client, const char *hash, json_t **answer) 
 static int list(const arguments *a, bq_client *client) {
   json_t *answer = NULL;
   int code = bq_client_call(client, "GET", "/generations", NULL, NULL, &answer);
-  if (code == BQ_EXIT_OK && a->common.json) print_json(answer, JSON_COMPACT);
+  if (code == BQ_EXIT_OK && a->common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = print_list(answer);
   json_decref(answer);
   return code;
@@ -186,7 +176,7 @@ static int list(const arguments *a, bq_client *client) {
 static int show(const arguments *a, bq_client *client) {
   json_t *answer = NULL;
   int code = get_generation(client, a->first, &answer);
-  if (code == BQ_EXIT_OK && a->common.json) print_json(answer, JSON_COMPACT);
+  if (code == BQ_EXIT_OK && a->common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = print_files(answer);
   json_decref(answer);
   return code;
@@ -223,9 +213,9 @@ static int change(const arguments *a, bq_client *client, const char *path) {
   if (a->reason != NULL) (void)json_object_set_new(body, "reason", json_string(a->reason));
   int code = bq_client_call(client, "POST", path, body, NULL, &answer);
   if (code == BQ_EXIT_OK && a->common.json) {
-    print_json(answer, JSON_COMPACT);
-  } else if (code == BQ_EXIT_OK && text_of(answer, "generation")[0] != '\0') {
-    (void)printf("active: %s, %lld%% of new builds\n", text_of(answer, "generation"),
+    bq_print_json(answer, JSON_COMPACT);
+  } else if (code == BQ_EXIT_OK && bq_json_text(answer, "generation")[0] != '\0') {
+    (void)printf("active: %s, %lld%% of new builds\n", bq_json_text(answer, "generation"),
                  json_integer_value(json_object_get(answer, "share")));
   } else if (code == BQ_EXIT_OK) {
     (void)puts("released: new builds start on what the servers have on disk");
@@ -296,15 +286,15 @@ static void print_paths(const json_t *answer, const char *key) {
 }
 
 static int print_reload(const json_t *answer) {
-  int same = strcmp(text_of(answer, "generation"), text_of(answer, "previous")) == 0;
+  int same = strcmp(bq_json_text(answer, "generation"), bq_json_text(answer, "previous")) == 0;
   print_paths(answer, "added");
   print_paths(answer, "changed");
   print_paths(answer, "removed");
   if (json_is_true(json_object_get(answer, "held"))) {
-    (void)printf("%s was activated and goes on; the disk has %s\n", text_of(answer, "generation"),
-                 text_of(answer, "disk"));
+    (void)printf("%s was activated and goes on; the disk has %s\n", bq_json_text(answer, "generation"),
+                 bq_json_text(answer, "disk"));
   } else {
-    (void)printf("%s %s\n", text_of(answer, "generation"), same ? "was running already" : "is running");
+    (void)printf("%s %s\n", bq_json_text(answer, "generation"), same ? "was running already" : "is running");
   }
   return BQ_EXIT_OK;
 }
@@ -326,7 +316,7 @@ int bq_command_reload(int argc, char **argv) {
   if (client == NULL) return BQ_EXIT_FAILURE;
   json_t *body = json_object();
   int code = bq_client_call(client, "POST", "/admin/reload", body, NULL, &answer);
-  if (code == BQ_EXIT_OK && a.common.json) print_json(answer, JSON_COMPACT);
+  if (code == BQ_EXIT_OK && a.common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = print_reload(answer);
   json_decref(body);
   json_decref(answer);

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -50,11 +51,6 @@ static char *page_path(const arguments *a, long limit, const char *cursor) {
   return bq_buf_take(&path);
 }
 
-static const char *text_of(const json_t *build, const char *key) {
-  const char *text = json_string_value(json_object_get(build, key));
-  return text != NULL ? text : "";
-}
-
 enum { COLUMN_COUNT = 6 };
 static const bq_table_column columns[COLUMN_COUNT] = {
     {"ID", 0, 0},      {"STATUS", 0, 0},        {"DONE", 1, 0}, {"ENQUEUED (UTC)", 0, 0}, {"CUSTOMER", 0, 1},
@@ -64,9 +60,9 @@ static int add_build(bq_table *table, const json_t *build, bq_error *err) {
   char done[32];
   char enqueued[20]; // without fractions and zone
   (void)snprintf(done, sizeof done, "%lld%%", json_integer_value(json_object_get(build, "progressPercent")));
-  (void)snprintf(enqueued, sizeof enqueued, "%s", text_of(build, "enqueuedAt"));
-  const char *cells[COLUMN_COUNT] = {text_of(build, "id"), text_of(build, "status"), done, enqueued,
-                                     text_of(build, "customerId"), text_of(build, "configurationName")};
+  (void)snprintf(enqueued, sizeof enqueued, "%s", bq_json_text(build, "enqueuedAt"));
+  const char *cells[COLUMN_COUNT] = {bq_json_text(build, "id"), bq_json_text(build, "status"), done, enqueued,
+                                     bq_json_text(build, "customerId"), bq_json_text(build, "configurationName")};
   return bq_table_add(table, cells, err);
 }
 
@@ -81,9 +77,7 @@ static int take_page(bq_table *table, const json_t *builds, int json) {
       (void)fprintf(stderr, "buildq: %s\n", err.message);
       return BQ_EXIT_FAILURE;
     }
-    char *text = bq_json_dumps(build, JSON_COMPACT);
-    (void)puts(text != NULL ? text : "{}");
-    bq_free(text);
+    bq_print_json(build, JSON_COMPACT);
   }
   return BQ_EXIT_OK;
 }

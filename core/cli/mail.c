@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/text.h"
 
 enum {
@@ -62,17 +63,6 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
-void bq_mail_print_json(const json_t *value) {
-  char *text = bq_json_dumps(value, JSON_COMPACT);
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
-}
-
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 // POST to `path` (owned by the caller); says what has become of the delivery, which is the answer.
 static int change(const bq_mail_arguments *a, const char *path, json_t *body) {
   json_t *answer = NULL;
@@ -80,12 +70,12 @@ static int change(const bq_mail_arguments *a, const char *path, json_t *body) {
   if (client == NULL) return BQ_EXIT_FAILURE;
   int code = bq_client_call(client, "POST", path, body, NULL, &answer);
   if (code == BQ_EXIT_OK && a->common.json) {
-    bq_mail_print_json(answer);
+    bq_print_json(answer, JSON_COMPACT);
   } else if (code == BQ_EXIT_OK) {
-    (void)printf("%s %s: ", text_of(answer, "id"), text_of(answer, "state"));
-    bq_text_print(stdout, text_of(answer, "event"));
+    (void)printf("%s %s: ", bq_json_text(answer, "id"), bq_json_text(answer, "state"));
+    bq_text_print(stdout, bq_json_text(answer, "event"));
     (void)fputs(" to ", stdout);
-    bq_text_print(stdout, text_of(answer, "recipient"));
+    bq_text_print(stdout, bq_json_text(answer, "recipient"));
     (void)putchar('\n');
   }
   json_decref(answer);

@@ -32,7 +32,4 @@ int bq_mail_list(const bq_mail_arguments *a);
 int bq_mail_show(const bq_mail_arguments *a);
 int bq_mail_preview(const bq_mail_arguments *a);
 
-// An answer of the API as JSON in one line.
-void bq_mail_print_json(const json_t *value);
-
 #endif

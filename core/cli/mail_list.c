@@ -3,18 +3,15 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/mail.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
 enum { PAGE = 100, DEFAULT_LIMIT = 20 };
-
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
 
 // list --------------------------------------------------------------------------------------------------------------
 
@@ -40,7 +37,7 @@ static const bq_table_column columns[COLUMN_COUNT] = {{"ID", 0, 0},        {"STA
 static const char *last_word(const json_t *item) {
   static const char *const keys[] = {"fault", "reason", "lastReply"};
   for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-    if (text_of(item, keys[i])[0] != '\0') return text_of(item, keys[i]);
+    if (bq_json_text(item, keys[i])[0] != '\0') return bq_json_text(item, keys[i]);
   }
   return "";
 }
@@ -52,12 +49,12 @@ static int take_page(bq_table *table, const json_t *items, int json) {
   json_array_foreach(items, index, item) {
     char created[20]; // without fractions and zone
     if (json) {
-      bq_mail_print_json(item);
+      bq_print_json(item, JSON_COMPACT);
       continue;
     }
-    (void)snprintf(created, sizeof created, "%s", text_of(item, "createdAt"));
-    const char *cells[COLUMN_COUNT] = {text_of(item, "id"),      text_of(item, "state"),   created,
-                                       text_of(item, "event"),   text_of(item, "channel"), text_of(item, "recipient"),
+    (void)snprintf(created, sizeof created, "%s", bq_json_text(item, "createdAt"));
+    const char *cells[COLUMN_COUNT] = {bq_json_text(item, "id"),      bq_json_text(item, "state"),   created,
+                                       bq_json_text(item, "event"),   bq_json_text(item, "channel"), bq_json_text(item, "recipient"),
                                        last_word(item)};
     if (bq_table_add(table, cells, &err) == 0) continue;
     (void)fprintf(stderr, "buildq: %s\n", err.message);
@@ -71,9 +68,9 @@ static void tell_faults(const json_t *faults) {
   size_t index;
   json_t *fault;
   json_array_foreach(faults, index, fault) {
-    (void)fprintf(stderr, "buildq: %s of build %s waits until a script is mended: ", text_of(fault, "event"),
-                  text_of(fault, "buildId"));
-    bq_text_print(stderr, text_of(fault, "fault"));
+    (void)fprintf(stderr, "buildq: %s of build %s waits until a script is mended: ", bq_json_text(fault, "event"),
+                  bq_json_text(fault, "buildId"));
+    bq_text_print(stderr, bq_json_text(fault, "fault"));
     (void)fputc('\n', stderr);
   }
 }
@@ -143,10 +140,10 @@ static void print_attempts(const json_t *attempts) {
   json_t *attempt;
   if (json_array_size(attempts) > 0) (void)puts("attempts");
   json_array_foreach(attempts, index, attempt) {
-    (void)printf("  %.19sZ %-6s ", text_of(attempt, "at"), text_of(attempt, "outcome"));
+    (void)printf("  %.19sZ %-6s ", bq_json_text(attempt, "at"), bq_json_text(attempt, "outcome"));
     const json_t *code = json_object_get(attempt, "code");
     if (json_is_integer(code)) (void)printf("%lld ", json_integer_value(code));
-    bq_text_print(stdout, text_of(attempt, "reply"));
+    bq_text_print(stdout, bq_json_text(attempt, "reply"));
     (void)putchar('\n');
   }
 }
@@ -159,7 +156,7 @@ int bq_mail_show(const bq_mail_arguments *a) {
   char *path = escaped != NULL ? bq_format("/notifications/%s", escaped) : NULL;
   int code = path != NULL ? bq_client_call(client, "GET", path, NULL, NULL, &answer) : BQ_EXIT_FAILURE;
   if (code == BQ_EXIT_OK && a->common.json) {
-    bq_mail_print_json(answer);
+    bq_print_json(answer, JSON_COMPACT);
   } else if (code == BQ_EXIT_OK) {
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) print_field(shown[i], json_object_get(answer, shown[i]));
     print_attempts(json_object_get(answer, "attempts"));

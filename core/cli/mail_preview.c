@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "cli/client.h"
 #include "cli/mail.h"
+#include "cli/output.h"
 #include "cli/settings.h"
 #include "cli/share.h"
 #include "cli/text.h"
@@ -34,11 +35,6 @@ static int ask_facts(json_t **facts, const bq_mail_arguments *a) {
   bq_free(event);
   bq_client_free(client);
   return code;
-}
-
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
 }
 
 static void print_header(const char *name, const char *first, const char *second) {
@@ -69,11 +65,11 @@ static void print_lines(const char *text) {
 static void print_mail(const json_t *mail, const bq_config *config) {
   const json_t *to = json_object_get(mail, "to");
   print_header("From", config->email_from_name, config->email_from_address);
-  print_header("To", text_of(to, "name"), text_of(to, "address"));
-  print_header("Reply-To", text_of(mail, "replyTo"), "");
-  print_header("Subject", text_of(mail, "subject"), "");
+  print_header("To", bq_json_text(to, "name"), bq_json_text(to, "address"));
+  print_header("Reply-To", bq_json_text(mail, "replyTo"), "");
+  print_header("Subject", bq_json_text(mail, "subject"), "");
   (void)putchar('\n');
-  print_lines(text_of(mail, "text"));
+  print_lines(bq_json_text(mail, "text"));
 }
 
 // What is sent to a channel by HTTP; JSON in its body is laid out to be read.
@@ -85,9 +81,7 @@ static void print_http(const json_t *http) {
   if (body != NULL && bq_json_parse(body, strlen(body), BQ_JSON_STRICT, &parsed, &err) == 0) {
     (void)json_object_set_new(copy, "body", parsed);
   }
-  char *text = bq_json_dumps(copy, JSON_INDENT(2));
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
+  bq_print_json(copy, JSON_INDENT(2));
   json_decref(copy);
 }
 
@@ -115,7 +109,7 @@ static int print_preview(const json_t *preview, const bq_mail_arguments *a, cons
                   a->channel != NULL ? a->channel : "email");
   }
   if (a->common.json) {
-    bq_mail_print_json(preview);
+    bq_print_json(preview, JSON_COMPACT);
   } else if (mail != NULL) {
     print_mail(mail, config);
   } else {

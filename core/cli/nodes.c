@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -28,11 +29,6 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 static char *joined(const json_t *list) {
   bq_buf text = {0};
   size_t index;
@@ -51,8 +47,8 @@ static int add_node(bq_table *table, const json_t *node, bq_error *err) {
                  json_integer_value(json_object_get(node, "slots")));
   (void)snprintf(seen, sizeof seen, "%.0f s", json_number_value(json_object_get(node, "heartbeatSeconds")));
   char *labels = joined(json_object_get(node, "labels"));
-  const char *cells[] = {text_of(node, "id"), text_of(node, "name"),    text_of(node, "state"), busy, seen,
-                         text_of(node, "url"), text_of(node, "version"), labels != NULL ? labels : ""};
+  const char *cells[] = {bq_json_text(node, "id"), bq_json_text(node, "name"),    bq_json_text(node, "state"), busy, seen,
+                         bq_json_text(node, "url"), bq_json_text(node, "version"), labels != NULL ? labels : ""};
   int result = bq_table_add(table, cells, err);
   bq_free(labels);
   return result;
@@ -61,28 +57,14 @@ static int add_node(bq_table *table, const json_t *node, bq_error *err) {
 static int print_nodes(const json_t *nodes) {
   static const bq_table_column columns[] = {{"ID", 0, 0},  {"NAME", 0, 0}, {"STATE", 0, 0},   {"BUILDS", 1, 0},
                                             {"SEEN", 1, 0}, {"URL", 0, 0},  {"VERSION", 0, 0}, {"LABELS", 0, 1}};
-  bq_table *table = NULL;
-  char *text = NULL;
-  size_t index;
-  json_t *node;
-  bq_error err;
-  int result = bq_table_new(&table, columns, sizeof columns / sizeof columns[0], &err);
-  json_array_foreach(nodes, index, node) {
-    if (result == 0) result = add_node(table, node, &err);
-  }
-  if (result == 0) result = bq_table_text(table, bq_text_terminal(stdout), &text, &err);
-  if (result == 0) (void)fputs(text, stdout);
-  else (void)fprintf(stderr, "buildq: %s\n", err.message);
-  bq_free(text);
-  bq_table_free(table);
-  return result == 0 ? BQ_EXIT_OK : BQ_EXIT_FAILURE;
+  return bq_print_list(columns, sizeof columns / sizeof columns[0], nodes, add_node);
 }
 
 static int is_meant(const json_t *node, const char *name) {
-  const char *url = text_of(node, "url");
+  const char *url = bq_json_text(node, "url");
   const char *address = strstr(url, "://");
-  return strcmp(text_of(node, "name"), name) == 0 || strcmp(url, name) == 0 ||
-         (address != NULL && strcmp(address + 3, name) == 0) || strncmp(text_of(node, "id"), name, strlen(name)) == 0;
+  return strcmp(bq_json_text(node, "name"), name) == 0 || strcmp(url, name) == 0 ||
+         (address != NULL && strcmp(address + 3, name) == 0) || strncmp(bq_json_text(node, "id"), name, strlen(name)) == 0;
 }
 
 // The one server that is meant by a name, an address, or the beginning of an id. Those that have ended are not.
@@ -91,7 +73,7 @@ static const json_t *find(const json_t *nodes, const char *name) {
   size_t index;
   json_t *node;
   json_array_foreach(nodes, index, node) {
-    const char *state = text_of(node, "state");
+    const char *state = bq_json_text(node, "state");
     if (strcmp(state, "dead") == 0 || strcmp(state, "stopped") == 0 || !is_meant(node, name)) continue;
     if (found != NULL) {
       (void)fprintf(stderr, "buildq: several servers are called %s: give the address or the id of one\n", name);
@@ -103,20 +85,14 @@ static const json_t *find(const json_t *nodes, const char *name) {
   return found;
 }
 
-static void print_json(const json_t *value, size_t flags) {
-  char *text = bq_json_dumps(value, flags);
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
-}
-
 static int change(bq_client *client, const arguments *a, const json_t *nodes) {
   const json_t *node = find(nodes, a->name);
   if (node == NULL) return BQ_EXIT_FAILURE;
   json_t *answer = NULL;
   json_t *body = json_object();
-  char *path = bq_format("/nodes/%s/%s", text_of(node, "id"), a->action);
+  char *path = bq_format("/nodes/%s/%s", bq_json_text(node, "id"), a->action);
   int code = path != NULL ? bq_client_call(client, "POST", path, body, NULL, &answer) : BQ_EXIT_FAILURE;
-  if (code == BQ_EXIT_OK) print_json(answer, a->common.json ? JSON_COMPACT : JSON_INDENT(2));
+  if (code == BQ_EXIT_OK) bq_print_json(answer, a->common.json ? JSON_COMPACT : JSON_INDENT(2));
   bq_free(path);
   json_decref(body);
   json_decref(answer);
@@ -130,7 +106,7 @@ static int perform(const arguments *a) {
   int code = bq_client_call(client, "GET", "/nodes", NULL, NULL, &answer);
   const json_t *nodes = json_object_get(answer, "nodes");
   if (code == BQ_EXIT_OK && a->name != NULL) code = change(client, a, nodes);
-  else if (code == BQ_EXIT_OK && a->common.json) print_json(answer, JSON_COMPACT);
+  else if (code == BQ_EXIT_OK && a->common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = print_nodes(nodes);
   json_decref(answer);
   bq_client_free(client);

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -40,52 +41,22 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
-static void print_json(const json_t *value, size_t flags) {
-  char *text = bq_json_dumps(value, flags);
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
-}
-
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 // "2026-01-31T12:00:00.000000Z" without what is always zero; "" for none.
 static void cut_time(char out[24], const json_t *object, const char *key) {
-  const char *text = text_of(object, key);
+  const char *text = bq_json_text(object, key);
   (void)snprintf(out, 24, "%.19s%s", text, text[0] != '\0' ? "Z" : "");
-}
-
-static int print_rows(const bq_table_column *columns, size_t count, const json_t *list,
-                      int (*add)(bq_table *table, const json_t *item, bq_error *err)) {
-  bq_table *table = NULL;
-  char *text = NULL;
-  size_t index;
-  json_t *item;
-  bq_error err;
-  int result = bq_table_new(&table, columns, count, &err);
-  json_array_foreach(list, index, item) {
-    if (result == 0) result = add(table, item, &err);
-  }
-  if (result == 0) result = bq_table_text(table, bq_text_terminal(stdout), &text, &err);
-  if (result == 0) (void)fputs(text, stdout);
-  else (void)fprintf(stderr, "buildq: %s\n", err.message);
-  bq_free(text);
-  bq_table_free(table);
-  return result == 0 ? BQ_EXIT_OK : BQ_EXIT_FAILURE;
 }
 
 static int add_schedule(bq_table *table, const json_t *item, bq_error *err) {
   char next[24];
   cut_time(next, item, "nextAt");
-  const char *cells[] = {text_of(item, "name"),
-                         text_of(item, "cron"),
-                         text_of(item, "zone"),
-                         text_of(item, "missed"),
+  const char *cells[] = {bq_json_text(item, "name"),
+                         bq_json_text(item, "cron"),
+                         bq_json_text(item, "zone"),
+                         bq_json_text(item, "missed"),
                          next,
-                         text_of(json_object_get(item, "lastRun"), "outcome"),
-                         text_of(item, "pauseReason")};
+                         bq_json_text(json_object_get(item, "lastRun"), "outcome"),
+                         bq_json_text(item, "pauseReason")};
   return bq_table_add(table, cells, err);
 }
 
@@ -95,9 +66,9 @@ static void tell_faults(const json_t *answer) {
   json_t *fault;
   json_array_foreach(json_object_get(answer, "faults"), index, fault) {
     (void)fputs("not used: ", stderr);
-    bq_text_print(stderr, text_of(fault, "name"));
+    bq_text_print(stderr, bq_json_text(fault, "name"));
     (void)fputs(": ", stderr);
-    bq_text_print(stderr, text_of(fault, "message"));
+    bq_text_print(stderr, bq_json_text(fault, "message"));
     (void)fputc('\n', stderr);
   }
 }
@@ -107,7 +78,7 @@ static int print_schedules(const json_t *answer) {
                                             {"MISSED", 0, 0},     {"NEXT (UTC)", 0, 0}, {"LAST", 0, 0},
                                             {"PAUSED", 0, 1}};
   tell_faults(answer);
-  return print_rows(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "schedules"), add_schedule);
+  return bq_print_list(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "schedules"), add_schedule);
 }
 
 static int add_run(bq_table *table, const json_t *item, bq_error *err) {
@@ -115,14 +86,14 @@ static int add_run(bq_table *table, const json_t *item, bq_error *err) {
   char count[32];
   cut_time(first, item, "occurrence");
   (void)snprintf(count, sizeof count, "%lld", json_integer_value(json_object_get(item, "occurrences")));
-  const char *cells[] = {first, count, text_of(item, "outcome"), text_of(item, "buildId"), text_of(item, "reason")};
+  const char *cells[] = {first, count, bq_json_text(item, "outcome"), bq_json_text(item, "buildId"), bq_json_text(item, "reason")};
   return bq_table_add(table, cells, err);
 }
 
 static int print_runs(const json_t *answer) {
   static const bq_table_column columns[] = {
       {"OCCURRENCE (UTC)", 0, 0}, {"COUNT", 1, 0}, {"OUTCOME", 0, 0}, {"BUILD", 0, 0}, {"REASON", 0, 1}};
-  return print_rows(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "runs"), add_run);
+  return bq_print_list(columns, sizeof columns / sizeof columns[0], json_object_get(answer, "runs"), add_run);
 }
 
 static int print_next(const json_t *answer) {
@@ -137,14 +108,14 @@ static int print_next(const json_t *answer) {
 static int add_next(bq_table *table, const json_t *item, bq_error *err) {
   char next[24];
   cut_time(next, item, "nextAt");
-  const char *cells[] = {next, text_of(item, "name")};
+  const char *cells[] = {next, bq_json_text(item, "name")};
   return next[0] != '\0' ? bq_table_add(table, cells, err) : 0;
 }
 
 static int by_next(const void *a, const void *b) {
   const json_t *first = *(json_t *const *)a;
   const json_t *second = *(json_t *const *)b;
-  return strcmp(text_of(first, "nextAt"), text_of(second, "nextAt")); // all of one form
+  return strcmp(bq_json_text(first, "nextAt"), bq_json_text(second, "nextAt")); // all of one form
 }
 
 // Of each schedule the next occurrence, the soonest first.
@@ -158,13 +129,13 @@ static int print_soonest(const json_t *answer) {
   if (items != NULL) qsort(items, count, sizeof(json_t *), by_next);
   for (size_t i = 0; items != NULL && i < count; i++) (void)json_array_append(sorted, items[i]);
   bq_free(items);
-  int code = print_rows(columns, sizeof columns / sizeof columns[0], sorted, add_next);
+  int code = bq_print_list(columns, sizeof columns / sizeof columns[0], sorted, add_next);
   json_decref(sorted);
   return code;
 }
 
 static int print_change(const json_t *answer) {
-  print_json(answer, JSON_INDENT(2));
+  bq_print_json(answer, JSON_INDENT(2));
   return BQ_EXIT_OK;
 }
 
@@ -208,7 +179,7 @@ static int perform(const arguments *a, const action *act) {
   json_t *answer = NULL;
   char *path = path_of(a, act);
   int code = path != NULL ? bq_client_call(client, act->method, path, body, NULL, &answer) : BQ_EXIT_FAILURE;
-  if (code == BQ_EXIT_OK && a->common.json) print_json(answer, JSON_COMPACT);
+  if (code == BQ_EXIT_OK && a->common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = act->print(answer);
   json_decref(answer);
   json_decref(body);

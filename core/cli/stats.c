@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/text.h"
 
 typedef struct arguments {
@@ -57,9 +58,7 @@ int bq_command_stats(int argc, char **argv) {
   if (client == NULL) return BQ_EXIT_FAILURE;
   int code = bq_client_call(client, "GET", "/builds/statistics", NULL, NULL, &answer);
   if (code == BQ_EXIT_OK && a.common.json) {
-    char *text = bq_json_dumps(answer, JSON_COMPACT);
-    (void)puts(text != NULL ? text : "{}");
-    bq_free(text);
+    bq_print_json(answer, JSON_COMPACT);
   } else if (code == BQ_EXIT_OK) {
     print_statistics(answer);
   }

@@ -7,6 +7,7 @@
 #include "cli/client.h"
 #include "cli/estimate.h"
 #include "cli/follow.h"
+#include "cli/output.h"
 #include "cli/text.h"
 
 typedef struct arguments {
@@ -82,9 +83,7 @@ static int show_once(bq_client *client, const arguments *a) {
   char *path = escaped != NULL ? bq_format("/builds/%s", escaped) : NULL;
   int code = path != NULL ? bq_client_call(client, "GET", path, NULL, NULL, &build) : BQ_EXIT_FAILURE;
   if (code == BQ_EXIT_OK && a->common.json) {
-    char *text = bq_json_dumps(build, JSON_INDENT(2));
-    (void)puts(text != NULL ? text : "{}");
-    bq_free(text);
+    bq_print_json(build, JSON_INDENT(2));
   } else if (code == BQ_EXIT_OK) {
     print_build(build);
     print_list("needs", json_object_get(build, "needs"));

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/client.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "cli/text.h"
 
@@ -38,17 +39,6 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   }
 }
 
-static void print_json(const json_t *value) {
-  char *text = bq_json_dumps(value, JSON_COMPACT);
-  (void)puts(text != NULL ? text : "{}");
-  bq_free(text);
-}
-
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 // `path` with what was given as a query.
 static char *with_query(const char *path, const arguments *a) {
   const char *const names[] = {"channel", "customerId", "recipient", "event"};
@@ -73,17 +63,17 @@ static int add_rows(bq_table *table, const json_t *list, int disabled, bq_error 
   int result = 0;
   json_array_foreach(list, index, item) {
     char since[20]; // without fractions and zone
-    const char *customer = text_of(item, "customerId");
-    const char *recipient = text_of(item, "recipient");
-    const char *event = text_of(item, "event");
-    (void)snprintf(since, sizeof since, "%s", text_of(item, "createdAt"));
+    const char *customer = bq_json_text(item, "customerId");
+    const char *recipient = bq_json_text(item, "recipient");
+    const char *event = bq_json_text(item, "event");
+    (void)snprintf(since, sizeof since, "%s", bq_json_text(item, "createdAt"));
     const char *cells[] = {customer[0] != '\0' ? customer : "any",
                            recipient[0] != '\0' ? recipient : "any",
                            event[0] != '\0' ? event : "all",
-                           text_of(item, "channel"),
-                           disabled ? "gone" : text_of(item, "source"),
+                           bq_json_text(item, "channel"),
+                           disabled ? "gone" : bq_json_text(item, "source"),
                            since,
-                           text_of(item, "reason")};
+                           bq_json_text(item, "reason")};
     if (result == 0) result = bq_table_add(table, cells, err);
   }
   return result;
@@ -158,7 +148,7 @@ static int perform(const arguments *a, const action *act) {
   char *path = posts ? bq_strdup(act->path) : with_query(act->path, a);
   int code = client != NULL && path != NULL ? bq_client_call(client, act->method, path, body, NULL, &answer)
                                             : BQ_EXIT_FAILURE;
-  if (code == BQ_EXIT_OK && a->common.json) print_json(answer);
+  if (code == BQ_EXIT_OK && a->common.json) bq_print_json(answer, JSON_COMPACT);
   else if (code == BQ_EXIT_OK) code = act->print(answer);
   bq_free(path);
   bq_client_free(client);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/utf8.h"
 
@@ -45,16 +46,11 @@ static void key_of(char out[KEY_SIZE], int level, const char *pipeline, const ch
   bq_utf8_clean(out);
 }
 
-static const char *text_of(const json_t *object, const char *name) {
-  const char *text = json_string_value(json_object_get(object, name));
-  return text != NULL ? text : "";
-}
-
 static int add_kind(json_t *kinds, const json_t *entry) {
   char key[KEY_SIZE];
   int level = (int)json_integer_value(json_object_get(entry, "level"));
   if (level < 0 || level >= LEVELS) return 0;
-  key_of(key, level, text_of(entry, "pipeline"), text_of(entry, "tier"), text_of(entry, "architecture"));
+  key_of(key, level, bq_json_text(entry, "pipeline"), bq_json_text(entry, "tier"), bq_json_text(entry, "architecture"));
   json_t *kind = json_pack("{s:O, s:O, s:O, s:O, s:s}", "count", json_object_get(entry, "count"), "p50",
                            json_object_get(entry, "p50"), "p90", json_object_get(entry, "p90"), "mean",
                            json_object_get(entry, "mean"), "of", level_names[level]);
@@ -118,7 +114,7 @@ static void built_in(const json_t *history, bq_estimate *out) {
 static const char *take_answer(const json_t *answer, bq_estimate *out) {
   bq_estimate read = {0};
   int has_high;
-  const char *currency = text_of(answer, "currency");
+  const char *currency = bq_json_text(answer, "currency");
   if (!json_is_object(answer)) return "it must be a table";
   if (!read_number(answer, "seconds", longest_s, &read.seconds, &read.known)) return "seconds must be a number from 0";
   if (!read_number(answer, "secondsHigh", longest_s, &read.seconds_high, &has_high)) {

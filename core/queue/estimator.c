@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/estimate.h"
@@ -95,11 +96,6 @@ static void on_timer(void *arg) {
   bq_timer_set(estimator->timer, LOOK_MS);
 }
 
-static const char *text_of(const json_t *object, const char *name) {
-  const char *text = json_string_value(json_object_get(object, name));
-  return text != NULL ? text : "";
-}
-
 static void on_failed(void *arg, bq_hook hook, const bq_error *err) {
   bq_estimator *estimator = arg;
   estimator->rest_until_us = bq_clock_mono_us() + REST_US;
@@ -120,8 +116,8 @@ static json_t *policy_build(const json_t *build) {
 
 const json_t *bq_estimator_ask(const bq_server *server, const json_t *build, bq_estimate *out) {
   bq_estimator *estimator = server->estimator;
-  const json_t *history = bq_history_find(estimator->history, text_of(build, "pipeline"), text_of(build, "tier"),
-                                          text_of(build, "architecture"));
+  const json_t *history = bq_history_find(estimator->history, bq_json_text(build, "pipeline"), bq_json_text(build, "tier"),
+                                          bq_json_text(build, "architecture"));
   int rests = bq_clock_mono_us() < estimator->rest_until_us;
   const bq_decider decider = {
       .policies = rests ? NULL : server->decider.policies, .failed = on_failed, .arg = estimator};
@@ -138,7 +134,7 @@ json_t *bq_estimator_json(const bq_server *server, const json_t *build) {
 }
 
 int bq_estimator_add(const bq_server *server, json_t *build) {
-  const char *status = text_of(build, "status");
+  const char *status = bq_json_text(build, "status");
   if (status[0] != 'p' && status[0] != 'b') return 0; // pending, building: the others have a duration
   json_t *estimate = bq_estimator_json(server, build);
   return estimate != NULL && json_object_set_new(build, "estimate", estimate) == 0;

@@ -117,19 +117,14 @@ static void send_heartbeat(event_stream *s) {
 
 // Streams of one build ------------------------------------------------------------------------------------------------
 
-static const char *text_of(const json_t *object, const char *key) {
-  const char *text = json_string_value(json_object_get(object, key));
-  return text != NULL ? text : "";
-}
-
 static int is_final(const char *status) {
   return strcmp(status, "pending") != 0 && strcmp(status, "building") != 0;
 }
 
 static void send_progress(event_stream *s, const json_t *state) {
   int percent = (int)json_integer_value(json_object_get(state, "progressPercent"));
-  const char *step = text_of(state, "currentStep");
-  const char *text = text_of(state, "progressText");
+  const char *step = bq_json_text(state, "currentStep");
+  const char *text = bq_json_text(state, "progressText");
   if (percent == s->percent && strcmp(step, s->step) == 0 && strcmp(text, s->text) == 0) return;
   s->percent = percent;
   (void)snprintf(s->step, sizeof s->step, "%s", step);
@@ -144,10 +139,10 @@ static int tell_build(event_stream *s, const json_t *state, const json_t *events
   json_array_foreach(events, index, event) {
     int64_t seq = json_integer_value(json_object_get(event, "seq"));
     if (seq <= s->after) continue;
-    send_event(s, seq, text_of(event, "type"), event);
+    send_event(s, seq, bq_json_text(event, "type"), event);
     s->after = seq;
   }
-  const char *status = text_of(state, "status");
+  const char *status = bq_json_text(state, "status");
   // A build that retention has removed is over too.
   int over = json_is_null(json_object_get(state, "status")) || is_final(status);
   if (strcmp(status, "building") == 0) send_progress(s, state);
@@ -222,7 +217,7 @@ static void on_customer(void *arg, const bq_pg_result *result) {
   s->looked_us = bq_clock_mono_us();
   for (int row = 0; row < PQntuples(result->rows); row++) {
     json_t *view = bq_store_json(result->rows, row);
-    const char *id = text_of(view, "id");
+    const char *id = bq_json_text(view, "id");
     const char *updated = PQgetvalue(result->rows, row, 1);
     const char *before = json_string_value(json_object_get(s->seen, id));
     if (before == NULL || strcmp(before, updated) != 0) {

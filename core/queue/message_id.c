@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "io/hash.h"
 #include "queue/sender_internal.h"
@@ -14,29 +15,24 @@ static const char *domain_of(const bq_server *server) {
   return server->host_name[0] != '\0' ? server->host_name : "localhost";
 }
 
-static const char *text_of(const json_t *object, const char *name) {
-  const char *text = json_string_value(json_object_get(object, name));
-  return text != NULL ? text : "";
-}
-
 static int make(char **out, const bq_server *server, const json_t *delivery, const char *event, int64_t round,
                 int64_t attempt, int64_t resend, bq_error *err) {
   char hash[BQ_HASH_TEXT_SIZE];
-  const char *recipient = text_of(delivery, "recipient");
+  const char *recipient = bq_json_text(delivery, "recipient");
   int result = bq_hash_bytes(recipient, strlen(recipient), hash, err);
   if (result < 0) return result;
   hash[16] = '\0';
   char again[32] = "";
   if (resend > 0) (void)snprintf(again, sizeof again, ".again%lld", (long long)resend);
-  const char *subject = text_of(json_object_get(delivery, "build"), "id");
-  if (json_is_true(json_object_get(delivery, "test"))) subject = text_of(delivery, "id");
+  const char *subject = bq_json_text(json_object_get(delivery, "build"), "id");
+  if (json_is_true(json_object_get(delivery, "test"))) subject = bq_json_text(delivery, "id");
   *out = bq_format("<%s.%s.%lld.%lld.%s%s@%s>", subject, event, (long long)round, (long long)attempt, hash, again,
                    domain_of(server));
   return *out != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
 }
 
 int bq_message_id(char **out, const bq_server *server, const json_t *delivery, bq_error *err) {
-  return make(out, server, delivery, text_of(delivery, "event"), json_integer_value(json_object_get(delivery, "round")),
+  return make(out, server, delivery, bq_json_text(delivery, "event"), json_integer_value(json_object_get(delivery, "round")),
               json_integer_value(json_object_get(delivery, "attempt")),
               json_integer_value(json_object_get(delivery, "resend")), err);
 }
@@ -44,7 +40,7 @@ int bq_message_id(char **out, const bq_server *server, const json_t *delivery, b
 int bq_message_thread(char **out, const bq_server *server, const json_t *delivery, bq_error *err) {
   int64_t round = json_integer_value(json_object_get(delivery, "round"));
   int64_t resend = json_integer_value(json_object_get(delivery, "resend"));
-  int is_first = strcmp(text_of(delivery, "event"), "queued") == 0 && round == 1 && resend == 0;
+  int is_first = strcmp(bq_json_text(delivery, "event"), "queued") == 0 && round == 1 && resend == 0;
   *out = NULL;
   if (is_first || json_is_true(json_object_get(delivery, "test"))) return 0;
   return make(out, server, delivery, "queued", 1, 0, 0, err);

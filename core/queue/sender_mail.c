@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/clock.h"
 #include "io/mime.h"
@@ -10,16 +11,11 @@
 #include "queue/sender_internal.h"
 #include "queue/unsubscribe.h"
 
-static const char *text_of(const json_t *object, const char *name) {
-  const char *text = json_string_value(json_object_get(object, name));
-  return text != NULL ? text : "";
-}
-
 static int unsubscribe_url(char **out, const bq_server *server, const json_t *delivery, bq_error *err) {
-  const char *customer = text_of(json_object_get(delivery, "customer"), "id");
+  const char *customer = bq_json_text(json_object_get(delivery, "customer"), "id");
   *out = NULL;
   if (json_is_true(json_object_get(delivery, "test")) || *customer == '\0') return 0;
-  return bq_unsubscribe_url(out, server->config, text_of(delivery, "event"), customer, text_of(delivery, "recipient"),
+  return bq_unsubscribe_url(out, server->config, bq_json_text(delivery, "event"), customer, bq_json_text(delivery, "recipient"),
                             err);
 }
 
@@ -33,12 +29,12 @@ int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const b
   const bq_mime_mail mail = {.from_name = config->email_from_name,
                              .from_address = config->email_from_address[0] != '\0' ? config->email_from_address
                                                                                    : "buildq@localhost",
-                             .to_name = text_of(to, "name"),
-                             .to_address = text_of(to, "address"),
-                             .reply_to = text_of(what->message, "replyTo"),
-                             .subject = text_of(what->message, "subject"),
-                             .text = text_of(what->message, "text"),
-                             .html = text_of(what->message, "html"),
+                             .to_name = bq_json_text(to, "name"),
+                             .to_address = bq_json_text(to, "address"),
+                             .reply_to = bq_json_text(what->message, "replyTo"),
+                             .subject = bq_json_text(what->message, "subject"),
+                             .text = bq_json_text(what->message, "text"),
+                             .html = bq_json_text(what->message, "html"),
                              .message_id = what->message_id,
                              .in_reply_to = thread,
                              .unsubscribe_url = unsubscribe,
@@ -53,7 +49,7 @@ int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const b
 static char *file_name(const bq_outgoing *what) {
   char time[18] = "";
   size_t used = 0;
-  for (const char *c = text_of(what->delivery, "createdAt"); *c != '\0' && *c != '.' && used + 1 < sizeof time; c++) {
+  for (const char *c = bq_json_text(what->delivery, "createdAt"); *c != '\0' && *c != '.' && used + 1 < sizeof time; c++) {
     if (*c != ':') time[used++] = *c;
   }
   char *name = bq_format("%s-%s.eml", time, what->message_id + 1);
@@ -73,7 +69,7 @@ int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done d
   if (result < 0) return result;
   if (bq_mail_has_server(server->config)) {
     const bq_smtp_account account = bq_mail_account(server->config);
-    const char *to = text_of(json_object_get(what->message, "to"), "address");
+    const char *to = bq_json_text(json_object_get(what->message, "to"), "address");
     const char *from = server->config->email_from_address;
     result = bq_smtp_send(server->smtp, &account, from, to, bytes, length, done, arg, err);
     if (result < 0) bq_free(bytes);
