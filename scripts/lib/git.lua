@@ -11,10 +11,12 @@ local rules = require "manifest.rules"
 
 local git = {}
 
+-- git names in its question who wants to know: after a redirect that is another host, which gets nothing.
 local ASK <const> = [[#!/bin/sh
 case $1 in
-Username*) cat "$BUILDQ_PRIVATE/username" ;;
-*) cat "$BUILDQ_PRIVATE/password" ;;
+"Username for 'https://$BUILDQ_HOST': ") cat "$BUILDQ_PRIVATE/username" ;;
+"Password for 'https://"*"@$BUILDQ_HOST': ") cat "$BUILDQ_PRIVATE/password" ;;
+*) echo "no credential for this: $1" >&2; exit 1 ;;
 esac
 ]]
 local LOCK_SECONDS <const> = "1800"
@@ -22,7 +24,7 @@ local MAX_SUBMODULES <const> = 100
 local MAX_DEPTH <const> = 5
 
 -- Nobody is there to type a password, no setting of the machine takes part, no transport runs a program.
-local function environment(build, private_directory)
+local function environment(build, private_directory, host)
   local env = {
     GIT_TERMINAL_PROMPT = "0", GIT_CONFIG_NOSYSTEM = "1", GIT_ALLOW_PROTOCOL = "https:http:ssh:git:file",
     GIT_SSH_COMMAND = "ssh -o BatchMode=yes", GIT_HTTP_LOW_SPEED_LIMIT = "1000", GIT_HTTP_LOW_SPEED_TIME = "120",
@@ -32,6 +34,7 @@ local function environment(build, private_directory)
   end
   if private_directory then
     env.BUILDQ_PRIVATE, env.GIT_ASKPASS = private_directory, private_directory .. "/askpass"
+    env.BUILDQ_HOST = host
   end
   return env
 end
@@ -55,12 +58,13 @@ end
 -- Runs `fn` with the credential's files in the workspace, for the time of one command.
 local function with_credential(build, name, url, fn)
   if not name then return fn(environment(build)) end
-  local credential = build:credential(name, rules.host(url) or "")
+  local host = rules.host(url) or ""
+  local credential = build:credential(name, host:lower())
   return private.with(build, {
     askpass = { text = ASK, mode = 448 }, -- 0700
     username = { text = credential.username .. "\n", mode = 384 }, -- 0600
     password = { text = credential.value .. "\n", mode = 384 },
-  }, function(directory) return fn(environment(build, directory)) end)
+  }, function(directory) return fn(environment(build, directory, host)) end)
 end
 
 -- What a fetch says when trying again may help: the network, not the request.
@@ -166,14 +170,14 @@ local function checkout_submodules(build, entry, dir, depth, count)
     end
     local url = absolute_url(module.url, entry.url)
     local message = not rules.stays_inside(module.path) and "its path leads out of the repository"
-      or rules.repository(url, false)
+      or rules.url(url, false)
     if message then
       build:fail(("the submodule %s of %s: %s %s"):format(module.path, entry.url, url, message), { retry = false })
     end
     local commit = git.run(build, { "rev-parse", "--verify", "--end-of-options", "HEAD:" .. module.path },
       { cwd = dir, capture = true }).output:match("%x+")
     -- Only the repository's own host may see its credential.
-    local same = rules.host(url) == rules.host(entry.url)
+    local same = (rules.host(url) or ""):lower() == (rules.host(entry.url) or ""):lower()
     local inner = { url = url, ref = commit, credentials = same and entry.credentials or nil }
     local path = git.mirror(build, inner)
     checkout_commit(build, inner, path, commit, dir .. "/" .. module.path, depth + 1, count)

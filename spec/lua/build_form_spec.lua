@@ -112,7 +112,9 @@ describe("the build form", function()
   end)
 
   it("takes sources over https and ssh only, and from the disk when it is trusted", function()
-    for _, url in ipairs { "http://git.example.org/a", "git://h/a", "ext::id", "https://u:p@h/a", "file:///srv/a" } do
+    for _, url in ipairs { "http://git.example.org/a", "git://h/a", "ext::id", "https://u:p@h/a", "file:///srv/a",
+      "https://evil.example?@h/a", "https://evil.example#@h/a", "https://evil.example\\@h/a",
+      "https://a@evil.example@h/a", "https://h/a b", "https://h%2e/a" } do
       refused("$.repositories[0].url", function(form) form.repositories[1].url = url end)
     end
     local form = base()

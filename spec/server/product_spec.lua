@@ -182,6 +182,23 @@ describe("a credential", function()
     assert.matches("this customer may use", faults["$.manifest.source.credentials"])
     faults = refusal(order { source = { repository = "https://git.example.org/a.git", credentials = "ci" } })
     assert.matches("is not for the host git.example.org", faults["$.manifest.source.credentials"])
+    faults = refusal(order { source = { repository = "http://" .. forge.git_host .. "/a.git", credentials = "ci" } })
+    assert.matches("in clear text", faults["$.manifest.source.credentials"])
+    for _, url in ipairs { "https://evil.example?@%s/a.git", "https://evil.example#@%s/a.git",
+      "https://evil.example\\@%s/a.git", "https://a@evil.example@%s/a.git" } do
+      faults = refusal(order { source = { repository = url:format(forge.git_host), credentials = "ci" } })
+      assert.matches("must", faults["$.manifest.source.repository"], nil, url)
+    end
+  end)
+
+  it("does not follow a repository to another host", function()
+    local function logins() return select(2, process.read(forge.directory .. "/access.log"):gsub(" %- ci %[", "")) end
+    local before = logins()
+    local source = { repository = forge.git .. "moved/daemon.git", ref = "main", credentials = "ci" }
+    local build = builds.run(server, order { source = source }, "failed", 60)
+    assert.matches("can't be fetched", build.errorMessage)
+    assert.matches("/private/daemon.git/info/refs", process.read(forge.directory .. "/access.log"))
+    assert.equal(before, logins())
   end)
 
   it("that is wrong ends the build for good", function()

@@ -5,7 +5,8 @@
 --   local commit = forge:repository("public/product", "spec/fixtures/product")     -- forge.git .. "public/product.git"
 --   forge:fault "500"                                                             -- of what is pushed; nil: none
 --
--- Repositories below private/ and the registry forge.closed_registry want the user "ci" and Forge.TOKEN.
+-- Repositories below private/ and the registry forge.closed_registry want the user "ci" and Forge.TOKEN; what is below
+-- moved/ leads to private/ under another host's name.
 local uv = require "luv"
 local process = require "spec.support.process"
 local socket = require "socket"
@@ -34,6 +35,7 @@ http {
     listen 127.0.0.1:@git ssl;
     auth_basic $realm;
     auth_basic_user_file @/users;
+    location ~ ^/moved/(.*)$ { return 302 https://127.0.0.1:@git/private/$1$is_args$args; } # to another host
     location / {
       if (-f @/gone) { return 444; }
       fastcgi_pass unix:@/fcgi.sock;

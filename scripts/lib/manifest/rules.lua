@@ -29,11 +29,18 @@ function rules.stays_inside(path)
   return true
 end
 
---- The host of a remote repository in lower case, with its port when it names one.
+--- The host of a remote repository as it is written there, with its port when it names one. A host ends where curl's
+--- does (RFC 3986, section 3.2: at "/", "?" or "#"; "\\" is none of a URL's characters).
 ---@return string?
 function rules.host(repository)
-  local authority = repository:match("^%a[%w+.-]*://([^/]*)") or repository:match("^([^/:]+):")
-  return authority and authority:gsub("^.*@", ""):lower() or nil
+  local authority = repository:match("^%a[%w+.-]*://([^/?#\\]*)") or repository:match("^([^/:?#\\]+):")
+  return authority and authority:gsub("^.*@", "") or nil
+end
+
+--- Whether what is said to the repository's host is encrypted: a credential goes nowhere else.
+function rules.is_encrypted(repository)
+  local scheme = repository:match("^(%a[%w+.-]*)://")
+  return not scheme or scheme:lower() == "https" or scheme:lower() == "ssh"
 end
 
 --- What a server may offer and a build need (core/base/label.h).
@@ -65,11 +72,16 @@ function rules.repository(repository, trusted)
     end
     return no_dots(rules.local_path(repository))
   end
+  -- None of these is in a repository's address, and each ends a host for some who read it and not for others.
+  if repository:find("[%s%c\\?#]") then return "must not hold blanks, ?, # or \\" end
   local scheme = repository:match("^(%a[%w+.-]*)://")
   if scheme and not REMOTE[scheme:lower()] then return "must be an https, http, ssh or git URL" end
   -- ssh takes a host that begins with a dash for an option.
   local host = scheme and repository:match("^[^/]*//([^/]*)") or repository:match("^([^:]*)")
   if not host or host == "" or host:find("^%-") or host:find("@-", 1, true) then return "must name a host" end
+  if host:find("[^%w._~@:%[%]-]") or select(2, host:gsub("@", "")) > 1 then
+    return "must name a host of letters, digits, dots and dashes, one user at most before it"
+  end
   return nil
 end
 
