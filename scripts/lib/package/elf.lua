@@ -19,13 +19,15 @@ function elf.parse(bytes)
   local offset = string.unpack("<I8", bytes, 33)
   local size, count = string.unpack("<I2I2", bytes, 55)
   local info = { machine = machine, executable = kind == 2 or kind == 3 }
-  if offset > #bytes or size < 56 then return info end -- none of its segments can be seen
+  -- None of its segments can be seen. What is below 0 was 2^63 or more.
+  if offset < 0 or offset > #bytes or size < 56 then return info end
   for index = 0, count - 1 do
     local at = offset + index * size + 1
     if at + 55 > #bytes then break end
     if string.unpack("<I4", bytes, at) == PT_INTERP then
       local where, length = string.unpack("<I8", bytes, at + 8), string.unpack("<I8", bytes, at + 32)
-      local text = where + length <= #bytes and bytes:sub(where + 1, where + length):gsub("\0.*", "") or "unknown"
+      local is_here = where >= 0 and length >= 0 and where <= #bytes and length <= #bytes - where
+      local text = is_here and bytes:sub(where + 1, where + length):gsub("\0.*", "") or "unknown"
       info.interpreter = text
     end
   end

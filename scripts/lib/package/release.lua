@@ -61,9 +61,8 @@ local function make_image(work, target, entry)
   end
   -- Targets that share their files share the image: provider and tier are no part of it.
   local key = target.architecture .. " " .. work.outputs[target.id]
-  if work.shared_images[key] then return work.shared_images[key], true end
-  work.shared_images[key] = image.make(work, target, entry, base)
-  return work.shared_images[key], false
+  work.shared_images[key] = work.shared_images[key] or image.make(work, target, entry, base)
+  return work.shared_images[key]
 end
 
 local function image_reference(work, target, made)
@@ -78,7 +77,7 @@ local function package_target(work, target)
   local file = pack(work, target, name)
   add_text(work, name .. ".cdx.json", "sbom", sbom.make(work, target))
   local entry = entry_point.find(work, target)
-  local made, again = make_image(work, target, entry)
+  local made = make_image(work, target, entry)
   work.images[target.id] = made
   local texts = deploy.make(work, target, { image = image_reference(work, target, made), digest = made and made.digest,
     archive = file, entry = entry })
@@ -89,7 +88,8 @@ local function package_target(work, target)
     local packed = archive.pack { dir = dir, to = ("%s/%s-deploy.tar.zst"):format(PACKAGE, name), prefix = name }
     add(work, name .. "-deploy.tar.zst", "deploy", packed.sha256)
   end
-  if made and not target.registry and not again then
+  if made and not target.registry and not made.packed then
+    made.packed = true -- targets that share an image share its archive
     local packed = archive.pack { dir = made.layout, to = ("%s/%s.oci.tar"):format(PACKAGE, name) }
     add(work, name .. ".oci.tar", "image", packed.sha256)
   end
