@@ -91,7 +91,9 @@ void bq_attempt_fail(bq_attempt *attempt, bq_outcome_kind kind, const char *erro
   bq_free(attempt->message);
   bq_free(attempt->error_kind);
   bq_buf masked = {0};
-  bq_mask_text(attempt->secrets, message, strnlen(message, BQ_ATTEMPT_MESSAGE_BYTES), &masked);
+  // Masked before it is cut: half a secret is none that the mask knows.
+  bq_mask_text(attempt->secrets, message, strnlen(message, BQ_ATTEMPT_MASKED_BYTES), &masked);
+  if (masked.data != NULL && masked.length > BQ_ATTEMPT_MESSAGE_BYTES) masked.data[BQ_ATTEMPT_MESSAGE_BYTES] = '\0';
   attempt->message = bq_buf_take(&masked);
   if (attempt->message != NULL) bq_utf8_clean(attempt->message); // else PostgreSQL refuses the whole outcome
   attempt->error_kind = bq_strdup(error_kind);

@@ -32,7 +32,8 @@ enum {
   BQ_ATTEMPT_MAX_ARTIFACTS = 1000,
   BQ_ATTEMPT_MAX_PROVENANCE = 64 * 1024,  // bytes of JSON
   BQ_ATTEMPT_MAX_COMMANDS = 1000,         // recorded in build.json; later ones are counted only
-  BQ_ATTEMPT_MESSAGE_BYTES = 2000         // of errorMessage; longer ones are cut
+  BQ_ATTEMPT_MESSAGE_BYTES = 2000,        // of errorMessage; longer ones are cut
+  BQ_ATTEMPT_MASKED_BYTES = 64 * 1024     // of a message, in which secrets are looked for before that
 };
 
 struct bq_attempt {
@@ -125,6 +126,7 @@ int bq_build_artifact(lua_State *L);
 int bq_build_import(lua_State *L);
 int bq_build_exec(lua_State *L);
 int bq_build_shared(lua_State *L);     // lib_shared.c
+int bq_is_shared_name(const char *name); // what may stand behind StateDirectory/shared/
 int bq_build_credential(lua_State *L); // lib_credential.c
 
 // An operation that is done by one function on the loop, at once. `run` gets `attempt` and the text.

@@ -473,13 +473,12 @@ static const char *read_cwd(lua_State *L, exec_op *exec) {
   return exec->cwd != NULL ? NULL : "out of memory";
 }
 
-// Whether a path is StateDirectory/shared/… without a way out of it.
+// Whether a path is one that build:shared gives.
 static int is_shared(const exec_op *exec, const char *path) {
   const char *root = exec->attempt->env->config->state_directory;
   size_t length = strlen(root);
-  bq_error err;
   return strncmp(path, root, length) == 0 && strncmp(path + length, "/shared/", 8) == 0 &&
-         bq_tree_check(path + length + 8, &err) == 0;
+         bq_is_shared_name(path + length + 8);
 }
 
 static const char *read_mounts(lua_State *L, exec_op *exec) {

@@ -11,7 +11,7 @@
 #include "lua/errors.h"
 #include "queue/attempt_internal.h"
 
-enum { MAX_LEVELS = 4, MAX_NAME = 200 };
+enum { LEVELS = 2, MAX_NAME = 200 };
 
 typedef struct shared_op {
   bq_op op;
@@ -54,7 +54,8 @@ static void shared_release(bq_op *op) {
   bq_free(shared);
 }
 
-static int is_shared_name(const char *name) {
+// Two levels exactly: the janitor looks at each of those, and no build may write where another one's directory begins.
+int bq_is_shared_name(const char *name) {
   size_t length = strlen(name);
   int levels = 1;
   if (length == 0 || length > MAX_NAME) return 0;
@@ -63,16 +64,16 @@ static int is_shared_name(const char *name) {
     if (name[i] == '/') levels++;
     if (!isalnum((unsigned char)name[i]) && (first || strchr("._-/", name[i]) == NULL)) return 0;
   }
-  return name[length - 1] != '/' && levels <= MAX_LEVELS;
+  return name[length - 1] != '/' && levels == LEVELS;
 }
 
 int bq_build_shared(lua_State *L) {
   bq_args_self(L, "shared");
   bq_attempt *attempt = bq_attempt_of(L);
   const char *name = bq_args_string(L, 2, "build:shared", "the name", NULL);
-  if (!is_shared_name(name)) {
-    return bq_lua_raise(L, BQ_EINVAL, "build:shared: the name %s isn't words of letters, digits and . _ - in up to 4 "
-                        "levels, each beginning with a letter or a digit", name);
+  if (!bq_is_shared_name(name)) {
+    return bq_lua_raise(L, BQ_EINVAL, "build:shared: the name %s isn't two words of letters, digits and . _ - with a "
+                        "slash between, each beginning with a letter or a digit", name);
   }
   shared_op *shared = bq_alloc(sizeof *shared);
   if (shared == NULL) return luaL_error(L, "out of memory");

@@ -762,7 +762,7 @@ function notifications.facts(build, event) end
 function notifications.suppress(options) end
 
 ---Takes exactly that back.
----@param options {customerId?: string, recipient?: string, event?: string, channel?: string}
+---@param options {customerId?: string, recipient?: string, event?: string, channel?: string, source?: string} `source`: only if that one said so
 ---@return {removed: integer}
 function notifications.unsuppress(options) end
 
@@ -888,7 +888,7 @@ function Build:import(from, to) end
 ---A directory that the builds of this server share, StateDirectory/shared/NAME; made when missing. Commands see it with
 ---`mounts`, and lock what they change in it themselves (flock): whatever may write there can change what other builds
 ---get. One that no build has asked for in CompletedBuildRetentionDays is removed. Waits. Raises `invalid`, `io`.
----@param name string words of [A-Za-z0-9._-] in up to 4 levels, "git/0f3c"
+---@param name string two words of [A-Za-z0-9._-] with a slash between: what for, and which; "git/0f3c"
 ---@return string # its absolute path
 function Build:shared(name) end
 
