@@ -26,6 +26,7 @@ typedef struct call {
   bq_buf answer;              // the beginning of the answer's body
   size_t answered;            // bytes of it that have come
   char refused[160];          // the address that was refused, and why; "" when none was
+  int tried;                  // addresses that were not refused
   char curl_error[CURL_ERROR_SIZE];
   bq_error error;             // of the secrets
   struct call *next;
@@ -125,7 +126,7 @@ static void on_transfer_done(void *arg, CURL *easy, CURLcode code) {
     outcome = BQ_TRANSPORT_RETRY;
     status = 0;
     bq_buf_adds(&reply, "the server stops");
-  } else if (c->refused[0] != '\0' && code == CURLE_COULDNT_CONNECT) {
+  } else if (c->refused[0] != '\0' && c->tried == 0 && code == CURLE_COULDNT_CONNECT) {
     outcome = BQ_TRANSPORT_DEAD;
     status = 0;
     bq_buf_addf(&reply, "%s: %s; Notifications.AllowedNetworks can allow it", c->request.host, c->refused);
@@ -160,6 +161,7 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
     (void)snprintf(c->refused, sizeof c->refused, "%s is %s", text, what);
     return CURL_SOCKET_BAD;
   }
+  c->tried++;
   return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 

@@ -142,15 +142,18 @@ static void send_items(bq_batch *batch, item_list *items) {
   settle_failed(items, &err);
 }
 
+// Until something is under way, whose answer sends the rest: what can't be sent is told at once.
 static void send_waiting(bq_batch *batch) {
-  item_list items = {0};
-  size_t bytes = 0;
-  while (batch->waiting.first != NULL && items.count < BQ_BATCH_ROWS) {
-    bytes += batch->waiting.first->length;
-    if (items.count > 0 && bytes > BQ_BATCH_BYTES) break;
-    push(&items, pop(&batch->waiting));
+  while (batch->under_way == 0 && batch->waiting.first != NULL) {
+    item_list items = {0};
+    size_t bytes = 0;
+    while (batch->waiting.first != NULL && items.count < BQ_BATCH_ROWS) {
+      bytes += batch->waiting.first->length;
+      if (items.count > 0 && bytes > BQ_BATCH_BYTES) break;
+      push(&items, pop(&batch->waiting));
+    }
+    send_items(batch, &items);
   }
-  if (items.count > 0) send_items(batch, &items);
 }
 
 static void on_turn(bq_post *post) {

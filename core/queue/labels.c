@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -27,7 +28,9 @@ static const char *const tools[] = {"ant",   "buildah", "bun",    "cargo", "clan
 static const char *const places[] = {"/usr/local/bin", "/usr/bin", "/bin"};
 
 static int is_there(const char *directory, const char *name, char *path) {
-  return snprintf(path, PATH_MAX, "%s/%s", directory, name) < PATH_MAX && access(path, X_OK) == 0;
+  struct stat info;
+  return snprintf(path, PATH_MAX, "%s/%s", directory, name) < PATH_MAX && access(path, X_OK) == 0 &&
+         stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }
 
 // dotnet looks for its SDKs beside itself; a link is followed first.

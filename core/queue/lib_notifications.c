@@ -127,10 +127,11 @@ static int notifications_suppress(lua_State *L) {
 }
 
 static int notifications_unsuppress(lua_State *L) {
-  const char *params[4];
+  const char *params[5];
   bq_args_options(L, 1, "notifications.unsuppress", whom, suppress_example);
   read_whom(L, params);
-  return bq_queue_ask(L, "unsuppress", 4, params);
+  params[4] = bq_queue_option(L, "source");
+  return bq_queue_ask(L, "unsuppress", 5, params);
 }
 
 static int notifications_suppressions(lua_State *L) {

@@ -325,7 +325,8 @@ static void refresh_low_key(bq_runner *runner) {
 }
 
 int bq_runner_send_claim(bq_runner *runner, const char *chosen, bq_error *err) {
-  size_t free_slots = (size_t)runner->options.env->config->max_concurrent_builds - runner->count;
+  size_t slots = (size_t)runner->options.env->config->max_concurrent_builds;
+  size_t free_slots = slots > runner->count ? slots - runner->count : 0; // a SIGHUP may have taken some
   char limit[16];
   char low[24];
   (void)snprintf(limit, sizeof limit, "%zu", free_slots < MAX_CLAIM ? free_slots : MAX_CLAIM);

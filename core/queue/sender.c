@@ -125,6 +125,15 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
   end_look(sender);
 }
 
+static void on_swept(void *arg, const bq_pg_result *result);
+
+// What this server was thought to be sending is given back, or that is asked again: nobody else gives it back.
+static void on_released(void *arg, const bq_pg_result *result) {
+  bq_sender *sender = arg;
+  if (result->error != NULL) sender->uncertain = 1;
+  on_swept(arg, result);
+}
+
 static void on_swept(void *arg, const bq_pg_result *result) {
   bq_sender *sender = arg;
   if (result->error != NULL) {
@@ -140,10 +149,13 @@ static void on_swept(void *arg, const bq_pg_result *result) {
   end_look(sender);
 }
 
-static void ask(bq_sender *sender, const char *statement, int count, const char *const *params, bq_pg_done done) {
+// 1 when it is under way.
+static int ask(bq_sender *sender, const char *statement, int count, const char *const *params, bq_pg_done done) {
   bq_error err;
-  if (bq_store_query(sender->server->store, statement, count, params, done, sender, &err) == 0) sender->looking++;
+  int asked = bq_store_query(sender->server->store, statement, count, params, done, sender, &err) == 0;
+  if (asked) sender->looking++;
   else tell_failure("deliveries can't be looked for", &err);
+  return asked;
 }
 
 // What dead servers were sending, and what this one is thought to be sending: 1 when that is given back now, so that
@@ -156,15 +168,13 @@ static int sweep(bq_sender *sender, const char *node_id) {
     bq_buf known = {0};
     bq_deliveries_list(sender, &known);
     const char *params[] = {node_id, known.data};
-    if (known.failed == 0 && known.data != NULL) {
+    if (known.failed == 0 && known.data != NULL && ask(sender, "deliveries_release", 2, params, on_released)) {
       sender->uncertain = 0;
-      ask(sender, "deliveries_release", 2, params, on_swept);
     }
     bq_buf_free(&known);
   }
   if (sender->swept_us != 0 && now_us - sender->swept_us < period_us) return releasing;
-  sender->swept_us = now_us;
-  ask(sender, "deliveries_takeover", 0, NULL, on_swept);
+  sender->swept_us = ask(sender, "deliveries_takeover", 0, NULL, on_swept) ? now_us : 0;
   return releasing;
 }
 
@@ -245,8 +255,10 @@ static void on_patience(void *arg) {
   bq_sender *sender = arg;
   char count[16];
   number(count, sender->delivery_count);
-  bq_log(BQ_WARN, "stopping while notifications are being sent: another server, or the next start, sends them",
-         "deliveries", count, NULL);
+  if (bq_sender_busy(sender)) {
+    bq_log(BQ_WARN, "stopping while notifications are being sent: another server, or the next start, sends them",
+           "deliveries", count, NULL);
+  }
   sender->state = BQ_SENDER_CLOSING;
   bq_owed_events_kill(sender);
   bq_deliveries_kill(sender);

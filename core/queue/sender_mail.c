@@ -52,10 +52,9 @@ static char *file_name(const bq_outgoing *what) {
   for (const char *c = bq_json_text(what->delivery, "createdAt"); *c != '\0' && *c != '.' && used + 1 < sizeof time; c++) {
     if (*c != ':') time[used++] = *c;
   }
-  char *name = bq_format("%s-%s.eml", time, what->message_id + 1);
+  int length = (int)strcspn(what->message_id + 1, "@>"); // "<LOCAL@DOMAIN>"
+  char *name = bq_format("%s-%.*s.eml", time, length, what->message_id + 1);
   if (name == NULL) return NULL;
-  char *at = strrchr(name, '@');
-  if (at != NULL) memcpy(at, ".eml", sizeof ".eml");
   for (char *c = name; *c != '\0'; c++) {
     if (!isalnum((unsigned char)*c) && strchr("-._", *c) == NULL) *c = '_';
   }

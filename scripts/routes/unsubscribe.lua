@@ -119,7 +119,7 @@ local function stop(req)
   local scope = req.body:match "^scope=(%a+)$" or "event"
   local whom = { customerId = said.customerId, recipient = said.recipient, source = "link" }
   local line = { words "To ", strong(said.recipient), words ", about builds of ", strong(said.customerId), words "." }
-  if scope == "none" then
+  if scope == "none" then -- what a link has said, not what an operator has
     notifications.unsuppress(whom)
     whom.event = said.event
     notifications.unsuppress(whom)

@@ -200,10 +200,11 @@ select jsonb_build_object('channel', channel, 'customerId', nullif(customer_id, 
 from kept;
 
 -- name: unsuppress
--- $1 channel, $2 customer or '', $3 recipient or '', $4 event or '': exactly that one. JSON {removed}. What was skipped
--- stays so.
+-- $1 channel, $2 customer or '', $3 recipient or '', $4 event or '': exactly that one, $5 only if that source said so, or
+-- null. JSON {removed}. What was skipped stays so.
 with removed as (
   delete from suppressions where channel = $1 and customer_id = $2 and recipient = lower($3) and event = $4
+    and ($5::text is null or source = $5)
   returning 1
 )
 select jsonb_build_object('removed', (select count(*) from removed));
