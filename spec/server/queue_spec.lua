@@ -484,11 +484,17 @@ describe("the poll", function()
 
   it("is the only one to find it; what is announced is found at once", function()
     local server = start(3600)
+    -- Two seconds of the node's own heartbeats later.
+    local function let_pass()
+      local seen = server:sql "select heartbeat_at + interval '2 seconds' from nodes where state = 'live'"
+      server:wait_for(function()
+        return server:sql(("select heartbeat_at > '%s' from nodes where state = 'live'"):format(seen)) == "t"
+      end, 30)
+    end
+    server:wait_for(function() return server:sql "select count(*) from script_generations" == "1" end, 30)
+    let_pass() -- that the scripts are stored makes it look, too
     local id = insert(server, "good.json", QUIET)
-    local seen = server:sql "select heartbeat_at + interval '2 seconds' from nodes where state = 'live'"
-    server:wait_for(function()
-      return server:sql(("select heartbeat_at > '%s' from nodes where state = 'live'"):format(seen)) == "t"
-    end, 30)
+    let_pass()
     assert.equal("pending", server:get("/builds/" .. id).json.status)
     builds.await(server, insert(server, "good.json"), "success", 10)
     builds.await(server, id, "success", 10)
