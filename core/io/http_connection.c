@@ -117,7 +117,7 @@ static size_t begin_exchange(bq_http_connection *c, const char *bytes, size_t le
     return 0;
   }
   if (x->path[0] == '\0') { // it could not be decoded
-    bq_http_exchange_free(x);
+    bq_http_exchange_release(x);
     bq_http_refuse(c, 400);
     return 0;
   }
@@ -185,7 +185,7 @@ void bq_http_finish_exchange(bq_http_connection *c) {
   bq_http_exchange *x = c->exchange;
   int goes_on = x->keep_alive;
   c->exchange = NULL;
-  bq_http_exchange_free(x);
+  bq_http_exchange_release(x);
   bq_http_enter(c, goes_on ? BQ_HTTP_IDLE : BQ_HTTP_FLUSHING);
   bq_http_advance(c);
 }

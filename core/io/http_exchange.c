@@ -16,6 +16,7 @@ bq_http_exchange *bq_http_exchange_new(bq_http_connection *c, const char *bytes,
   bq_http_exchange *x = bq_alloc(sizeof *x + fields_size + length + 1 + p->head.path.length + 2);
   if (x == NULL) return NULL;
   x->connection = c;
+  x->references = 1;
   x->head = p->head;
   x->fields = (bq_http_field *)(void *)(x + 1);
   memcpy(x->fields, p->fields, fields_size);
@@ -36,7 +37,8 @@ bq_http_exchange *bq_http_exchange_new(bq_http_connection *c, const char *bytes,
   return x;
 }
 
-void bq_http_exchange_free(bq_http_exchange *x) {
+void bq_http_exchange_release(bq_http_exchange *x) {
+  if (--x->references > 0) return;
   bq_buf_free(&x->body);
   bq_free(x);
 }
@@ -46,7 +48,16 @@ void bq_http_exchange_abandon(bq_http_connection *c) {
   c->exchange = NULL;
   if (x == NULL) return;
   if (x->on_close != NULL) x->on_close(x->context);
-  bq_http_exchange_free(x);
+  bq_http_exchange_release(x);
+}
+
+const bq_http_exchange *bq_http_retain_request(bq_http_exchange *x) {
+  x->references++;
+  return x;
+}
+
+void bq_http_release_request(const bq_http_exchange *x) {
+  if (x != NULL) bq_http_exchange_release((bq_http_exchange *)(uintptr_t)x);
 }
 
 const char *bq_http_method(const bq_http_exchange *x) {

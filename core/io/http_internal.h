@@ -46,7 +46,8 @@ enum {
 typedef struct bq_http_connection bq_http_connection;
 
 struct bq_http_exchange {
-  bq_http_connection *connection; // the owner
+  bq_http_connection *connection; // the first owner
+  unsigned references;            // of it, and of those who called bq_http_retain_request
   bq_http_head head;              // offsets into text
   bq_http_field *fields;          // head.field_count; in this allocation
   char *text;                     // the head, with a NUL behind method, query, names and values; in this allocation
@@ -120,7 +121,7 @@ void bq_http_finish_exchange(bq_http_connection *c);  // the response is queued 
 
 // http_exchange.c
 bq_http_exchange *bq_http_exchange_new(bq_http_connection *c, const char *bytes, size_t length); // NULL: no memory
-void bq_http_exchange_free(bq_http_exchange *x);
+void bq_http_exchange_release(bq_http_exchange *x);
 void bq_http_exchange_abandon(bq_http_connection *c); // ends it unanswered: on_close is called
 void bq_http_take_body(bq_http_connection *c);        // in BODY: reads on
 

@@ -17,6 +17,7 @@ struct bq_api {
   bq_api_options options;
   char *address; // owned; as bound
   bq_api_stats stats;
+  bq_api_requests requests;
 };
 
 // One request in a handler. Lives until the handler has ended, even when the peer is gone.
@@ -25,14 +26,11 @@ typedef struct call {
   bq_http_exchange *x;   // NULL once the peer is gone or the response was handed over
   bq_handlers *handlers; // retained
   bq_fiber *fiber;       // the handler's, while it runs
-  bq_route_match match;  // points into the exchange
   int started;           // the handler runs: its end finishes the call
-  char *body;            // owned; NULL when it is empty
-  size_t body_length;    // bytes
+  bq_api_request request;
   bq_api_response response;
   bq_api_stream stream;  // of a response that a producer writes
   int streaming;         // that response has begun
-  char request_id[BQ_HTTP_REQUEST_ID_BYTES + 1];
 } call;
 
 int bq_api_new(bq_api **out, const bq_api_options *options, bq_error *err) {
@@ -187,20 +185,20 @@ static void log_request(const call *c, int status) {
   int quiet = status < 500 && (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
   if (!bq_log_enabled(quiet ? BQ_DEBUG : BQ_INFO)) return;
   (void)snprintf(text, sizeof text, "%d", status);
-  bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request_id, "method", method, "path",
+  bq_log(quiet ? BQ_DEBUG : BQ_INFO, "request", "request", c->request.id, "method", method, "path",
          bq_http_path(c->x), "status", text, NULL);
 }
 
 static void finish_call(call *c) {
   c->api->stats.active--;
+  bq_api_request_end(&c->request);
   bq_handlers_release(c->handlers);
   bq_api_response_free(&c->response);
-  bq_free(c->body);
   bq_free(c);
 }
 
 static void log_failure(const call *c, const char *message) {
-  bq_log(BQ_ERROR, "a route failed", "request", c->request_id, "method", bq_http_method(c->x), "path",
+  bq_log(BQ_ERROR, "a route failed", "request", c->request.id, "method", bq_http_method(c->x), "path",
          bq_http_path(c->x), "error", message, NULL);
 }
 
@@ -209,14 +207,14 @@ static void fail_call(call *c, const char *message) {
   if (c->x == NULL) return;
   log_failure(c, message);
   bq_http_set_context(c->x, NULL, NULL);
-  bq_api_problem(c->x, 500, "the server failed to answer; its log says why under this request id", c->request_id, NULL,
+  bq_api_problem(c->x, 500, "the server failed to answer; its log says why under this request id", c->request.id, NULL,
                  0);
 }
 
 // Returns the count. The strings are the call's.
 static size_t collect_headers(const call *c, bq_http_header headers[BQ_RESPONSE_MAX_HEADERS + 1]) {
   size_t count = 0;
-  headers[count++] = (bq_http_header){"X-Request-Id", c->request_id};
+  headers[count++] = (bq_http_header){"X-Request-Id", c->request.id};
   const char *text = c->response.headers.data;
   for (size_t i = 0; i < c->response.header_count; i++) {
     const char *name = text;
@@ -276,7 +274,7 @@ static void on_call_end(void *arg, bq_end end, lua_State *L) {
     int code = bq_lua_error_code(L, -1);
     if ((code == BQ_EUNAVAIL || code == BQ_EUNKNOWN) && c->x != NULL) {
       bq_http_set_context(c->x, NULL, NULL);
-      bq_api_problem(c->x, 503, "the database can't be reached now; try again", c->request_id, NULL, 0);
+      bq_api_problem(c->x, 503, "the database can't be reached now; try again", c->request.id, NULL, 0);
     } else {
       bq_lua_error_line(L, -1, bq_fiber_where(c->fiber), line, sizeof line);
       fail_call(c, line);
@@ -304,7 +302,7 @@ static int read_result(lua_State *L, int status, lua_KContext context) {
   (void)status;
   call *c = (call *)context;
   int result = lua_gettop(L);
-  bq_api_response_read(L, result, c->request_id, &c->response);
+  bq_api_response_read(L, result, c->request.id, &c->response);
   if (c->response.kind != BQ_RESPONSE_STREAM || c->x == NULL) return 0;
   (void)lua_rawgeti(L, result, 3);
   bq_api_stream_push(L, &c->stream);
@@ -321,8 +319,10 @@ static int read_result(lua_State *L, int status, lua_KContext context) {
 static int run_route(lua_State *L) {
   call *c = lua_touserdata(L, 1);
   if (c->x == NULL) return 0; // the peer went away before its turn
-  bq_handlers_push(c->handlers, L, c->match.handler);
-  bq_api_push_request(L, c->x, &c->match, c->request_id, c->body, c->body_length);
+  bq_api_request_push(L, &c->api->requests, &c->request); // stays here: the handler may drop its own
+  int request = lua_gettop(L);
+  bq_handlers_push(c->handlers, L, c->request.match.handler);
+  lua_pushvalue(L, request);
   lua_callk(L, 1, 1, (lua_KContext)c, read_result);
   return read_result(L, LUA_OK, (lua_KContext)c);
 }
@@ -340,9 +340,9 @@ static void run_call(void *arg, bq_http_exchange *x, const char *body, size_t le
   call *c = arg;
   bq_error err;
   c->started = 1;
-  c->body = length > 0 ? bq_strndup(body, length) : NULL;
-  c->body_length = length;
-  if (c->body != NULL || length == 0) {
+  c->request.body = length > 0 ? bq_strndup(body, length) : NULL;
+  c->request.body_length = length;
+  if (c->request.body != NULL || length == 0) {
     lua_State *L = bq_vm_state(bq_handlers_vm(c->handlers));
     lua_pushcfunction(L, run_route);
     lua_pushlightuserdata(L, c);
@@ -365,21 +365,22 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   }
   c->api = api;
   c->x = x;
+  c->request.http = bq_http_retain_request(x);
   c->handlers = bq_handlers_retain(handlers);
   api->stats.active++;
   const char *id = bq_http_request_id(x);
-  memcpy(c->request_id, id, strlen(id) + 1);
-  if (has_known_host(api, x, c->request_id)) {
+  memcpy(c->request.id, id, strlen(id) + 1);
+  if (has_known_host(api, x, c->request.id)) {
     bq_route_outcome outcome =
-        bq_router_match(bq_handlers_router(handlers), bq_http_method(x), bq_http_path(x), &c->match);
-    int takes_form = outcome == BQ_ROUTE_FOUND && bq_handlers_takes_form(handlers, c->match.handler);
-    const bq_http_header allow = {"Allow", c->match.allow};
+        bq_router_match(bq_handlers_router(handlers), bq_http_method(x), bq_http_path(x), &c->request.match);
+    int takes_form = outcome == BQ_ROUTE_FOUND && bq_handlers_takes_form(handlers, c->request.match.handler);
+    const bq_http_header allow = {"Allow", c->request.match.allow};
     if (outcome == BQ_ROUTE_NO_PATH) {
-      bq_api_problem(x, 404, "there is nothing at this path", c->request_id, NULL, 0);
+      bq_api_problem(x, 404, "there is nothing at this path", c->request.id, NULL, 0);
     } else if (outcome == BQ_ROUTE_NO_METHOD) {
-      bq_api_problem(x, 405, "this path has no such method; the Allow header names those it has", c->request_id,
+      bq_api_problem(x, 405, "this path has no such method; the Allow header names those it has", c->request.id,
                      &allow, 1);
-    } else if (may_pass(x, takes_form, c->request_id)) {
+    } else if (may_pass(x, takes_form, c->request.id)) {
       bq_http_set_context(x, c, on_peer_gone);
       bq_http_read_body(x, run_call, c);
       return;

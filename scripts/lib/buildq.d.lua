@@ -640,6 +640,8 @@ function schedule.resume(name) end
 ---from any origin: only for what a token in the request allows by itself; any page in a browser could send it too
 ---@field check? fun() self-check at a reload; raises when something is wrong
 
+---What a handler is given. A field is made when it is first read, and stays in the table; one that was not read before
+---the answer can't be read after it.
 ---@class Request
 ---@field method string
 ---@field path string percent-decoded

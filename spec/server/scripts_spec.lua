@@ -248,6 +248,82 @@ describe("what a pipeline says", function()
   end)
 end)
 
+describe("the request of a route", function()
+  setup(function()
+    save { ["routes/request.lua"] = [[
+      local sleep = require("buildq").sleep
+      local kept, late
+      return {
+        { method = "POST", path = "/request/{what}/{id}", handle = function(request)
+          kept = request
+          local names = {}
+          for name in pairs(request) do names[#names + 1] = name end
+          table.sort(names)
+          request.mine = "set"
+          return { json = { names = names, method = request.method, path = request.path, params = request.params,
+            query = request.query, type = request.headers["content-type"], id = request.id, body = request.body,
+            given = request:json(), mine = request.mine, absent = request.absent == nil, same = request.query == request.query,
+            metatable = getmetatable(request), kind = type(request) } }
+        end },
+        { method = "GET", path = "/request/kept", handle = function()
+          local first = kept.path
+          local ok, message = pcall(function() return kept.unread, kept.unread end)
+          return { json = { first = first, ok = ok, message = message } }
+        end },
+        { method = "GET", path = "/request/lazy", handle = function(request) kept = request return { body = "" } end },
+        { method = "GET", path = "/request/over", handle = function()
+          local ok, message = pcall(function() return kept.headers end)
+          return { json = { ok = ok, message = message, unknown = kept.unknown == nil } }
+        end },
+        { method = "GET", path = "/request/dropped", handle = function(request)
+          request = nil
+          for n = 1, 20000 do local _ = { n } end
+          sleep(0.01)
+          return { body = "dropped" }
+        end },
+        { method = "GET", path = "/request/slow/{id}", handle = function(request)
+          late = "waits"
+          sleep(0.3)
+          late = request.params.id .. " " .. request.query.q .. " " .. request.headers["x-spec"]
+          return { body = late }
+        end },
+        { method = "GET", path = "/request/late", handle = function() return { body = late or "" } end },
+      }
+    ]] }
+  end)
+
+  it("has all its fields, each made once, and takes others", function()
+    local answer = server:post("/request/a%20b/7?q=1&r=x+y", '{"n": 1}', { ["X-Request-Id"] = "spec-1", ["Content-Type"] = "application/json" })
+    assert.same({ names = { "body", "headers", "id", "json", "method", "params", "path", "query" }, method = "POST",
+      path = "/request/a b/7", params = { what = "a b", id = "7" }, query = { q = "1", r = "x y" },
+      type = "application/json", id = "spec-1", body = '{"n": 1}', given = { n = 1 }, mine = "set", absent = true,
+      same = true, metatable = false, kind = "table" }, answer.json)
+    local kept = server:get("/request/kept").json
+    assert.same({ first = "/request/a b/7", ok = true }, kept) -- what was read stays
+  end)
+
+  it("says so when it is read for the first time after its answer", function()
+    assert.equal(200, server:get("/request/lazy").status)
+    local over = server:get("/request/over").json
+    assert.is_false(over.ok)
+    assert.truthy(over.message:find("request.headers: this request has been answered", 1, true), over.message)
+    assert.is_true(over.unknown)
+  end)
+
+  it("may be dropped by its handler", function()
+    assert.equal("dropped", server:get("/request/dropped").body)
+  end)
+
+  it("can be read when its client has gone", function()
+    local client = server:connect()
+    client:setoption("linger", { on = true, timeout = 0 }) -- a reset: a half-closed one would still get its answer
+    client:send(("GET /request/slow/9?q=2 HTTP/1.1\r\nHost: %s\r\nX-Spec: here\r\n\r\n"):format(server.address))
+    server:wait_for(function() return server:get("/request/late").body == "waits" end, 5, "the handler to wait")
+    client:close()
+    server:wait_for(function() return server:get("/request/late").body == "9 2 here" end, 5, "what it has read")
+  end)
+end)
+
 describe("a hostile route", function()
   setup(function()
     save {
