@@ -73,7 +73,7 @@ size_t bq_http_header_count(const bq_http_exchange *x);
 bq_http_header bq_http_header_at(const bq_http_exchange *x, size_t index);
 // Keeps what the functions above read until bq_http_release_request, also past the exchange's end. NULL is fine there.
 const bq_http_exchange *bq_http_retain_request(bq_http_exchange *x);
-void bq_http_release_request(const bq_http_exchange *request);
+void bq_http_release_request(const bq_http_exchange *x);
 const char *bq_http_peer(const bq_http_exchange *x); // the peer's address as text
 // X-Request-Id where it is well formed (letters, digits, "._:-", 128 at most), else one that is made at the first call.
 enum { BQ_HTTP_REQUEST_ID_BYTES = 128 };

@@ -262,7 +262,8 @@ describe("the request of a route", function()
           request.mine = "set"
           return { json = { names = names, method = request.method, path = request.path, params = request.params,
             query = request.query, type = request.headers["content-type"], id = request.id, body = request.body,
-            given = request:json(), mine = request.mine, absent = request.absent == nil, same = request.query == request.query,
+            given = request:json(), mine = request.mine, absent = request.absent == nil,
+            same = request.query == request.query,
             metatable = getmetatable(request), kind = type(request) } }
         end },
         { method = "GET", path = "/request/kept", handle = function()
@@ -293,7 +294,8 @@ describe("the request of a route", function()
   end)
 
   it("has all its fields, each made once, and takes others", function()
-    local answer = server:post("/request/a%20b/7?q=1&r=x+y", '{"n": 1}', { ["X-Request-Id"] = "spec-1", ["Content-Type"] = "application/json" })
+    local answer = server:post("/request/a%20b/7?q=1&r=x+y", '{"n": 1}',
+      { ["X-Request-Id"] = "spec-1", ["Content-Type"] = "application/json" })
     assert.same({ names = { "body", "headers", "id", "json", "method", "params", "path", "query" }, method = "POST",
       path = "/request/a b/7", params = { what = "a b", id = "7" }, query = { q = "1", r = "x y" },
       type = "application/json", id = "spec-1", body = '{"n": 1}', given = { n = 1 }, mine = "set", absent = true,
