@@ -90,14 +90,15 @@ end
 function git.mirror(build, entry)
   local path = build:shared("git/" .. buildq.sha256(entry.url):sub(1, 32))
   local lock, mounts = path .. "/buildq-lock", mounts_of(build, path, "write")
-  -- A git that was killed leaves lock files that would stop every later one; under the lock nobody else is at work.
+  -- A git that was killed leaves lock files that would stop every later one, and halves of packs that nobody would ever
+  -- remove; under the lock nobody else is at work.
   -- A commit by its name alone is what a checkout asks for.
   build:exec { argv = { "flock", "--exclusive", "--wait", LOCK_SECONDS, lock, "sh", "-ec", [[
     cd "$1"
     [ -f HEAD ] || git init --quiet --bare .
     git config uploadpack.allowAnySHA1InWant true
     git config gc.autoDetach false
-    find . -name '*.lock' -type f -delete
+    find . -type f '(' -name '*.lock' -o -path './objects/*/tmp_*' ')' -delete
   ]], "sh", path }, mounts = mounts, env = environment(build) }
   local result = with_credential(build, entry.credentials, entry.url, function(env)
     local arguments = { "-C", path, "fetch", "--quiet", "--prune", "--no-write-fetch-head", "--end-of-options",

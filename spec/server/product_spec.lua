@@ -7,28 +7,15 @@ local postgres = require "spec.support.postgres"
 local process = require "spec.support.process"
 local socket = require "socket"
 
-local forge, full, server, commit
+local forge, server, commit
 
-local function order(more, cloud)
-  local manifest = {
-    name = "daemon", architecture = "linux-x64", tier = "pro",
-    source = { repository = forge.git .. "public/daemon.git", ref = "main" }, build = { system = "make" },
-    cloudTargets = { { provider = "aws", region = "eu-west-1" } },
-  }
-  for name, value in pairs(cloud or {}) do manifest.cloudTargets[1][name] = value end
-  for name, value in pairs(more or {}) do manifest[name] = value end
-  return { pipeline = "honua-server", manifest = manifest }
-end
+local function order(more, cloud) return forge:order(more, cloud) end
 
 setup(function()
   forge = Forge.start()
   commit = forge:repository("public/daemon", "spec/fixtures/daemon")
   forge:repository("private/daemon", "spec/fixtures/daemon")
-  full = Forge.start { registry_bytes = 4096 } -- no layer fits
-  server = Server.new { config = { BuildQueue = { MaxRetryAttempts = 0 } } }
-  server.config.BuildQueue.TrustedCertificates = server.directory .. "/authorities.pem"
-  process.write(server.directory .. "/authorities.pem",
-    process.read(forge.certificate) .. process.read(full.certificate))
+  server = Server.new { config = { BuildQueue = forge:config { MaxRetryAttempts = 0 } } }
   local secret = server.directory .. "/token"
   process.write(secret, Forge.TOKEN .. "\n")
   if process.is_root then process.check { "chown", "nobody:", secret } end
@@ -225,72 +212,4 @@ describe("what builds share", function()
     server:wait_for(function() return not uv.fs_stat(git .. "/forgotten") end, 20)
     assert.equal(used, process.check { "ls", git })
   end)
-end)
-
-describe("a fault outside", function()
-  after_each(function() forge:fault() end)
-
-  local function pushed(name) return order({}, { registryUrl = ("%s/public/%s"):format(forge.registry, name) }) end
-
-  for _, kind in ipairs { "500", "cut" } do
-    it("of the registry that passes (" .. kind .. ") costs no second compile", function()
-      forge:fault(kind)
-      local id = builds.submit(server, pushed("fault-" .. kind))
-      server:wait_for(function() return builds.log(server, id):find "failed, try 1 of 5" end, 60)
-      forge:fault()
-      local build = builds.await(server, id, "success", 60)
-      assert.equal(1, build.attempt)
-      local _, compiled = builds.log(server, id):gsub("cc %-O2", "")
-      assert.equal(1, compiled)
-      forge:skopeo("inspect", "docker://" .. build.imageUrl)
-    end)
-  end
-
-  it("of the source is tried again, a reference that isn't there is not", function()
-    forge:fault "gone"
-    local build = builds.run(server, order(), "failed", 60)
-    assert.matches("can't be fetched", build.errorMessage)
-    forge:fault()
-    build = builds.run(server, order { source = { repository = forge.git .. "public/daemon.git", ref = "nope" } },
-      "failed", 60)
-    assert.matches("the reference nope is not in", build.errorMessage)
-  end)
-
-  it("moves no tag that names another image", function()
-    local function tag_of(build) return build_json(build.id).images[1].tag end
-    local other = pushed "tags"
-    other.manifest.environmentVariables = { A = "1" }
-    local tag = tag_of(builds.run(server, pushed "tags", "success", 60))
-    local reference = ("docker://%s/public/tags:"):format(forge.registry)
-    local others = tag_of(builds.run(server, other, "success", 60))
-    assert.not_equal(tag, others)
-    forge:skopeo("copy", "--quiet", reference .. others, reference .. tag)
-    local build = builds.run(server, pushed "tags", "failed", 60)
-    assert.matches("names another image already", build.errorMessage)
-  end)
-
-  it("that lasts, as a full registry, fails the build, and pushes nothing half", function()
-    local id = builds.submit(server, order({}, { registryUrl = full.registry .. "/public/daemon" }))
-    local build = builds.await(server, id, "failed", 90)
-    assert.matches("can't be pushed", build.errorMessage)
-    assert.matches("try 4 of 5; again in 8 s", builds.log(server, id))
-    local tags = process.run({ "curl", "-s", "--cacert", full.certificate,
-      ("https://%s/v2/public/daemon/tags/list"):format(full.registry) }).output
-    assert.matches('NAME_UNKNOWN', tags)
-    assert.equal(0, #server:get(("/builds/%s/artifacts"):format(id)).json.artifacts)
-  end)
-
-  for step, reached in pairs { compiling = "sleep 300", pushing = "failed, try 1 of 5" } do
-    it("or a cancel leaves no process and no workspace behind: while " .. step, function()
-      forge:fault "500"
-      local body = pushed "cancelled"
-      if step == "compiling" then body.manifest.build.targets = { "slow" } end
-      local id = builds.submit(server, body)
-      server:wait_for(function() return builds.log(server, id):find(reached, 1, true) end, 60)
-      assert.equal(202, server:post(("/builds/%s/cancel"):format(id)).status)
-      builds.await(server, id, "cancelled", 30)
-      server:wait_for(function() return not uv.fs_stat(builds.workspace(server, id)) end, 20)
-      assert.equal("", process.run({ "pgrep", "-f", id }).output)
-    end)
-  end
 end)

@@ -3,7 +3,7 @@
 --
 --   local forge = Forge.start()
 --   local commit = forge:repository("public/product", "spec/fixtures/product")     -- forge.git .. "public/product.git"
---   forge:fault "500"                                                             -- of what is pushed; nil: none
+--   forge:fault "500"                                                             -- until the next; nil: none
 --
 -- Repositories below private/ and the registry forge.closed_registry want the user "ci" and Forge.TOKEN; what is below
 -- moved/ leads to private/ under another host's name.
@@ -39,7 +39,8 @@ http {
     location / {
       if (-f @/gone) { return 444; }
       fastcgi_pass unix:@/fcgi.sock;
-      fastcgi_param SCRIPT_FILENAME /usr/lib/git-core/git-http-backend;
+      fastcgi_buffering off;
+      fastcgi_param SCRIPT_FILENAME @/backend;
       fastcgi_param GIT_PROJECT_ROOT @/git;
       fastcgi_param GIT_HTTP_EXPORT_ALL 1;
       fastcgi_param PATH_INFO $uri;
@@ -54,13 +55,10 @@ http {
   }
   server {
     listen 127.0.0.1:@registry ssl;
+    error_page 502 @cut;
+    location @cut { return 444; }
     location / {
-      set $fault "$request_method";
-      if (-f @/500) { set $fault "$fault-500"; }
-      if (-f @/cut) { set $fault "$fault-cut"; }
-      if ($fault ~ "^(PUT|PATCH)-500") { return 500; }
-      if ($fault ~ "^(PUT|PATCH)-cut") { return 444; }
-      proxy_pass http://127.0.0.1:@plain;
+      proxy_pass http://127.0.0.1:@faulty;
       proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-Proto https;
       proxy_request_buffering off;
@@ -72,6 +70,24 @@ http {
     auth_basic_user_file @/users;
     location / { proxy_pass http://127.0.0.1:@plain; proxy_set_header Host $http_host; }
   }
+}
+]]
+
+-- git's own program, which stops in the middle of a pack while there is a file: `hang` waits until it is gone, `vanish`
+-- takes the repository and nginx's worker away.
+local BACKEND <const> = [[#!/bin/sh
+git=/usr/lib/git-core/git-http-backend
+{ [ -e @/hang ] || [ -e @/vanish ]; } || exec $git
+$git | {
+  head -c 200000
+  [ "$(head -c 1 | wc -c)" = 1 ] || exit 0
+  if [ -e @/vanish ]; then
+    mv "@/git$(cat @/vanish)" @/tmp/vanished
+    nginx=$(cat @/nginx.pid)
+    kill -s KILL $(cat /proc/$nginx/task/$nginx/children)
+  fi
+  : >@/hanging
+  while [ -e @/hang ]; do sleep 0.05; done
 }
 ]]
 
@@ -108,27 +124,31 @@ function Forge.start(options)
     assert(uv.fs_mkdir(directory .. "/" .. name, tonumber("755", 8)))
   end
   certificates(directory)
-  local ports = { git = free_port(), registry = free_port(), plain = free_port(), closed = free_port() }
+  local ports = { git = free_port(), registry = free_port(), plain = free_port(), closed = free_port(),
+    faulty = free_port() }
   process.write(directory .. "/nginx.conf", replace(NGINX, {
     directory = directory, git = tostring(ports.git), registry = tostring(ports.registry),
-    plain = tostring(ports.plain),
-    closed = tostring(ports.closed),
+    faulty = tostring(ports.faulty), plain = tostring(ports.plain), closed = tostring(ports.closed),
     user = process.is_root and "user root;" or "",
   }))
   process.write(directory .. "/registry.yml", ("version: 0.1\nstorage: {filesystem: {rootdirectory: %s/images}}\n"
     .. "http: {addr: '127.0.0.1:%d', relativeurls: true}\nlog: {level: error}\n"):format(directory, ports.plain))
+  process.write(directory .. "/backend", replace(BACKEND, { directory = directory }))
+  assert(uv.fs_chmod(directory .. "/backend", tonumber("755", 8)))
   self.certificate = directory .. "/ca.pem"
   self.git = ("https://localhost:%d/"):format(ports.git)
   self.git_host = ("localhost:%d"):format(ports.git)
   self.registry = ("localhost:%d"):format(ports.registry)
   self.closed_registry = ("localhost:%d"):format(ports.closed)
   local to = { to = directory .. "/forge.log" }
-  process.spawn({ "fcgiwrap", "-s", "unix:" .. directory .. "/fcgi.sock", "-f" }, to)
+  process.spawn({ "fcgiwrap", "-s", "unix:" .. directory .. "/fcgi.sock", "-f", "-c", "4" }, to)
   local registry = { "docker-registry", "serve", directory .. "/registry.yml" }
   if options and options.registry_bytes then
     registry = { "prlimit", "--fsize=" .. options.registry_bytes, table.unpack(registry) }
   end
   process.spawn(registry, to)
+  process.spawn({ "lua5.4", "spec/support/faulty.lua", tostring(ports.faulty), tostring(ports.plain),
+    directory .. "/fault" }, to)
   process.spawn({ "/usr/sbin/nginx", "-c", directory .. "/nginx.conf" }, to)
   for _, port in pairs(ports) do
     process.wait_for(function()
@@ -168,13 +188,52 @@ function Forge:repository(name, from, change)
   return git(tree, "rev-parse", "HEAD")
 end
 
+--- An order for the repository public/daemon.
+---@param more? table laid over the manifest
+---@param cloud? table laid over its target
+---@return table body of POST /builds
+function Forge:order(more, cloud)
+  local manifest = {
+    name = "daemon", architecture = "linux-x64", tier = "pro",
+    source = { repository = self.git .. "public/daemon.git", ref = "main" }, build = { system = "make" },
+    cloudTargets = { { provider = "aws", region = "eu-west-1" } },
+  }
+  for name, value in pairs(cloud or {}) do manifest.cloudTargets[1][name] = value end
+  for name, value in pairs(more or {}) do manifest[name] = value end
+  return { pipeline = "honua-server", manifest = manifest }
+end
+
 --- Runs git in a repository's work tree.
 function Forge:run_git(name, ...) return git(("%s/trees/%s"):format(self.directory, name), ...) end
 
---- What happens to what is pushed from now on: "500", "cut" or, with nil, nothing; "gone": git answers nobody.
-function Forge:fault(kind)
-  for _, name in ipairs { "500", "cut", "gone" } do uv.fs_unlink(self.directory .. "/" .. name) end
-  if kind then process.write(self.directory .. "/" .. kind, "") end
+local GIT_FAULTS <const> = { gone = true, hang = true, vanish = true }
+
+--- What goes wrong from now on, until the next call; with nil, nothing. Of git: "gone" (nobody is answered), "hang" (a
+--- pack stops half-way), "vanish" (then the connection is cut, and the repository `which` is no more). Of what is
+--- pushed: "500", "third" and "cut" (spec/support/faulty.lua).
+---@param kind? string
+---@param which? string "public/product"
+function Forge:fault(kind, which)
+  for _, name in ipairs { "gone", "hang", "vanish", "hanging", "fault" } do
+    uv.fs_unlink(self.directory .. "/" .. name)
+  end
+  if not kind then return end
+  local is_git = GIT_FAULTS[kind]
+  process.write(("%s/%s"):format(self.directory, is_git and kind or "fault"),
+    is_git and which and ("/%s.git"):format(which) or kind .. "\n")
+end
+
+--- Whether a pack has stopped half-way.
+function Forge:hangs() return uv.fs_stat(self.directory .. "/hanging") ~= nil end
+
+--- The tags of an image, or nil when the registry knows none of that name.
+---@param name string "public/product"
+---@return string[]?
+function Forge:tags(name)
+  local answer = process.check { "curl", "-s", "--cacert", self.certificate,
+    ("https://%s/v2/%s/tags/list"):format(self.registry, name) }
+  local decoded = require("dkjson").decode(answer)
+  return decoded and decoded.tags or nil
 end
 
 --- skopeo with the forge's certificate; its output.

@@ -1,0 +1,90 @@
+-- lua5.4 spec/support/faulty.lua PORT UPSTREAM FILE: passes the requests of a web server, one a connection, on to
+-- another port of loopback. What FILE says goes wrong, for as long as it is there:
+--
+--   500     what uploads anything is answered 500
+--   third   the third blob that comes is answered 500, once
+--   cut     the connection ends in the middle of what is uploaded
+local uv = require "luv"
+
+local PORT <const>, UPSTREAM <const>, FILE <const> = tonumber(arg[1]), tonumber(arg[2]), arg[3]
+local HALF <const> = 100000 -- bytes that pass before the cut
+local ANSWER <const> = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+local blobs = 0 -- that came since the fault began
+
+local function fault_of(request)
+  local file = io.open(FILE)
+  local kind = file and file:read "l"
+  if file then file:close() end
+  if kind ~= "third" then blobs = 0 end
+  local method, path = request:match "^(%u+) (%S+)"
+  if kind == "cut" and method == "PATCH" then return "cut" end
+  if kind == "500" and (method == "PATCH" or method == "PUT") then return "500" end
+  if kind == "third" and method == "PUT" and path:find("/blobs/uploads/", 1, true) then
+    blobs = blobs + 1
+    if blobs == 3 then return "500" end
+  end
+  return nil
+end
+
+local function close(...)
+  for _, each in ipairs { ... } do
+    if not each:is_closing() then each:close() end
+  end
+end
+
+-- The other side closes when it has sent all.
+local function pass(from, to)
+  from:read_start(function(_, data)
+    if data and not to:is_closing() then return to:write(data) end
+    close(from, to)
+  end)
+end
+
+local function forward(client, first, most)
+  local target = uv.new_tcp()
+  target:connect("127.0.0.1", UPSTREAM, function(failure)
+    if failure then return close(client, target) end
+    pass(target, client)
+    local passed = 0
+    local function send(data)
+      if target:is_closing() then return end
+      if most and passed + #data > most then
+        target:write(data:sub(1, most - passed), function() close(client, target) end)
+        return
+      end
+      passed = passed + #data
+      target:write(data)
+    end
+    send(first)
+    client:read_start(function(_, data)
+      if not data then return close(client, target) end
+      send(data)
+    end)
+  end)
+end
+
+local function serve(client)
+  local request = ""
+  client:read_start(function(_, data)
+    if not data then return close(client) end
+    request = request .. data
+    if not request:find("\r\n\r\n", 1, true) then return end
+    local fault = fault_of(request)
+    client:read_stop()
+    if fault ~= "500" then return forward(client, request, fault == "cut" and HALF or nil) end
+    client:write(ANSWER)
+    client:read_start(function(_, more) -- to its end, or the answer may be lost in a reset
+      if not more then close(client) end
+    end)
+  end)
+end
+
+local server = uv.new_tcp()
+assert(server:bind("127.0.0.1", PORT))
+assert(server:listen(128, function()
+  local client = uv.new_tcp()
+  server:accept(client)
+  serve(client)
+end))
+uv.run()
