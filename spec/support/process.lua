@@ -55,6 +55,7 @@ end
 ---@field signal integer|nil the signal that ended it (0: none), once it has ended
 ---@field output string standard output, when not sent to a file
 ---@field errors string standard error, likewise
+---@field stdin userdata|nil the pipe that `write` writes to
 local Child = {}
 Child.__index = Child
 
@@ -78,7 +79,7 @@ end
 ---@field cwd? string
 ---@field user? {uid: integer, gid: integer}
 ---@field to? string a file that takes both streams (appended), instead of output and errors
----@field stdin? string
+---@field stdin? string|true what it reads; true: what `write` gives it while it runs
 ---@field pipes? userdata[] uv pipes that become its descriptors 3, 4 …
 
 --- Starts a program, found through PATH.
@@ -114,6 +115,7 @@ function process.spawn(argv, options)
       child.code, child.signal = code, signal
       children[child.pid] = nil
       child.handle:close()
+      if child.stdin then child.stdin:close() end
     end)
   if type(stdio[1]) == "number" then uv.fs_close(stdio[1]) end
   if file then uv.fs_close(file) end
@@ -121,11 +123,17 @@ function process.spawn(argv, options)
   child.handle, child.pid = handle, pid
   children[pid] = child
   for _, start in ipairs(begin) do start() end
-  if stdin then
+  if options.stdin == true then
+    child.stdin = stdin
+  elseif stdin then
     stdin:write(options.stdin, function() stdin:close() end)
   end
   return child
 end
+
+--- Gives a program that was started with `stdin = true` something to read.
+---@param text string
+function Child:write(text) self.stdin:write(text) end
 
 --- Whether it still runs.
 function Child:alive()

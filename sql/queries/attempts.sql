@@ -1,6 +1,7 @@
 -- The life of an attempt: claim, progress, every end. Each write names (id, attempt, node) and expects 'building', so a
 -- stale attempt changes nothing. A repeated write (its first answer was lost) is told apart from a stale one by what
--- build_attempts holds. All ends answer one word: recorded, repeated, stale.
+-- build_attempts holds: now, which `for share` sees, not as the statement began, since the first may have been under way
+-- still. All ends answer one word: recorded, repeated, stale.
 
 -- name: claim
 -- $1 node, $2 how many, $3 lowest claim key to look at, $4 the running generation: of those that keep none from an
@@ -193,7 +194,8 @@ select word from (
   select place, 'recorded' as word from ended
   union all
   select g.place, case when (select a.node_id = g.node and a.outcome = 'success' from build_attempts a
-                             where a.build_id = g.id and a.attempt = g.attempt) then 'repeated' else 'stale' end
+                             where a.build_id = g.id and a.attempt = g.attempt for share)
+                  then 'repeated' else 'stale' end
   from given g where g.place not in (select place from ended)
 ) as words
 order by place;
@@ -203,27 +205,30 @@ order by place;
 -- none, $8 log tail, $9 the retry stays on this generation.
 -- A charged failure. The retry rule has decided whether the build waits or has failed. The second column is the build's
 -- status now.
-with ended as (
-  update build_queue set
+with found as materialized (
+  -- Locked before it is looked at whether somebody wants it cancelled.
+  select id, cancel_requested_at from build_queue
+  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
+  for update
+), ended as (
+  update build_queue b set
     status = case when $7::double precision is null then $6 else 'pending' end,
-    retry_count = retry_count + 1,
+    retry_count = b.retry_count + 1,
     run_after = buildq_now() + make_interval(secs => $7::double precision),
     completed_at = case when $7::double precision is null then buildq_now() end,
-    build_duration_seconds = case when $7::double precision is null then buildq_seconds_since(started_at) end,
+    build_duration_seconds = case when $7::double precision is null then buildq_seconds_since(b.started_at) end,
     error_message = $4, lost_nodes = 0, node_id = null,
-    generation = case when $7::double precision is null or $9::boolean then generation end,
+    generation = case when $7::double precision is null or $9::boolean then b.generation end,
     updated_at = buildq_now()
-  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
-    and cancel_requested_at is null
-  returning status, progress_percent, current_step
+  from found where b.id = found.id and found.cancel_requested_at is null
+  returning b.status, b.progress_percent, b.current_step
 ), cancelled as (
   -- A cancel that was asked for while the attempt failed by itself: no retry.
-  update build_queue set status = 'cancelled', completed_at = buildq_now(), node_id = null,
-    error_message = coalesce(cancel_reason, 'cancelled'), updated_at = buildq_now(),
-    build_duration_seconds = buildq_seconds_since(started_at)
-  where id = $1::uuid and attempt = $2::integer and node_id = $3::uuid and status = 'building'
-    and cancel_requested_at is not null
-  returning status, progress_percent, current_step
+  update build_queue b set status = 'cancelled', completed_at = buildq_now(), node_id = null,
+    error_message = coalesce(b.cancel_reason, 'cancelled'), updated_at = buildq_now(),
+    build_duration_seconds = buildq_seconds_since(b.started_at)
+  from found where b.id = found.id and found.cancel_requested_at is not null
+  returning b.status, b.progress_percent, b.current_step
 ), outcome as (
   select * from ended union all select * from cancelled
 ), noted as (
@@ -233,9 +238,10 @@ with ended as (
 )
 select case
   when exists (select from outcome) then 'recorded'
-  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
-               and node_id = $3::uuid and outcome = $6) then 'repeated'
-  else 'stale' end, coalesce((select status from outcome), (select status from build_queue where id = $1::uuid));
+  when (select node_id = $3::uuid and outcome = $6 from build_attempts
+        where build_id = $1::uuid and attempt = $2::integer for share) then 'repeated'
+  else 'stale' end,
+  coalesce((select status from outcome), (select status from build_queue where id = $1::uuid for share));
 
 -- name: finish_end
 -- $1 id, $2 attempt, $3 node, $4 'timedout' or 'cancelled', $5 message, $6 kind, $7 log tail. Final, no retry.
@@ -251,8 +257,8 @@ with ended as (
 )
 select case
   when exists (select from ended) then 'recorded'
-  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
-               and node_id = $3::uuid and outcome = $4) then 'repeated'
+  when (select node_id = $3::uuid and outcome = $4 from build_attempts
+        where build_id = $1::uuid and attempt = $2::integer for share) then 'repeated'
   else 'stale' end;
 
 -- name: requeue
@@ -272,6 +278,6 @@ with ended as (
 )
 select case
   when exists (select from ended) then 'recorded'
-  when exists (select from build_attempts where build_id = $1::uuid and attempt = $2::integer
-               and node_id = $3::uuid and outcome = 'requeued') then 'repeated'
+  when (select node_id = $3::uuid and outcome = 'requeued' from build_attempts
+        where build_id = $1::uuid and attempt = $2::integer for share) then 'repeated'
   else 'stale' end;

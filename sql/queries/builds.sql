@@ -43,46 +43,52 @@ from buildq_list($1, $2, $4::integer + 1, to_timestamp($5::double precision), $6
 
 -- name: set_priority
 -- $1 id, $2 priority. Only of a pending build; the trigger gives it its new place.
-with changed as (
+with found as materialized (
+  select id, status from build_queue where id = $1::uuid for update
+), changed as (
   update build_queue b set priority = $2::integer, updated_at = buildq_now()
-  where id = $1::uuid and status = 'pending'
+  from found where b.id = found.id and found.status = 'pending'
   returning b as build
 )
 select jsonb_build_object('outcome', 'done', 'build', buildq_view(build)) from changed
 union all
-select jsonb_build_object('outcome', 'conflict', 'status', status) from build_queue
-  where id = $1::uuid and not exists (select from changed);
+select jsonb_build_object('outcome', 'conflict', 'status', status) from found where not exists (select from changed);
 
 -- name: cancel
--- $1 id, $2 reason. A pending build ends at once; a running one is asked to, durably.
-with ended as (
-  update build_queue set status = 'cancelled', error_message = coalesce($2, 'cancelled'), completed_at = buildq_now(),
+-- $1 id, $2 reason. A pending build ends at once; a running one is asked to, durably. Which of them it is, is looked at
+-- when it is locked: it may be claimed, or given back, while this waits.
+with found as materialized (
+  select id, status from build_queue where id = $1::uuid for update
+), ended as (
+  update build_queue b set status = 'cancelled', error_message = coalesce($2, 'cancelled'), completed_at = buildq_now(),
     run_after = null, updated_at = buildq_now()
-  where id = $1::uuid and status = 'pending'
-  returning id
+  from found where b.id = found.id and found.status = 'pending'
+  returning b.id
 ), asked as (
-  update build_queue set cancel_requested_at = coalesce(cancel_requested_at, buildq_now()),
-    cancel_reason = coalesce(cancel_reason, $2), updated_at = buildq_now()
-  where id = $1::uuid and status = 'building'
-  returning id
+  update build_queue b set cancel_requested_at = coalesce(b.cancel_requested_at, buildq_now()),
+    cancel_reason = coalesce(b.cancel_reason, $2), updated_at = buildq_now()
+  from found where b.id = found.id and found.status = 'building'
+  returning b.id
 )
 select jsonb_build_object('outcome', case when exists (select from ended) then 'cancelled'
     when exists (select from asked) then 'requested' else 'conflict' end, 'status', status)
-from build_queue where id = $1::uuid;
+from found;
 
 -- name: retry
 -- $1 id. An ended build starts a new round; its place in the order stays.
-with again as (
-  update build_queue set status = 'pending', round = round + 1, retry_count = 0, lost_nodes = 0, run_after = null,
+with found as materialized (
+  select id, status from build_queue where id = $1::uuid for update
+), again as (
+  update build_queue b set status = 'pending', round = b.round + 1, retry_count = 0, lost_nodes = 0, run_after = null,
     progress_percent = 0, current_step = null, error_message = null, output_path = null, image_url = null,
     download_url = null, started_at = null, completed_at = null, build_duration_seconds = null, generation = null,
     cancel_requested_at = null, cancel_reason = null, updated_at = buildq_now()
-  where id = $1::uuid and status in ('success', 'failed', 'cancelled', 'timedout')
-  returning id
+  from found where b.id = found.id and found.status in ('success', 'failed', 'cancelled', 'timedout')
+  returning b.id
 )
 select jsonb_build_object('outcome', case when exists (select from again) then 'done' else 'conflict' end,
                           'status', status)
-from build_queue where id = $1::uuid;
+from found;
 
 -- name: bulk_retry
 -- $1 status, $2 ended at or after, $3 how many.
