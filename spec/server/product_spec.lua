@@ -118,17 +118,82 @@ describe("a build from outside", function()
     assert.equal("eu-west-1", task.containerDefinitions[1].logConfiguration.options["awslogs-region"])
   end)
 
-  it("crosses to linux-arm64 with Debian's compiler", function()
-    local cross = order { architecture = "linux-arm64" }
-    cross.architecture = "linux-arm64"
-    local build = builds.run(server, cross, "success", 60)
-    local directory = process.directory()
-    local archive = server:get(("/downloads/%s/daemon-linux-arm64.tar.zst"):format(build.id)).body
-    process.write(directory .. "/a.tar.zst", archive)
-    process.check { "tar", "--zstd", "-xf", directory .. "/a.tar.zst", "-C", directory }
-    local header = process.read(directory .. "/daemon-linux-arm64/usr/bin/server"):sub(1, 20)
-    assert.equal("\127ELF", header:sub(1, 4))
-    assert.equal(183, (string.unpack("<I2", header, 19))) -- EM_AARCH64
+  for _, system in ipairs { "make", "cmake" } do
+    it("crosses to linux-arm64 with Debian's compiler: " .. system, function()
+      local cross = order { architecture = "linux-arm64", build = { system = system } }
+      cross.architecture = "linux-arm64"
+      local build = builds.run(server, cross, "success", 60)
+      local directory = process.directory()
+      local function fetch(name, to)
+        process.write(to, server:get(("/downloads/%s/%s"):format(build.id, name)).body)
+        return to
+      end
+      process.check { "tar", "--zstd", "-xf", fetch("daemon-linux-arm64.tar.zst", directory .. "/a"), "-C", directory }
+      local header = process.read(directory .. "/daemon-linux-arm64/usr/bin/server"):sub(1, 20)
+      assert.equal("\127ELF", header:sub(1, 4))
+      assert.equal(183, (string.unpack("<I2", header, 19))) -- EM_AARCH64
+      local image = fetch("daemon-linux-arm64.oci.tar", directory .. "/image.tar")
+      assert.equal("arm64", process.check { "skopeo", "inspect", "--format", "{{.Architecture}}",
+        "oci-archive:" .. image })
+    end)
+  end
+end)
+
+describe("a repository with submodules", function()
+  local pinned
+
+  -- A repository that shows what its submodule holds.
+  local function outer(name, url)
+    forge:repository(name, "spec/fixtures/daemon", function(tree)
+      process.write(tree .. "/Makefile", "all:\n\tcat part/inner/which\n\tcp part/inner/which $(OUTPUT)/which\n")
+      forge:submodule(tree, "part", url, pinned)
+    end)
+    return { repository = ("%s%s.git"):format(forge.git, name), ref = "main" }
+  end
+
+  setup(function()
+    for _, where in ipairs { "public", "private" } do
+      local function which(text)
+        return function(tree) process.write(tree .. "/which", text .. "\n") end
+      end
+      local first = forge:repository(where .. "/inner", "spec/fixtures/daemon", which "the first")
+      forge:repository(where .. "/inner", "spec/fixtures/daemon", which "the second")
+      pinned = forge:repository(where .. "/part", "spec/fixtures/daemon", function(tree)
+        forge:submodule(tree, "inner", ("%s%s/inner.git"):format(forge.git, where), first)
+      end)
+    end
+  end)
+
+  it("is checked out with them, and with theirs, at the commits that it names", function()
+    pinned = forge:run_git("public/part", "rev-parse", "HEAD")
+    local build = builds.run(server, order { source = outer("public/whole", "../part.git") }, "success", 60)
+    assert.matches("out| the first\n", builds.log(server, build.id), 1, true)
+  end)
+
+  it("gets them with its own credential from its own host, from another without", function()
+    pinned = forge:run_git("private/part", "rev-parse", "HEAD")
+    local source = outer("private/whole", "../part.git")
+    source.credentials = "ci"
+    builds.run(server, order { source = source }, "success", 60)
+    assert.matches("/private/inner.git/git-upload-pack", forge:requests(), 1, true)
+    source = outer("private/astray", forge.git:gsub("localhost", "127.0.0.1") .. "private/part.git")
+    source.credentials = "ci"
+    local build = builds.run(server, order { source = source }, "failed", 60)
+    assert.matches("https://127.0.0.1:%d+/private/part.git can't be fetched", build.errorMessage)
+    local astray = forge:requests():match "[^\n]+/private/astray.git/git%-upload%-pack.*"
+    assert.matches("/private/part.git/info/refs", astray, 1, true)
+    assert.is_nil(astray:match "ci %[[^\n]+/private/part")
+  end)
+
+  it("is refused when one leads to files of the server, or out of the repository", function()
+    local build = builds.run(server, order { source = outer("public/files", "file:///etc") }, "failed", 60)
+    assert.matches("the submodule part of .*public/files.git: file:///etc is on the server's disk", build.errorMessage)
+    local source = outer("public/outside", "../part.git")
+    forge:repository("public/outside", "spec/fixtures/daemon", function(tree)
+      process.write(tree .. "/.gitmodules", process.read(tree .. "/.gitmodules"):gsub("path = part", "path = ../../x"))
+    end)
+    build = builds.run(server, order { source = source }, "failed", 60)
+    assert.matches("leads out of the repository", build.errorMessage)
   end)
 end)
 

@@ -188,6 +188,18 @@ function Forge:repository(name, from, change)
   return git(tree, "rev-parse", "HEAD")
 end
 
+--- Makes another repository a submodule of a tree, to be called by the `change` of repository().
+---@param tree string
+---@param path string where it is in the tree
+---@param url string as .gitmodules has it
+---@param commit string
+function Forge:submodule(tree, path, url, commit)
+  git(tree, "config", "--file", ".gitmodules", ("submodule.%s.path"):format(path), path)
+  git(tree, "config", "--file", ".gitmodules", ("submodule.%s.url"):format(path), url)
+  git(tree, "update-index", "--add", "--cacheinfo", ("160000,%s,%s"):format(commit, path))
+  process.check { "mkdir", "-p", tree .. "/" .. path } -- or `git add --all` takes it away again
+end
+
 --- An order for the repository public/daemon.
 ---@param more? table laid over the manifest
 ---@param cloud? table laid over its target
