@@ -146,7 +146,7 @@ describe("a repository with submodules", function()
   local function outer(name, url)
     forge:repository(name, "spec/fixtures/daemon", function(tree)
       process.write(tree .. "/Makefile", "all:\n\tcat part/inner/which\n\tcp part/inner/which $(OUTPUT)/which\n")
-      forge:submodule(tree, "part", url, pinned)
+      Forge.submodule(tree, "part", url, pinned)
     end)
     return { repository = ("%s%s.git"):format(forge.git, name), ref = "main" }
   end
@@ -159,7 +159,7 @@ describe("a repository with submodules", function()
       local first = forge:repository(where .. "/inner", "spec/fixtures/daemon", which "the first")
       forge:repository(where .. "/inner", "spec/fixtures/daemon", which "the second")
       pinned = forge:repository(where .. "/part", "spec/fixtures/daemon", function(tree)
-        forge:submodule(tree, "inner", ("%s%s/inner.git"):format(forge.git, where), first)
+        Forge.submodule(tree, "inner", ("%s%s/inner.git"):format(forge.git, where), first)
       end)
     end
   end)

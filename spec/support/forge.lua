@@ -193,7 +193,7 @@ end
 ---@param path string where it is in the tree
 ---@param url string as .gitmodules has it
 ---@param commit string
-function Forge:submodule(tree, path, url, commit)
+function Forge.submodule(tree, path, url, commit)
   git(tree, "config", "--file", ".gitmodules", ("submodule.%s.path"):format(path), path)
   git(tree, "config", "--file", ".gitmodules", ("submodule.%s.url"):format(path), url)
   git(tree, "update-index", "--add", "--cacheinfo", ("160000,%s,%s"):format(commit, path))
