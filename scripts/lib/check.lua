@@ -88,11 +88,35 @@ function check.join(path, key)
   return ("%s[%q]"):format(path, text:gsub("%c", "?"))
 end
 
+-- A list of names as a set, made once for each list.
+local sets <const> = setmetatable({}, { __mode = "k" })
+local function set_of(names)
+  local set = sets[names]
+  if not set then
+    set = {}
+    for _, name in ipairs(names) do set[name] = true end
+    sets[names] = set
+  end
+  return set
+end
+
+-- What nearly every client sends: all names as they are written here. Nil when one isn't.
+local function exact_fields(value, set)
+  local result = {}
+  for key, item in pairs(value) do
+    if not set[key] then return nil end
+    result[key] = check.present(item)
+  end
+  return result
+end
+
 --- An object's fields under their canonical names, whatever case they came in; nulls are left out.
 --- A name given twice in different cases is a fault. `unknown(path, key)` is called for the others.
 ---@param names string[] canonical names
 function Check:object(value, path, names, unknown)
   if not check.is_object(value) then return self:fault(path, value, "must be an object, is " .. check.kind(value)) end
+  local exact = exact_fields(value, set_of(names))
+  if exact then return exact end
   local canonical, given, result = {}, {}, {}
   for _, name in ipairs(names) do canonical[name:lower()] = name end
   local keys = {}
@@ -118,6 +142,8 @@ end
 ---@field lines? boolean line breaks and tabs are allowed
 ---@field secret? boolean the value is not repeated in a fault
 
+local CONTROL <const>, CONTROL_BUT_LINES <const> = "[\0-\31\127]", "[\0-\8\11\12\14-\31\127]"
+
 --- A string without control characters. Absent gives nil and no fault.
 ---@param rule TextRule
 ---@return string?
@@ -128,7 +154,7 @@ function Check:text(value, path, rule)
   local echo = not rule.secret and value or nil
   local length = utf8.len(value)
   if not length then return self:fault(path, nil, "is not valid UTF-8") end
-  if value:find("\0", 1, true) or value:find(rule.lines and "[\1-\8\11\12\14-\31\127]" or "[\1-\31\127]") then
+  if value:find(rule.lines and CONTROL_BUT_LINES or CONTROL) then
     return self:fault(path, nil, "must not hold control characters")
   end
   local min = rule.min or 1

@@ -8,11 +8,13 @@ request.priorities = { low = 0, normal = 1, high = 2, critical = 3 }
 request.statuses = { pending = true, building = true, success = true, failed = true, cancelled = true, timedout = true }
 
 -- Characters, as the columns of build_queue count them.
-local LENGTHS <const> = {
-  customerId = 255, customerName = 255, customerEmail = 254, configurationName = 255, manifestPath = 1024,
-  tier = 50, architecture = 50, cloudProvider = 50, pipeline = 100,
+local TEXTS <const> = {
+  { name = "customerId", max = 255, required = true }, { name = "customerName", max = 255, required = true },
+  { name = "customerEmail", max = 254, required = true }, { name = "configurationName", max = 255, required = true },
+  { name = "manifestPath", max = 1024 }, { name = "tier", max = 50 }, { name = "architecture", max = 50 },
+  { name = "cloudProvider", max = 50 }, { name = "pipeline", max = 100 },
 }
-local REQUIRED <const> = { "customerId", "customerName", "customerEmail", "configurationName" }
+for _, rule in ipairs(TEXTS) do rule.path = "$." .. rule.name end
 local NAMES <const> = {
   "customerId", "customerName", "customerEmail", "configurationName", "manifestPath", "manifest", "tier",
   "architecture", "cloudProvider", "priority", "pipeline", "metadata",
@@ -89,11 +91,10 @@ function request.submission(body, encode)
   local fields = c:object(body, "$", NAMES)
   if not fields then return nil, c.faults end
   local result = {}
-  for name, length in pairs(LENGTHS) do
-    result[name] = c:text(fields[name], "$." .. name, { max = length })
-  end
-  for _, name in ipairs(REQUIRED) do
-    if fields[name] == nil then c:fault("$." .. name, nil, "is required") end
+  for _, rule in ipairs(TEXTS) do
+    local value = fields[rule.name]
+    if value ~= nil then result[rule.name] = c:text(value, rule.path, rule)
+    elseif rule.required then c:fault(rule.path, nil, "is required") end
   end
   if result.customerEmail and not request.is_email(result.customerEmail) then
     c:fault("$.customerEmail", result.customerEmail, "must be an e-mail address")
@@ -108,8 +109,10 @@ function request.submission(body, encode)
   result.manifest = fields.manifest
   result.priority = priority(c, fields.priority)
   result.metadata = metadata(c, fields.metadata, encode)
-  table.sort(c.faults, function(a, b) return a.path < b.path end)
-  if #c.faults > 0 then return nil, c.faults, result end
+  if #c.faults > 0 then
+    table.sort(c.faults, function(a, b) return a.path < b.path end)
+    return nil, c.faults, result
+  end
   return result, c.faults
 end
 
