@@ -93,6 +93,7 @@ typedef struct bq_config {
   int script_statement_timeout_seconds;  // of one such query
   bool migrate_at_start;                 // serve brings the schema up to date
   int history_retention_days;            // events of ended builds
+  int horizon_warning_seconds;           // age at which what keeps PostgreSQL from cleaning up is named
   int disk_reserve_megabytes;            // free space below which nothing is claimed
   int max_concurrent_deliveries;         // notifications sent at the same time, on this server
   int delivery_retry_seconds;            // before the first retry of one; the delay doubles with each

@@ -273,6 +273,9 @@ const bq_config_option bq_config_options[] = {
   BOOL(Q, "MigrateAtStart", migrate_at_start, "true", RESTART, "The server brings the database's schema up to date."),
   INTEGER(Q, "HistoryRetentionDays", NULL, history_retention_days, "90", 1, 36500, "days", NOW,
           "How long the events of builds are kept."),
+  INTEGER(Q, "HorizonWarningSeconds", NULL, horizon_warning_seconds, "300", 1, 31536000, "seconds", NOW,
+          "A transaction or replication slot that keeps PostgreSQL from cleaning up for longer is named in the log and in "
+          "/metrics."),
   INTEGER(Q, "DiskReserveMegabytes", NULL, disk_reserve_megabytes, "512", 0, INT_MAX, "MB", NOW,
           "With less free space no build is started."),
   INTEGER(Q, "MaxConcurrentDeliveries", NULL, max_concurrent_deliveries, "8", 1, 256, NULL, RESTART,

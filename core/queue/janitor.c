@@ -1,4 +1,5 @@
-// Everything periodic that nobody waits for: free disk space, retention, old history, files that no build owns (sweep.h).
+// Everything periodic that nobody waits for: free disk space, retention, old history, files that no build owns (sweep.h),
+// what keeps PostgreSQL from cleaning up (horizon.h).
 //
 // One timer; each kind of work has its own period. Rows go in small batches.
 #include <stdio.h>
@@ -8,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "queue/horizon.h"
 #include "queue/mail_files.h"
 #include "queue/server_internal.h"
 #include "queue/shared_files.h"
@@ -29,6 +31,7 @@ struct bq_janitor {
   int64_t free_megabytes;
   int looking_at_disk;
   bq_sweep *sweep;     // owned; files that belong to nothing
+  bq_horizon *horizon; // owned; what keeps PostgreSQL from cleaning up
   int homeless_kinds;  // kinds of builds that no server can take, when last asked
   unsigned homeless_tick; // when the log was told
   int retaining;       // a retention batch is under way
@@ -44,11 +47,13 @@ int bq_janitor_new(bq_janitor **out, bq_server *server, bq_error *err) {
   bq_janitor *janitor = bq_alloc(sizeof *janitor);
   if (janitor == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the janitor");
   janitor->server = server;
+  const bq_horizon_options options = {.store = server->store, .metrics = server->metrics, .config = &server->config,
+                                      .hidden = &server->hidden};
   int result = bq_sweep_new(&janitor->sweep, server, err);
+  if (result == 0) result = bq_horizon_new(&janitor->horizon, &options, err);
   if (result == 0) result = bq_timer_new(&janitor->timer, server->loop, on_tick, janitor, err);
   if (result < 0) {
-    bq_sweep_free(janitor->sweep);
-    bq_free(janitor);
+    bq_janitor_free(janitor);
     return result;
   }
   bq_timer_set(janitor->timer, 0);
@@ -60,6 +65,7 @@ void bq_janitor_free(bq_janitor *janitor) {
   if (janitor == NULL) return;
   bq_timer_free(janitor->timer);
   bq_sweep_free(janitor->sweep);
+  bq_horizon_free(janitor->horizon);
   bq_free(janitor);
 }
 
@@ -212,6 +218,7 @@ static void on_tick(void *arg) {
   bq_janitor *janitor = arg;
   look_at_disk(janitor);
   look_for_homeless(janitor);
+  bq_horizon_look(janitor->horizon);
   if (janitor->ticks++ % SWEEP_TICKS == 0) {
     retain(janitor);
     purge(janitor, "purge_history", janitor->server->config->history_retention_days);

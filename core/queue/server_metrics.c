@@ -46,6 +46,12 @@ const bq_metric_info bq_server_metrics[BQ_M_COUNT] = {
     [BQ_M_DATABASE_QUERIES] = {"buildq_database_queries_total", "Queries sent by this server.", BQ_COUNTER, {"role"}},
     [BQ_M_DATABASE_RECONNECTS] = {"buildq_database_reconnects_total", "Connections opened again; this server.",
                                   BQ_COUNTER, {"role"}},
+    [BQ_M_HORIZON] = {"buildq_horizon_seconds",
+                      "Age of the oldest transaction or replication slot that keeps PostgreSQL from cleaning up; the whole "
+                      "database.", BQ_GAUGE, {NULL}},
+    [BQ_M_HORIZON_HOLDER] = {"buildq_horizon_holder_seconds",
+                             "Age of each of those that are older than HorizonWarningSeconds; the whole database.", BQ_GAUGE,
+                             {"holder", "pid", "query"}},
     [BQ_M_WRITES_WAITING] = {"buildq_writes_waiting", "Writes PostgreSQL has not answered yet; this server.", BQ_GAUGE,
                              {NULL}},
     [BQ_M_POOL_PENDING] = {"buildq_pool_tasks", "Tasks waiting for or running on a thread; this server.", BQ_GAUGE,

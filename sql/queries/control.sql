@@ -71,6 +71,29 @@ select jsonb_build_object(
   'outboxPending', (select count(*) from outbox where state = 'pending'),
   'notifications', buildq_notification_metrics());
 
+-- name: horizon
+-- What keeps vacuum from removing what is dead in this database, the 8 oldest: kind, process, a key that names it, the
+-- oldest transaction that it may still see, seconds (null: our role may not know), role, application, query. What has no
+-- role is PostgreSQL's own and in nobody's way, and a worker is its leader's. Time is the real one: transactions have no
+-- other.
+select * from (
+  select coalesce(nullif(backend_type, 'client backend'), 'session') as kind, pid::text,
+    concat_ws(' ', pid, backend_start, xact_start) as key, coalesce(backend_xmin, backend_xid)::text as xmin,
+    extract(epoch from clock_timestamp() - xact_start) as seconds, usename::text as role, application_name,
+    left(query, 4000) as query
+  from pg_stat_activity
+  where (backend_xmin is not null or backend_xid is not null) and pid <> pg_backend_pid() and leader_pid is null
+    and usesysid is not null and (datname = current_database() or datname is null)
+  union all
+  select 'prepared transaction ' || gid, '', 'prepared ' || gid, transaction::text,
+    extract(epoch from clock_timestamp() - prepared), owner::text, '', ''
+  from pg_prepared_xacts where database = current_database()
+  union all
+  select 'replication slot ' || slot_name, coalesce(active_pid::text, ''), 'slot ' || slot_name, xmin::text, null, '', '', ''
+  from pg_replication_slots where xmin is not null
+) as holders
+order by seconds desc nulls first limit 8;
+
 -- name: store_generation
 -- $1 hash, $2 files as JSON: [{"path":, "hash":, "content":}]. Stored before first use; identical files once.
 with files as (

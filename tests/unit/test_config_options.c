@@ -81,6 +81,7 @@ static const expected table[] = {
   {"BuildQueue", "ScriptStatementTimeoutSeconds", I, AT(script_statement_timeout_seconds), "30", 1, 86400, "3", false},
   {"BuildQueue", "MigrateAtStart", B, AT(migrate_at_start), "true", 0, 0, "false", false},
   {"BuildQueue", "HistoryRetentionDays", I, AT(history_retention_days), "90", 1, 36500, "3", true},
+  {"BuildQueue", "HorizonWarningSeconds", I, AT(horizon_warning_seconds), "300", 1, 31536000, "3", true},
   {"BuildQueue", "DiskReserveMegabytes", I, AT(disk_reserve_megabytes), "512", 0, INT_MAX, "3", true},
   {"BuildQueue", "MaxConcurrentDeliveries", I, AT(max_concurrent_deliveries), "8", 1, 256, "3", false},
   {"BuildQueue", "DeliveryRetrySeconds", I, AT(delivery_retry_seconds), "60", 1, 86400, "3", true},
