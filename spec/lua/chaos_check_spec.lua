@@ -37,7 +37,7 @@ local function good()
       { build = x, old = "building", new = "pending", attempt = 2, node = "a", nodeState = "dead", writer = "chaos-2" },
       { build = x, old = "building", new = "success", attempt = 3, node = "b", nodeState = "live", writer = "chaos-2" },
     },
-    outbox = {},
+    outbox = {}, deliveries = {}, mails = {},
   }
   for node, server in pairs(NODES) do table.insert(record.joins, { server = server, node = node }) end
   for _, owed in ipairs {
@@ -45,7 +45,14 @@ local function good()
   } do
     local build, name, attempt = owed:match "(%S+) (%S+) (%d)"
     table.insert(record.outbox, { build = build, event = name, round = 0, attempt = tonumber(attempt) })
+    local mail = ("<%s.%s.1.%s.0123@honua.example>"):format(build, name, attempt)
+    table.insert(record.deliveries, { build = build, event = name, round = 0, attempt = tonumber(attempt),
+      recipient = "a@acme.example", state = "sent", mail = mail, unknown = 0 })
+    table.insert(record.mails, { id = mail, recipient = "a@acme.example" })
   end
+  -- Once nobody knew whether it was sent, and so it was sent again.
+  record.deliveries[2].unknown = 1
+  table.insert(record.mails, record.mails[2])
   return record
 end
 
@@ -110,6 +117,31 @@ local PLANTED <const> = {
   { "every owed mail is there once", "a mail is owed twice", function(r) table.insert(r.outbox, r.outbox[1]) end },
   { "every owed mail is there once", "a mail for what did not happen", function(r)
     table.insert(r.outbox, { build = "y", event = "completed", round = 0, attempt = 0 })
+  end },
+  { "every owed mail was sent", "an event that nobody was told of", function(r) table.remove(r.deliveries, 3) end },
+  { "every owed mail was sent", "a mail that still waits", function(r) r.deliveries[3].state = "waiting" end },
+  { "every owed mail was sent", "a mail that is given up", function(r) r.deliveries[3].state = "dead" end },
+  { "every owed mail was sent", "a mail that is called sent and is not", function(r) table.remove(r.mails, 3) end },
+  { "every owed mail was sent", "one event has two deliveries", function(r)
+    table.insert(r.deliveries, r.deliveries[1])
+  end },
+  { "every owed mail was sent", "a mail for what did not happen", function(r)
+    table.insert(r.mails, { id = "<y.completed.1.0.0123@honua.example>", recipient = "a@acme.example" })
+  end },
+  { "every owed mail was sent", "a copy has a Message-ID of its own", function(r)
+    table.insert(r.mails, { id = "<x.started.1.0.9999@honua.example>", recipient = "a@acme.example" })
+  end },
+  { "every owed mail was sent", "a mail tells of another build", function(r)
+    r.deliveries[1].mail, r.deliveries[5].mail = r.deliveries[5].mail, r.deliveries[1].mail
+  end },
+  { "every owed mail was sent", "a mail goes to somebody else", function(r)
+    r.mails[1] = { id = r.mails[1].id, recipient = "b@other.example" }
+  end },
+  { "a mail came again only when its fate was unknown", "a mail comes twice", function(r)
+    table.insert(r.mails, r.mails[1])
+  end },
+  { "a mail came again only when its fate was unknown", "a mail comes once more than it was tried", function(r)
+    table.insert(r.mails, r.mails[2])
   end },
   { "builds are claimed in the order of their keys", "a later one goes first, though the earlier one waits", function(r)
     r.events[9].at = 60

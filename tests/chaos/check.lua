@@ -157,6 +157,51 @@ rules[#rules + 1] = { "every owed mail is there once, and no other", function(re
   end
 end }
 
+-- Mails by their Message-ID: how many of each.
+local function copies_of(record)
+  local copies = {}
+  for _, mail in ipairs(record.mails) do copies[mail.id] = (copies[mail.id] or 0) + 1 end
+  return copies
+end
+
+rules[#rules + 1] = { "every owed mail was sent, and no other", function(record, say)
+  local deliveries, recipients, copies = {}, {}, copies_of(record)
+  for _, each in ipairs(record.deliveries) do
+    local name = ("%s %s %d %d"):format(each.build, each.event, each.round, each.attempt)
+    if deliveries[name] then say("two deliveries: %s", name) end
+    deliveries[name] = each
+    if each.mail then recipients[each.mail] = each.recipient end
+    if each.state ~= "sent" then
+      say("%s is %s", name, each.state)
+    elseif not copies[each.mail] then
+      say("%s was not sent, though it is called so", name)
+    elseif each.mail:sub(2, #each.build + #each.event + 3) ~= ("%s.%s."):format(each.build, each.event) then
+      say("%s was sent as %s", name, each.mail)
+    end
+  end
+  for _, row in ipairs(record.outbox) do
+    local name = ("%s %s %d %d"):format(row.build, row.event, row.round, row.attempt)
+    if not deliveries[name] then say("nobody was told: %s", name) end
+  end
+  for _, mail in ipairs(record.mails) do
+    if not recipients[mail.id] then
+      say("nobody owed %s", mail.id)
+    elseif recipients[mail.id] ~= mail.recipient then
+      say("%s went to %s", mail.id, mail.recipient)
+    end
+  end
+end }
+
+rules[#rules + 1] = { "a mail came again only when its fate was unknown", function(record, say)
+  local copies = copies_of(record)
+  for _, each in ipairs(record.deliveries) do
+    local count = copies[each.mail] or 0
+    if count > 1 + each.unknown then
+      say("%s came %d times, after %d tries with an unknown end", each.mail, count, each.unknown)
+    end
+  end
+end }
+
 -- When each build waited, could have been claimed, and with which key. A build whose priority was changed had several
 -- keys: it is left out.
 local function waits(record, events)

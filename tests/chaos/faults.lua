@@ -94,6 +94,15 @@ local faults = {
     chaos.world:fill_disk()
     chaos:later(0.5 + chaos.random(20) / 10, function() chaos.world:free_disk() end)
   end },
+  -- Some replies are lost when the mail is kept, some recipients are refused for now, some connections are not taken.
+  { name = "disturb the mail server", weight = 2, once = true, run = function(chaos)
+    chaos.world.mail:plan {
+      { stage = "body", action = "keep-drop", chance = 0.3 },
+      { stage = "rcpt", action = "451 4.3.0 later", chance = 0.2 },
+      { stage = "connect", action = "drop", chance = 0.3 },
+    }
+    chaos:later(0.5 + chaos.random(20) / 10, function() chaos.world.mail:plan {} end)
+  end },
   { name = "cancel a build", weight = 6, run = function(chaos)
     return of_some_build(chaos, "/cancel", { reason = "chaos" })
   end },

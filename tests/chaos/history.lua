@@ -29,6 +29,10 @@ local QUERIES <const> = {
     extract(epoch from (data ->> 'nextAttemptAt')::timestamptz) as due from build_events order by build_id, seq]],
   attempts = [[select build_id as build, attempt, node_id as node, outcome from build_attempts]],
   outbox = [[select build_id as build, event, round, attempt, state from outbox]],
+  -- Tries of which nobody knows whether they have sent the mail: its server ended, or had no answer.
+  deliveries = [[select o.build_id as build, o.event, o.round, o.attempt, d.recipient, d.state, d.message_id as mail,
+    (select count(*) from jsonb_array_elements(d.attempts) as a where a ->> 'outcome' in ('lost', 'retry')) as unknown
+    from deliveries d join outbox o on o.id = d.outbox_id]],
   nodes = [[select id, state from nodes]],
   writes = [[select extract(epoch from at) as at, writer, build_id as build, old_status as old, new_status as new,
     old_attempt as attempt, new_attempt as "newAttempt", node_id as node, node_state as "nodeState" from chaos_writes
@@ -49,15 +53,15 @@ local function read_logs(world, record)
   end
 end
 
---- Programs that run in this process namespace besides PostgreSQL, the servers and ourselves. (A zombie has no command
---- line: its parent is about to fetch it.)
+--- Programs that run in this process namespace besides PostgreSQL, the mail server, the servers and ourselves. (A zombie
+--- has no command line: its parent is about to fetch it.)
 ---@return string[] command lines
 function history.strangers()
   local found = {}
   for name in uv.fs_scandir_next, assert(uv.fs_scandir "/proc") do
     local line = name:find "^%d+$" and process.read("/proc/" .. name .. "/cmdline"):gsub("%z", " "):gsub(" $", "")
     if line and line ~= "" and not line:find "postgres" and not line:find "buildq serve"
-      and not line:find "tests/chaos/" then
+      and not line:find "tests/chaos/" and not line:find "smtp_sink.py" then
       found[#found + 1] = line
     end
   end
@@ -99,6 +103,8 @@ function history.read(world, load)
   local server = world.nodes[1].server
   for name, query in pairs(QUERIES) do record[name] = server:rows(query) end
   read_logs(world, record)
+  record.mails = {}
+  for i, mail in ipairs(world.mail:mails()) do record.mails[i] = { id = mail.id, recipient = mail.recipients[1] } end
   return record
 end
 

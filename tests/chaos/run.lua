@@ -129,13 +129,17 @@ local function wait(world, seconds, condition)
   return ok
 end
 
+-- What is still to come: builds that have not ended, mails that have not been sent.
+local UNSETTLED <const> = [[select (select count(*) from build_queue where status in ('pending', 'building'))
+  + (select count(*) from outbox where state = 'pending')
+  + (select count(*) from deliveries where state in ('waiting', 'sending', 'faulty'))]]
+
 local function settle(world, load)
   for _, node in ipairs(world.nodes) do if node.stopped then world:freeze(node, false) end end
   local server = world.nodes[1].server
   server:sql "update queue_control set paused = false, pause_reason = null, paused_at = null where paused"
   return wait(world, SETTLE_SECONDS, function()
-    return load.open == 0
-      and server:sql "select count(*) from build_queue where status in ('pending', 'building')" == "0"
+    return load.open == 0 and server:sql(UNSETTLED) == "0"
   end)
 end
 
@@ -201,6 +205,7 @@ local function main()
   table.sort(names)
   for _, name in ipairs(names) do say("%-62s %d times", name, chaos.counts[name]) end
   say("%-62s %d, in %d attempts", "builds", #record.builds, #record.attempts)
+  say("%-62s %d, in %d copies", "mails", #record.deliveries, #record.mails)
   local path = os.getenv "CHAOS_HISTORY" or "build/chaos-history.json"
   process.write(path, json.encode(record))
   local good = show(check.run(record))

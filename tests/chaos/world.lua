@@ -1,9 +1,10 @@
--- What the chaos happens to: one PostgreSQL, some servers, one small disk that all of them share. Nothing here waits
--- for a server: one that can't start now is started again until it can.
+-- What the chaos happens to: one PostgreSQL, one mail server, some servers, one small disk that all of them share.
+-- Nothing here waits for a server: one that can't start now is started again until it can.
 local uv = require "luv"
 local Server = require "spec.support.server"
 local postgres = require "spec.support.postgres"
 local process = require "spec.support.process"
+local smtp = require "spec.support.smtp"
 local pipelines = require "tests.chaos.pipelines"
 
 local RESTART_SECONDS <const> = 0.5
@@ -21,6 +22,7 @@ local RESTART_SECONDS <const> = 0.5
 ---@field disk string mount point of the small disk
 ---@field database string
 ---@field lease integer seconds
+---@field mail Sink takes the mails of all servers
 ---@field began number
 ---@field faults string[] what should not have happened to servers: their own ends
 local World = {}
@@ -31,7 +33,7 @@ local function now() return uv.hrtime() / 1e9 end
 --- Seconds since the beginning.
 function World:time() return now() - self.began end
 
-local function configuration(number, disk, lease)
+local function configuration(number, disk, lease, mail)
   local own = ("%s/%d"):format(disk, number)
   for _, name in ipairs { "", "/state", "/builds", "/output" } do
     assert(uv.fs_mkdir(own .. name, tonumber("755", 8)))
@@ -42,8 +44,8 @@ local function configuration(number, disk, lease)
     StateDirectory = own .. "/state", WorkspaceDirectory = own .. "/builds", OutputDirectory = own .. "/output",
     LeaseSeconds = lease, MaxConcurrentBuilds = 4, MaxRetryAttempts = 2, RetryDelayMinutes = 0, PollIntervalSeconds = 1,
     StopGraceSeconds = 1, GracefulShutdownTimeoutSeconds = 3, DiskReserveMegabytes = 4, MaxLogMegabytes = 1,
-    LogLevel = "debug",
-  } }
+    LogLevel = "debug", DeliveryRetrySeconds = 1, DeliveryRetryMaxSeconds = 2,
+  }, Email = mail:config() }
 end
 
 --- Starts PostgreSQL and `count` servers, one after the other, and waits until all are ready.
@@ -53,8 +55,9 @@ function World.new(options)
   local self = setmetatable({ nodes = {}, disk = options.disk, lease = options.lease, faults = {} }, World)
   -- Commits must outlive an immediate shutdown; the machine itself does not crash, so nothing is synced.
   postgres.use { "fsync=off", "full_page_writes=off", "max_connections=60", "shared_buffers=32MB" }
+  self.mail = smtp.sink { keep = "ids" }
   for number = 1, options.count do
-    local server = Server.new { config = configuration(number, options.disk, options.lease),
+    local server = Server.new { config = configuration(number, options.disk, options.lease, self.mail),
       scripts = pipelines.files("first"), database = self.database }
     self.database = self.database or server.database
     local queue = server.config.BuildQueue
