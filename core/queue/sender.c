@@ -14,7 +14,8 @@
 #include "queue/sender_internal.h"
 
 enum {
-  EVENTS_AT_ONCE = 20,   // expanded side by side
+  EVENTS_AT_ONCE = 20,    // expanded side by side
+  MOST_AHEAD = 250,       // deliveries claimed beyond those that are rendered and sent
   STOP_PATIENCE_MS = 5000 // how long a stop waits for what is under way
 };
 
@@ -28,6 +29,9 @@ int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) {
   sender->server = server;
   int result = bq_timer_new(&sender->timer, server->loop, on_timer, sender, err);
   if (result == 0) result = bq_timer_new(&sender->patience, server->loop, on_patience, sender, err);
+  if (result == 0) {
+    result = bq_batch_new(&sender->outcomes, server->loop, server->store, "delivery_outcomes", BQ_BATCH_WRITE, err);
+  }
   if (result < 0) bq_sender_free(sender);
   else *out = sender;
   return result;
@@ -35,6 +39,7 @@ int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) {
 
 void bq_sender_free(bq_sender *sender) {
   if (sender == NULL) return;
+  bq_batch_free(sender->outcomes);
   bq_timer_free(sender->timer);
   bq_timer_free(sender->patience);
   bq_free(sender);
@@ -47,11 +52,27 @@ void bq_sender_wake(bq_sender *sender) {
   if (sender->looking == 0) bq_timer_set(sender->timer, 0);
 }
 
-// As many are claimed ahead as are sent at a time, so that none of these waits for the database; then half of all must
-// have ended before it is asked again.
+// Twice as many as are sent at a time: one is rendered while another is on its way.
+int bq_sender_places(const bq_sender *sender) {
+  return 2 * sender->server->config->max_concurrent_deliveries;
+}
+
+// Claimed ahead is what ends in half a second, so that sending doesn't wait for the database and a slow mail server
+// doesn't keep from other servers what these could send. When half of all has ended it is asked again.
 static int room_for_deliveries(const bq_sender *sender) {
-  int places = sender->server->config->max_concurrent_deliveries;
-  return sender->delivery_count <= places ? 2 * places - sender->delivery_count : 0;
+  int rate = sender->rate > sender->ended ? sender->rate : sender->ended;
+  int ahead = rate / 2 < MOST_AHEAD ? rate / 2 : MOST_AHEAD;
+  int all = bq_sender_places(sender) + ahead;
+  return sender->delivery_count <= all / 2 ? all - sender->delivery_count : 0;
+}
+
+static void count_ended(bq_sender *sender) {
+  int64_t now_us = bq_clock_mono_us();
+  int64_t passed_us = now_us - sender->counted_us;
+  if (passed_us < 1000000) return;
+  sender->rate = passed_us < 2000000 ? sender->ended : 0;
+  sender->ended = 0;
+  sender->counted_us = now_us;
 }
 
 static int has_work(const bq_sender *sender) {
@@ -233,6 +254,7 @@ static void on_timer(void *arg) {
 
 void bq_sender_turn(bq_sender *sender) {
   if (sender->state == BQ_SENDER_RUNNING) {
+    count_ended(sender);
     sender->due = 1; // what it made, or what waited for it
     if (sender->looking == 0 && has_work(sender)) bq_timer_set(sender->timer, 0);
     return;
@@ -271,6 +293,7 @@ static void on_patience(void *arg) {
 void bq_sender_stop(bq_sender *sender, void (*idle)(void *arg), void *arg) {
   sender->state = BQ_SENDER_STOPPING;
   bq_timer_clear(sender->timer);
+  bq_deliveries_give_back(sender);
   sender->idle = idle;
   sender->arg = arg;
   bq_timer_set(sender->patience, bq_sender_busy(sender) ? STOP_PATIENCE_MS : 0);

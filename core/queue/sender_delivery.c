@@ -1,10 +1,14 @@
 // One delivery on its way.
 //
-//   RENDERING (notify.message in the routes' vm) → SENDING (a carrier has it) → RECORDING (delivery_outcome)
+//   WAITING (claimed, until there is a place)
+//        ↓
+//   RENDERING (notify.message in the routes' vm) → SENDING (a carrier has it) → RECORDING (delivery_outcomes)
 //        ↓ a fault, no carrier                         ↓ not accepted                ↑
 //        └─────────────────────────────────────────────┴────────────────────────────┘
 //
-// A record is sent again until PostgreSQL has answered; the place is free afterwards.
+// A place is taken while it is rendered and sent. Records of many are one statement, which is sent again until
+// PostgreSQL has answered.
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +26,7 @@ enum {
   MAX_RETRY_AFTER_S = 86400   // of what a server asks for
 };
 
-typedef enum delivery_state { RENDERING, SENDING, RECORDING } delivery_state;
+typedef enum delivery_state { WAITING, RENDERING, SENDING, RECORDING } delivery_state;
 
 struct bq_delivery {
   bq_sender_call call;       // first; while RENDERING
@@ -36,7 +40,10 @@ struct bq_delivery {
   char reply[1001];          // that goes with it
   bq_delivery *next;
   bq_delivery *previous;
+  bq_delivery *behind;       // the next one that waits
 };
+
+static void begin_next(bq_sender *sender);
 
 static const char *fact(const bq_delivery *d, const char *name) {
   return json_string_value(json_object_get(d->facts, name));
@@ -52,6 +59,7 @@ static void end_delivery(bq_delivery *d) {
   else sender->deliveries = d->next;
   if (d->next != NULL) d->next->previous = d->previous;
   sender->delivery_count--;
+  sender->ended++;
   json_decref(d->facts);
   bq_free(d->message_id);
   bq_free(d);
@@ -86,9 +94,9 @@ static void tell(const bq_delivery *d, const char *state) {
          "recipient", strcmp(fact(d, "channel"), "email") == 0 ? fact(d, "recipient") : NULL, "reply", d->reply, NULL);
 }
 
-static void on_recorded(void *arg, const bq_pg_result *result) {
+static void on_recorded(void *arg, const bq_pg_result *result, int row) {
   bq_delivery *d = arg;
-  const char *state = result->error == NULL && PQntuples(result->rows) > 0 ? PQgetvalue(result->rows, 0, 0) : "";
+  const char *state = result->error == NULL ? PQgetvalue(result->rows, row, 0) : "";
   if (strcmp(state, "repeated") == 0) state = d->outcome;
   if (result->error != NULL && result->error->code != BQ_ECANCELED) {
     bq_log_error("what became of a notification can't be recorded", result->error);
@@ -103,36 +111,43 @@ static void on_recorded(void *arg, const bq_pg_result *result) {
   end_delivery(d);
 }
 
-// `code` 0: none. `retry_after_s`: what the server asked for.
-static void record(bq_delivery *d, const char *outcome, int code, const char *reply, int64_t retry_after_s) {
+// Seconds until the next try. `retry_after_s`: what the server asked for.
+static double wait_of(const bq_delivery *d, const char *outcome, int64_t retry_after_s) {
+  if (strcmp(outcome, "back") == 0 && d->call.function == NULL) return 0; // it has not even begun
   const bq_config *config = d->sender->server->config;
-  char claim[24];
-  char code_text[16];
-  char retry[32];
-  char window[24];
-  d->state = RECORDING;
-  if (d->sender->state == BQ_SENDER_CLOSING) { // whoever takes it over decides
-    end_delivery(d);
-    return;
-  }
   int64_t wait_s = strcmp(outcome, "fault") == 0 ? FAULT_AGAIN_S : bq_delivery_backoff_s(config, number(d, "tries"));
   if (retry_after_s > MAX_RETRY_AFTER_S) retry_after_s = MAX_RETRY_AFTER_S;
   double jitter = 0.8 + 0.4 * (double)(random() % 1000) / 1000.0; // so that not all come back at once
   double wait = (double)wait_s * jitter;
-  if (wait < (double)retry_after_s) wait = (double)retry_after_s;
+  return wait < (double)retry_after_s ? (double)retry_after_s : wait;
+}
+
+// `code` 0: none.
+static void record(bq_delivery *d, const char *outcome, int code, const char *reply, int64_t retry_after_s) {
+  bq_sender *sender = d->sender;
+  bq_error err;
+  if (d->state != WAITING) sender->place_count--;
+  d->state = RECORDING;
+  begin_next(sender);
+  if (sender->state == BQ_SENDER_CLOSING) { // whoever takes it over decides
+    end_delivery(d);
+    return;
+  }
   (void)snprintf(d->outcome, sizeof d->outcome, "%s", outcome);
   (void)snprintf(d->reply, sizeof d->reply, "%s", reply != NULL ? reply : "");
   bq_utf8_clean(d->reply);
-  (void)snprintf(claim, sizeof claim, "%lld", (long long)number(d, "claim"));
-  (void)snprintf(code_text, sizeof code_text, "%d", code);
-  (void)snprintf(retry, sizeof retry, "%.3f", wait);
-  (void)snprintf(window, sizeof window, "%lld", (long long)config->delivery_give_up_hours * 3600);
-  const char *params[] = {d->id, d->node_id, claim, outcome, code != 0 ? code_text : NULL, d->reply, retry, window,
-                          d->message_id, d->call.generation};
-  bq_error err;
-  if (bq_store_write(d->sender->server->store, "delivery_outcome", 10, params, on_recorded, d, &err) == 0) return;
+  json_t *item = json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:f, s:I, s:s?, s:s}", "id", d->id, "node", d->node_id,
+                           "claim", (json_int_t)number(d, "claim"), "outcome", outcome, "code",
+                           code != 0 ? json_integer(code) : json_null(), "reply", d->reply, "retry",
+                           wait_of(d, outcome, retry_after_s), "window",
+                           (json_int_t)sender->server->config->delivery_give_up_hours * 3600, "messageId",
+                           d->message_id, "generation", d->call.generation);
+  int result = item != NULL ? bq_batch_add(sender->outcomes, item, on_recorded, d, &err)
+                            : bq_fail(&err, BQ_ENOMEM, "out of memory for an outcome");
+  json_decref(item);
+  if (result == 0) return;
   bq_log_error("what became of a notification can't be recorded", &err);
-  d->sender->uncertain = 1;
+  sender->uncertain = 1;
   end_delivery(d);
 }
 
@@ -167,7 +182,7 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
     return;
   }
   if (d->sender->state == BQ_SENDER_CLOSING) {
-    end_delivery(d);
+    record(d, "back", 0, NULL, 0);
     return;
   }
   d->state = SENDING;
@@ -182,8 +197,42 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
   }
 }
 
-void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {
+// The beginning -------------------------------------------------------------------------------------------------------
+
+static bq_delivery *take_waiting(bq_sender *sender) {
+  bq_delivery *d = sender->waiting;
+  sender->waiting = d->behind;
+  if (sender->waiting == NULL) sender->last = NULL;
+  return d;
+}
+
+static void begin(bq_delivery *d) {
+  bq_sender *sender = d->sender;
   bq_error err;
+  d->state = RENDERING;
+  sender->place_count++;
+  if (bq_sender_call_start(&d->call, sender->server, "message", d->facts, on_rendered, &err) < 0) {
+    record(d, "back", 0, err.message, 0);
+  }
+}
+
+static void on_turn(bq_post *post) {
+  bq_sender *sender = (bq_sender *)((char *)post - offsetof(bq_sender, post));
+  sender->posted = 0;
+  if (sender->waiting == NULL || sender->place_count >= bq_sender_places(sender)) return;
+  begin(take_waiting(sender));
+  begin_next(sender);
+}
+
+// One on each turn of the loop: rendering is computing, and others want their turn too.
+static void begin_next(bq_sender *sender) {
+  if (sender->posted || sender->waiting == NULL || sender->place_count >= bq_sender_places(sender)) return;
+  sender->posted = 1;
+  sender->post.run = on_turn;
+  bq_loop_post(sender->server->loop, &sender->post);
+}
+
+void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {
   const char *id = json_string_value(json_object_get(facts, "id"));
   bq_delivery *d = id != NULL ? bq_alloc(sizeof *d) : NULL;
   if (d == NULL) {
@@ -199,9 +248,15 @@ void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {
   if (d->next != NULL) d->next->previous = d;
   sender->deliveries = d;
   sender->delivery_count++;
-  if (bq_sender_call_start(&d->call, sender->server, "message", facts, on_rendered, &err) < 0) {
-    record(d, "back", 0, err.message, 0);
-  }
+  if (sender->last != NULL) sender->last->behind = d;
+  else sender->waiting = d;
+  sender->last = d;
+  if (sender->state == BQ_SENDER_RUNNING) begin_next(sender);
+  else bq_deliveries_give_back(sender);
+}
+
+void bq_deliveries_give_back(bq_sender *sender) {
+  while (sender->waiting != NULL) record(take_waiting(sender), "back", 0, NULL, 0);
 }
 
 void bq_deliveries_kill(bq_sender *sender) {

@@ -8,6 +8,7 @@
 
 #include "io/transport.h"
 #include "lua/errors.h"
+#include "queue/batch.h"
 #include "queue/server_internal.h"
 
 typedef struct bq_delivery bq_delivery;
@@ -23,6 +24,7 @@ struct bq_sender {
   bq_server *server;        // borrowed
   bq_timer *timer;          // owned; the next look
   bq_timer *patience;       // owned; how long a stop waits
+  bq_batch *outcomes;       // owned; what becomes of deliveries
   bq_sender_state state;
   int looking;              // statements of a look that have not been answered
   int owed;                 // there may be events to expand
@@ -30,15 +32,24 @@ struct bq_sender {
   int uncertain;            // a claim's answer was lost: rows may be ours that we don't know
   int64_t swept_us;         // bq_clock_mono_us of the last look after what dead servers left
   bq_owed_event *events;    // being expanded
-  bq_delivery *deliveries;  // under way
+  bq_delivery *deliveries;  // claimed, and not yet ended
+  bq_delivery *waiting;     // of these, what has not begun, in the order of the claims …
+  bq_delivery *last;        // … and its end
+  bq_post post;             // begins one of them
+  int posted;
   int event_count;
   int delivery_count;
+  int place_count;          // deliveries that are being rendered or sent
+  int ended;                // deliveries since `counted_us`
+  int rate;                 // that ended in the second before that
+  int64_t counted_us;       // bq_clock_mono_us
   void (*idle)(void *arg);  // a stop has ended
   void *arg;
 };
 
 // sender.c
 void bq_sender_turn(bq_sender *sender); // an event or a delivery has ended: there may be room, or something is due
+int bq_sender_places(const bq_sender *sender); // how many deliveries are rendered or sent at a time
 
 // sender_script.c
 // One call of scripts/lib/notify.lua, in the routes' vm of the running generation. Embed it.
@@ -68,8 +79,10 @@ void bq_owed_event_begin(bq_sender *sender, const char *id, json_t *event);
 void bq_owed_events_kill(bq_sender *sender); // ends what they wait for
 
 // sender_delivery.c
-// The delivery of one row of deliveries_claim; `facts` is taken over.
+// The delivery of one row of deliveries_claim; `facts` is taken over. It begins when there is a place, one on each turn of
+// the loop.
 void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts);
+void bq_deliveries_give_back(bq_sender *sender); // those that have not begun
 void bq_deliveries_kill(bq_sender *sender);
 int bq_deliveries_in_lua(const bq_sender *sender); // how many are being rendered
 void bq_deliveries_list(const bq_sender *sender, bq_buf *out); // "{id,id}"

@@ -259,7 +259,7 @@ describe("a server that is killed", function()
     server:wait_for(function() return #sink:mails() >= 1 end, 30)
     server:kill "sigkill"
     server.child:wait()
-    server:sql [[select pg_terminate_backend(pid) from pg_stat_activity where query like '%delivery_outcome%'
+    server:sql [[select pg_terminate_backend(pid) from pg_stat_activity where query like '%buildq_delivery_attempt%'
       and pid <> pg_backend_pid()]]
     server:sql "drop trigger refuse on deliveries"
     server:launch()
@@ -294,6 +294,34 @@ describe("a server that is killed", function()
     await_count(second, 3, "state = 'sent'")
     assert.equal("queued started completed", told(sink, id))
     second:stop()
+  end)
+end)
+
+describe("a server with many mails", function()
+  it("claims ahead what it sends, and gives back at a stop what it has not begun", function()
+    local sink = smtp.sink { keep = false }
+    local server = start(sink, { MaxConcurrentDeliveries = 2 })
+    server:sql [[insert into deliveries (id, event, channel, recipient, template)
+      select gen_random_uuid(), 'queued', 'email', 'c' || n || '@example.org', 'queued' from generate_series(1, 1200) n;
+      notify buildq_wake]]
+    server:wait_for(function()
+      return tonumber(server:sql "select count(*) from deliveries where state = 'sending'") > 20
+    end, 60, "more claims than are sent at a time")
+    sink:plan { { stage = "mail", action = "hang" } }
+    server:wait_for(function() -- all that it may begin hangs
+      local before = server:sql "select count(*) from deliveries where state <> 'waiting'"
+      process.pump(300)
+      return server:sql "select count(*) from deliveries where state <> 'waiting'" == before
+    end, 60)
+    server:stop()
+    -- Two are with the mail server, two behind them: whether these were sent, the next start does not know.
+    assert.is_true(tonumber(server:sql "select count(*) from deliveries where state = 'sending'") <= 4)
+    assert.equal("0", server:sql [[select count(*) from deliveries
+      where state = 'waiting' and (tries > 0 or attempts <> '[]' or run_after > now())]])
+    sink:plan {}
+    server:launch()
+    await_count(server, 1200, "state = 'sent'")
+    server:stop()
   end)
 end)
 

@@ -31,7 +31,8 @@ select buildq_outbox_expand($1::bigint, $2::jsonb, $3, $4::double precision);
 -- name: deliveries_claim
 -- $1 node, $2 how many, $3 generation, $4 retries of a build at most, $5 days that files are kept. A row for each: its
 -- state, JSON. State skipped: nothing is to be done. A customer gets what tells of one build in order: a later mail
--- waits while an earlier one is under way or due for the first time.
+-- waits while an earlier one is under way or due for the first time. Whether there is one is looked up by its build,
+-- never among all that is pending: that is what `is true` and `offset 0` are for.
 with faulty as (
   select id, run_after from deliveries
   where state = 'faulty' and not $3 = any(fault_generations)
@@ -44,16 +45,17 @@ with faulty as (
     and exists (select from nodes where nodes.id = $1::uuid and state in ('live', 'draining'))
     and not exists (select from deliveries e where e.build_id = d.build_id and e.outbox_id < d.outbox_id
       and e.channel = d.channel and e.recipient = d.recipient
-      and (e.state = 'sending' or (e.state = 'waiting' and e.tries = 0 and e.run_after <= buildq_now())))
+      and (e.state = 'sending' or (e.state = 'waiting' and e.tries = 0 and e.run_after <= buildq_now())) is true)
     and not exists (select from outbox o where o.build_id = d.build_id and o.id < d.outbox_id
-      and o.state = 'pending' and o.fault is null)
+      and (o.state = 'pending' and o.fault is null) is true offset 0)
   order by d.run_after, d.id limit $2::integer
   for update skip locked
 ), chosen as (
   select id from (select * from faulty union select * from due) as both_of_them
   order by run_after, id limit $2::integer
-), judged as (
+), judged as materialized (
   select d.id, case when d.outbox_id is not null
+      and (exists (select from suppressions) or exists (select from disabled_recipients))
     then buildq_skip_reason(d.channel, d.customer_id, d.recipient, d.event) end as reason
   from deliveries d join chosen using (id)
 ), claimed as (
@@ -65,15 +67,19 @@ with faulty as (
   from judged j where d.id = j.id
   returning d.*
 )
-select c.state, jsonb_build_object('id', c.id, 'event', c.event, 'round', c.round + 1, 'attempt', c.attempt,
+select c.state, json_build_object('id', c.id, 'event', c.event, 'round', c.round + 1, 'attempt', c.attempt,
     'createdAt', buildq_time(coalesce(o.created_at, c.created_at)), 'data', c.data,
     'outboxData', coalesce(o.data, '{}'),
     'build', case when b.id is not null
-      then buildq_notification_build(b, c.event, c.round, $4::integer, $5::integer) end,
+      then buildq_notified_build(b, a, c.event, $4::integer, $5::integer) end,
     'customer', case when b.id is not null then buildq_notification_customer(b) end,
     'channel', c.channel, 'recipient', c.recipient, 'template', c.template, 'tries', c.tries,
     'claim', c.claim, 'resend', c.resend, 'test', c.outbox_id is null)
-from claimed c left join outbox o on o.id = c.outbox_id left join build_queue b on b.id = c.build_id
+from claimed c
+left join outbox o on o.id = c.outbox_id
+left join build_queue b on b.id = c.build_id
+left join build_attempts a on a.build_id = c.build_id
+  and a.attempt = case when buildq_shows_attempt(c.event) then buildq_notified_attempt(b, c.event, c.round) end
 order by c.run_after, c.id;
 
 -- name: deliveries_takeover
@@ -98,12 +104,59 @@ update deliveries set state = 'waiting', node_id = null
 where state = 'sending' and node_id = $1::uuid and not id = any($2::uuid[])
 returning id;
 
--- name: delivery_outcome
--- $1 id, $2 node, $3 claim, $4 outcome (sent, retry, dead, gone, fault, back), $5 code or null, $6 reply or fault,
--- $7 seconds until the next try, $8 seconds after the first try in which there may be another, $9 Message-ID or null,
--- $10 generation. The state now, or repeated, or stale.
-select buildq_delivery_outcome($1::uuid, $2::uuid, $3::integer, $4, $5::integer, $6, $7::double precision,
-                               $8::double precision, $9, $10);
+-- name: delivery_outcomes
+-- $1 JSON list of {id, node, claim, outcome (sent, retry, dead, gone, fault, back), code or null, reply (or fault), retry
+-- (seconds until the next try), window (seconds after the first try in which there may be another), messageId or null,
+-- generation}. A row for each, in their order: the state now; repeated when just this was recorded before; stale when
+-- somebody else has it, or nobody. Gone is dead, and the recipient is disabled; back was not tried.
+with given as materialized (
+  select e.place, x.*, buildq_now() + make_interval(secs => coalesce(x.retry, 0)) as due
+  from jsonb_array_elements($1::jsonb) with ordinality as e(item, place),
+    jsonb_to_record(e.item) as x(id uuid, node uuid, claim integer, outcome text, code integer, reply text,
+      retry double precision, "window" double precision, "messageId" text, generation text)
+), held as materialized (
+  select d.id, d.state, d.node_id, d.claim, d.first_tried_at, d.channel, d.recipient, d.attempts -> -1 as last
+  from (select distinct id from given) as g join deliveries d on d.id = g.id
+  order by d.id for update of d
+), judged as materialized (
+  select g.*, h.channel, h.recipient, coalesce(h.first_tried_at, buildq_now()) as first_try,
+    case
+      when h.state = 'sending' and h.node_id = g.node and h.claim = g.claim then
+        case
+          when g.outcome = 'sent' then 'sent'
+          when g.outcome = 'fault' then 'faulty'
+          when g.outcome = 'back' then 'waiting'
+          when g.outcome = 'retry' and g.due <= coalesce(h.first_tried_at, buildq_now())
+            + make_interval(secs => g."window") then 'waiting'
+          else 'dead' end
+      when h.last ->> 'claim' = g.claim::text and h.last ->> 'node' = g.node::text and h.last ->> 'outcome' = g.outcome
+        then 'repeated'
+      else 'stale' end as answer
+  from given g left join held h on h.id = g.id
+), changed as (
+  update deliveries d set state = j.answer, node_id = null, run_after = j.due,
+    attempts = case when j.outcome = 'back' then d.attempts
+      else buildq_delivery_attempt(d, j.outcome, j.code, j.reply, j."messageId") end,
+    tries = d.tries + (j.outcome not in ('fault', 'back'))::integer,
+    first_tried_at = case when j.outcome in ('fault', 'back') then d.first_tried_at else j.first_try end,
+    last_code = case when j.outcome in ('fault', 'back') then d.last_code else j.code end,
+    last_reply = case when j.outcome in ('fault', 'back') then d.last_reply else left(j.reply, 4000) end,
+    fault = case when j.outcome = 'fault' then left(j.reply, 4000) when j.outcome = 'back' then d.fault end,
+    fault_generations = case
+      when j.outcome = 'fault' then (array_append(array_remove(coalesce(d.fault_generations, '{}'), j.generation),
+        j.generation))[greatest(1, cardinality(d.fault_generations) - 18):]
+      when j.outcome = 'back' then d.fault_generations end,
+    message_id = coalesce(j."messageId", d.message_id),
+    sent_at = case when j.answer = 'sent' then buildq_now() else d.sent_at end,
+    ended_at = case when j.answer in ('sent', 'dead') then buildq_now() end
+  from judged j where d.id = j.id and j.answer not in ('repeated', 'stale')
+), disabled as (
+  insert into disabled_recipients (channel, recipient, reason)
+  select channel, recipient, left(coalesce(code || ' ', '') || coalesce(reply, ''), 1000) from judged
+  where outcome = 'gone' and answer = 'dead'
+  on conflict do nothing
+)
+select answer from judged order by place;
 
 -- name: delivery_requeue
 -- $1 id, $2 whether it is sent again though it was sent (with a new Message-ID). At once, with all tries. JSON
