@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/uuid.h"
@@ -13,6 +14,8 @@ struct bq_node {
   char next_id[BQ_UUID_SIZE];  // of a join under way
   bq_timer *timer;             // owned; the next heartbeat
   int beating;                 // a heartbeat is under way
+  int64_t asked_us;            // bq_clock_mono_us: when it, or the join, was first sent
+  int64_t held_until_us;       // nobody may take the lease before: it began after the last answered one was sent
   int beat_again;              // another one was asked for meanwhile
   int judging;                 // expiry and takeover are under way
   int buried;                  // the predecessor has been declared dead
@@ -55,6 +58,14 @@ const char *bq_node_pause_reason(const bq_node *node) {
 
 int bq_node_is_drained(const bq_node *node) {
   return node->drained;
+}
+
+int bq_node_holds(const bq_node *node, const char *id) {
+  return strcmp(node->id, id) == 0 && bq_clock_mono_us() < node->held_until_us;
+}
+
+static void renew(bq_node *node) {
+  node->held_until_us = node->asked_us + (int64_t)node->options.config->lease_seconds * 1000000;
 }
 
 static void schedule(bq_node *node) {
@@ -135,6 +146,7 @@ static void on_heartbeat(void *arg, const bq_pg_result *result) {
            node->id, NULL);
     bq_node_join(node);
   } else {
+    renew(node);
     read_heartbeat(node, result->rows);
     judge_others(node);
     schedule(node);
@@ -149,6 +161,7 @@ void bq_node_beat(bq_node *node) {
     return;
   }
   node->beat_again = 0;
+  node->asked_us = bq_clock_mono_us();
   const char *params[] = {node->id};
   bq_error err;
   if (bq_store_query(node->options.store, "node_heartbeat", 1, params, on_heartbeat, node, &err) == 0) {
@@ -184,6 +197,7 @@ static void on_joined(void *arg, const bq_pg_result *result) {
   }
   succeed(node);
   memcpy(node->id, node->next_id, sizeof node->id);
+  renew(node);
   bq_log(BQ_INFO, "joined the cluster", "node", node->id, NULL);
   node->options.joined(node->options.arg, node->id);
   bq_node_beat(node);
@@ -193,6 +207,7 @@ static void register_node(bq_node *node) {
   const bq_node_options *options = &node->options;
   char slots[16];
   char lease[16];
+  node->asked_us = bq_clock_mono_us();
   (void)snprintf(slots, sizeof slots, "%d", options->config->max_concurrent_builds);
   (void)snprintf(lease, sizeof lease, "%d", options->config->lease_seconds);
   const char *params[] = {node->next_id, options->name, *options->url,   options->version,

@@ -36,6 +36,8 @@ void bq_node_beat(bq_node *node);   // a heartbeat now: a notification says that
 void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg); // tells the cluster; `done` when told, or failed
 
 const char *bq_node_id(const bq_node *node); // "" before the first join
+// Whether that is this node, and nobody can have declared it dead yet: by our own clock, without asking.
+int bq_node_holds(const bq_node *node, const char *id);
 int bq_node_is_drained(const bq_node *node); // by an operator, as of the last heartbeat
 const char *bq_node_pause_reason(const bq_node *node); // as of the last heartbeat; NULL: the queue is not paused
 

@@ -88,7 +88,8 @@ static void tell(const bq_delivery *d, const char *state) {
     message = "a template fails: the notification waits until that is mended";
     level = BQ_ERROR;
   } else if (strcmp(state, "stale") == 0) {
-    message = "another server has the notification that was sent here";
+    message = strcmp(d->outcome, "back") == 0 ? "another server has the notification: it was not sent here"
+                                              : "another server has the notification that was sent here";
   }
   bq_log(level, message, "delivery", d->id, "channel", fact(d, "channel"), "event", fact(d, "event"), "build", build,
          "recipient", strcmp(fact(d, "channel"), "email") == 0 ? fact(d, "recipient") : NULL, "reply", d->reply, NULL);
@@ -183,6 +184,10 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
   }
   if (d->sender->state == BQ_SENDER_CLOSING) {
     record(d, "back", 0, NULL, 0);
+    return;
+  }
+  if (!bq_node_holds(server->node, d->node_id)) { // it was frozen, or cut off: another one may be sending it
+    record(d, "back", 0, "the lease was over before it was sent", 0);
     return;
   }
   d->state = SENDING;

@@ -67,7 +67,8 @@ function notify.expand(events)
   local results = {}
   for index, event in ipairs(events) do
     local ok, made = pcall(deliveries_of, event)
-    results[index] = ok and { deliveries = made } or { fault = tostring(made) }
+    -- A list also when nobody is told.
+    results[index] = ok and { deliveries = buildq.json.array(made) } or { fault = tostring(made) }
   end
   return results
 end

@@ -18,7 +18,7 @@ local function load_notify()
     if name:find "^notify" or name == "buildq" then package.loaded[name] = nil end
   end
   package.loaded.buildq = {
-    json = { null = NULL },
+    json = { null = NULL, array = function(list) return setmetatable(list, { __jsontype = "array" }) end },
     config = {
       DownloadBaseUrl = "https://builds.example/", ServerUrl = "http://127.0.0.1:1", MaxRetryAttempts = 3,
       BrandName = "Acme <Maps>", BrandColor = "#2563c9", LogoUrl = "", SupportAddress = "", ReplyTo = "",

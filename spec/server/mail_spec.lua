@@ -194,6 +194,22 @@ describe("a template that fails with one build's data", function()
   end)
 end)
 
+describe("an event that nobody is told of", function()
+  it("is done with, and holds up no other", function()
+    local sink = smtp.sink()
+    local server = start(sink, nil, { scripts = builds.scripts { ["notifications/email.lua"] = [[
+      return { events = { "started", "completed" }, deliver = function(event)
+        return event.event == "completed" and { { channel = "email", recipient = event.customer.email } } or {}
+      end } ]] } })
+    local id = builds.submit(server)
+    await_count(server, 1, "state = 'sent'")
+    assert.equal("completed", told(sink, id))
+    assert.equal("3", server:sql "select count(*) from outbox where state = 'expanded'")
+    assert.is_nil(server:log():find("can't be stored", 1, true))
+    server:stop()
+  end)
+end)
+
 describe("a rule that never ends for one build", function()
   it("is ended and named with its line, holds up that event alone, and is shown to who looks", function()
     local sink = smtp.sink()
@@ -275,6 +291,34 @@ describe("a server that is killed", function()
     assert.equal(2, count[sink:mails()[1].headers["message-id"]])
     assert.is_truthy(told(sink, id):find "^queued queued")
     server:stop()
+  end)
+
+  it("or only frozen for longer than its lease, sends nothing when it wakes up", function()
+    local sink = smtp.sink()
+    local scripts = builds.scripts { ["notifications/email.lua"] = [[
+      local buildq = require "buildq"
+      return {
+        events = { "completed" },
+        deliver = function(event) return { { channel = "slow", recipient = event.customer.email } } end,
+        channel = "slow",
+        message = function(delivery)
+          if delivery.claim then buildq.sleep(1) end -- no sample: it is frozen meanwhile
+          return { mail = { to = { address = delivery.recipient }, subject = "s", text = "t", html = "<p>t</p>" } }
+        end,
+      } ]] }
+    local first = start(sink, { LeaseSeconds = 3 }, { scripts = scripts })
+    local id = builds.submit(first)
+    await_count(first, 1, "state = 'sending'")
+    first:kill "sigstop"
+    local second = start(sink, { LeaseSeconds = 3 }, { scripts = scripts, database = first.database })
+    await_count(second, 1, "state = 'sent'")
+    first:kill "sigcont"
+    first:wait_for(function()
+      return first:log():find("another server has the notification: it was not sent here", 1, true)
+    end, 30, "the stale delivery")
+    assert.equal("completed", told(sink, id))
+    first:stop()
+    second:stop()
   end)
 
   it("while it builds sends no second started", function()

@@ -187,8 +187,11 @@ describe("what another node has", function()
     a.child:wait(10)
     b:wait_for(function() return stream:take().broken or stream.ended end, 10, "the end")
     assert.is_false(stream.ended)
-    problem(b:get(path .. "hello+world.txt"), 503, "can't be reached")
-    problem(b:get(("/builds/%s/log"):format(id)), 503, "can't be reached")
+    -- The answer names the node.
+    for _, what in ipairs { path .. "hello+world.txt", ("/builds/%s/log"):format(id) } do
+      problem(b:get(what), 503, ("the node at http://%s, which ran this attempt"):format(a.address))
+      problem(b:get(what), 503, "can't be reached")
+    end
     -- Its successors in the same directories have its files, wherever they answer.
     for round = 1, 2 do
       if round == 2 then a:stop() end

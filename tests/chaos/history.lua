@@ -53,7 +53,7 @@ local function read_logs(world, record)
   end
 end
 
---- Programs that run in this process namespace besides PostgreSQL, the mail server, the servers and ourselves. (A zombie
+--- Programs that run in this process namespace besides PostgreSQL, the mail server, servers and ourselves. (A zombie
 --- has no command line: its parent is about to fetch it.)
 ---@return string[] command lines
 function history.strangers()
