@@ -4,6 +4,7 @@
 --   500     what uploads anything is answered 500
 --   third   the third blob that comes is answered 500, once
 --   cut     the connection ends in the middle of what is uploaded
+--   stall   what uploads anything waits; FILE.reached is written when something does
 local uv = require "luv"
 
 local PORT <const>, UPSTREAM <const>, FILE <const> = tonumber(arg[1]), tonumber(arg[2]), arg[3]
@@ -19,6 +20,7 @@ local function fault_of(request)
   if kind ~= "third" then blobs = 0 end
   local method, path = request:match "^(%u+) (%S+)"
   if kind == "cut" and method == "PATCH" then return "cut" end
+  if kind == "stall" and method == "PATCH" then return "stall" end
   if kind == "500" and (method == "PATCH" or method == "PUT") then return "500" end
   if kind == "third" and method == "PUT" and path:find("/blobs/uploads/", 1, true) then
     blobs = blobs + 1
@@ -64,6 +66,16 @@ local function forward(client, first, most)
   end)
 end
 
+local function wait(client, request)
+  assert(assert(io.open(FILE .. ".reached", "w")):close())
+  local timer = uv.new_timer()
+  timer:start(20, 20, function()
+    if fault_of(request) == "stall" then return end
+    timer:close()
+    if not client:is_closing() then forward(client, request) end
+  end)
+end
+
 local function serve(client)
   local request = ""
   client:read_start(function(_, data)
@@ -72,6 +84,7 @@ local function serve(client)
     if not request:find("\r\n\r\n", 1, true) then return end
     local fault = fault_of(request)
     client:read_stop()
+    if fault == "stall" then return wait(client, request) end
     if fault ~= "500" then return forward(client, request, fault == "cut" and HALF or nil) end
     client:write(ANSWER)
     client:read_start(function(_, more) -- to its end, or the answer may be lost in a reset

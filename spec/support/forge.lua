@@ -51,6 +51,7 @@ http {
       fastcgi_param HTTP_CONTENT_ENCODING $http_content_encoding;
       fastcgi_param GIT_PROTOCOL $http_git_protocol;
       fastcgi_param REMOTE_USER $remote_user;
+      fastcgi_param HTTP_AUTHORIZATION ""; # a spec looks for it in the environment of all processes
     }
   }
   server {
@@ -68,19 +69,27 @@ http {
     listen 127.0.0.1:@closed ssl;
     auth_basic "forge";
     auth_basic_user_file @/users;
-    location / { proxy_pass http://127.0.0.1:@plain; proxy_set_header Host $http_host; }
+    location / {
+      proxy_pass http://127.0.0.1:@faulty;
+      proxy_set_header Host $http_host;
+      proxy_request_buffering off;
+    }
   }
 }
 ]]
 
--- git's own program, which stops in the middle of a pack while there is a file: `hang` waits until it is gone, `vanish`
--- takes the repository and nginx's worker away.
+local HALF <const> = 200000 -- bytes of a large answer
+
+-- git's own program, which stops in the middle of a longer answer while there is a file: `hang` holds the number of
+-- bytes and waits until it is gone, `vanish` takes the repository in it and nginx's worker away.
 local BACKEND <const> = [[#!/bin/sh
 git=/usr/lib/git-core/git-http-backend
 { [ -e @/hang ] || [ -e @/vanish ]; } || exec $git
-$git | {
-  head -c 200000
-  [ "$(head -c 1 | wc -c)" = 1 ] || exit 0
+most=$(cat @/hang 2>/dev/null || echo @half)
+answer=@/tmp/answer.$$
+$git >$answer
+head -c "$most" $answer
+if [ "$(stat -c %s $answer)" -gt "$most" ]; then
   if [ -e @/vanish ]; then
     mv "@/git$(cat @/vanish)" @/tmp/vanished
     nginx=$(cat @/nginx.pid)
@@ -88,7 +97,9 @@ $git | {
   fi
   : >@/hanging
   while [ -e @/hang ]; do sleep 0.05; done
-}
+  tail -c +$((most + 1)) $answer
+fi
+rm $answer
 ]]
 
 local function free_port()
@@ -133,8 +144,10 @@ function Forge.start(options)
   }))
   process.write(directory .. "/registry.yml", ("version: 0.1\nstorage: {filesystem: {rootdirectory: %s/images}}\n"
     .. "http: {addr: '127.0.0.1:%d', relativeurls: true}\nlog: {level: error}\n"):format(directory, ports.plain))
-  process.write(directory .. "/backend", replace(BACKEND, { directory = directory }))
+  process.write(directory .. "/backend", replace(BACKEND, { directory = directory, half = tostring(HALF) }))
   assert(uv.fs_chmod(directory .. "/backend", tonumber("755", 8)))
+  -- What a leak would show: the token, or a header with it.
+  self.secrets = { Forge.TOKEN, process.check({ "base64", "-w0" }, { stdin = "ci:" .. Forge.TOKEN }):sub(1, 30) }
   self.certificate = directory .. "/ca.pem"
   self.git = ("https://localhost:%d/"):format(ports.git)
   self.git_host = ("localhost:%d"):format(ports.git)
@@ -218,25 +231,28 @@ end
 --- Runs git in a repository's work tree.
 function Forge:run_git(name, ...) return git(("%s/trees/%s"):format(self.directory, name), ...) end
 
-local GIT_FAULTS <const> = { gone = true, hang = true, vanish = true }
-
---- What goes wrong from now on, until the next call; with nil, nothing. Of git: "gone" (nobody is answered), "hang" (a
---- pack stops half-way), "vanish" (then the connection is cut, and the repository `which` is no more). Of what is
---- pushed: "500", "third" and "cut" (spec/support/faulty.lua).
+--- What goes wrong from now on, until the next call; with nil, nothing. Of git: "gone" (nobody is answered), "hang" (an
+--- answer stops after `detail` bytes), "vanish" (a pack stops half-way, the connection is cut, and the repository
+--- `detail` is no more). Of what is pushed: "500", "third", "cut" and "stall" (spec/support/faulty.lua).
 ---@param kind? string
----@param which? string "public/product"
-function Forge:fault(kind, which)
-  for _, name in ipairs { "gone", "hang", "vanish", "hanging", "fault" } do
+---@param detail? string|integer
+function Forge:fault(kind, detail)
+  for _, name in ipairs { "gone", "hang", "vanish", "hanging", "fault", "fault.reached" } do
     uv.fs_unlink(self.directory .. "/" .. name)
   end
-  if not kind then return end
-  local is_git = GIT_FAULTS[kind]
-  process.write(("%s/%s"):format(self.directory, is_git and kind or "fault"),
-    is_git and which and ("/%s.git"):format(which) or kind .. "\n")
+  if kind == "gone" or kind == "hang" then
+    process.write(("%s/%s"):format(self.directory, kind), ("%s\n"):format(detail or HALF))
+  elseif kind == "vanish" then
+    process.write(self.directory .. "/vanish", ("/%s.git\n"):format(detail))
+  elseif kind then
+    process.write(self.directory .. "/fault", kind .. "\n")
+  end
 end
 
---- Whether a pack has stopped half-way.
-function Forge:hangs() return uv.fs_stat(self.directory .. "/hanging") ~= nil end
+--- Whether something waits because of a fault: git's answer, or what is pushed.
+function Forge:hangs()
+  return uv.fs_stat(self.directory .. "/hanging") ~= nil or uv.fs_stat(self.directory .. "/fault.reached") ~= nil
+end
 
 --- The tags of an image, or nil when the registry knows none of that name.
 ---@param name string "public/product"
