@@ -3,6 +3,7 @@ local uv = require "luv"
 local Forge = require "spec.support.forge"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
+local image = require "spec.support.image"
 local process = require "spec.support.process"
 
 local LARGE <const> = 1000000 -- bytes of a file that no compression makes smaller
@@ -14,16 +15,13 @@ local forge, full, server
 
 -- An image of two layers, so that with the product's own and the settings there are four blobs.
 local function base_image(directory)
-  local layout = directory .. "/base"
-  process.check { "sh", "-ec", [[
-    umoci init --layout "$1"
-    umoci new --image "$1:base"
-    for name in one two; do
-      head -c 1000 /dev/urandom >"$1.$name"
-      umoci insert --rootless --image "$1:base" "$1.$name" "/etc/$name"
-    done
-    chmod -R a+rX "$1"
-  ]], "sh", layout }
+  local layout = image.base(directory .. "/base", { architecture = "amd64" })
+  for _, name in ipairs { "one", "two" } do
+    local file = directory .. "/" .. name
+    process.write(file, name)
+    process.check { "umoci", "insert", "--rootless", "--image", layout .. ":base", file, "/" .. name }
+  end
+  process.check { "chmod", "-R", "a+rX", layout }
   return layout
 end
 
@@ -162,9 +160,9 @@ describe("a cancel", function()
   for name, case in pairs(STEPS) do
     it("while " .. name .. " leaves nothing behind", function()
       forge:fault(case.fault)
-      local image = "cancelled-" .. name
+      local place = "cancelled-" .. name
       local repository = case.repository or "public/daemon"
-      local id = builds.submit(server, order_of(repository, { build = case.build }, pushed(image)))
+      local id = builds.submit(server, order_of(repository, { build = case.build }, pushed(place)))
       server:wait_for(function()
         if not case.log then return forge:hangs() end
         return builds.log(server, id):find(case.log, 1, true)
@@ -173,7 +171,7 @@ describe("a cancel", function()
       assert.equal(202, server:post(("/builds/%s/cancel"):format(id)).status)
       builds.await(server, id, "cancelled", 30)
       assert_left_nothing(id, "cancelled", 1)
-      assert.is_nil(forge:tags("public/" .. image))
+      assert.is_nil(forge:tags("public/" .. place))
       if name == "cloning" then -- the next build has no use for what came of the pack, and removes it
         assert.matches("tmp_pack", halves())
         forge:fault()

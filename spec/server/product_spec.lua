@@ -3,11 +3,12 @@ local uv = require "luv"
 local Forge = require "spec.support.forge"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
+local image = require "spec.support.image"
 local leaks = require "spec.support.leaks"
+local npm = require "spec.support.npm"
 local process = require "spec.support.process"
-local socket = require "socket"
 
-local forge, server, commit
+local forge, server, commit, bill
 
 local function order(more, cloud) return forge:order(more, cloud) end
 
@@ -40,25 +41,6 @@ local function refusal(body)
   return by_path
 end
 
--- Starts what an image holds in a root of its own, and asks it.
-local function answers_from_its_root(bundle, argv, user)
-  local listener = assert(socket.bind("127.0.0.1", 0))
-  local _, port = listener:getsockname()
-  listener:close()
-  local child = process.spawn({ "unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child",
-    "chroot", bundle .. "/rootfs", table.unpack(argv) }, { env = { PORT = tostring(port), PATH = os.getenv "PATH" },
-    user = user })
-  local ok, failure = pcall(process.wait_for, function()
-    local client = socket.connect("127.0.0.1", port)
-    if not client then return false end
-    client:send "GET /healthz HTTP/1.0\r\n\r\n"
-    return (client:receive "*a" or ""):find "ok$" ~= nil
-  end, 20, function() return "the image's server: " .. child.errors end)
-  child:kill "sigkill"
-  child:wait()
-  assert(ok, failure)
-end
-
 describe("a build from outside", function()
   it("records the commit, and pushes an image that starts from its own root", function()
     local build = builds.run(server, order({}, { registryUrl = forge.registry .. "/public/daemon" }), "success", 60)
@@ -75,13 +57,11 @@ describe("a build from outside", function()
     assert.equal("65532:65532", config.config.User)
     assert.is_table(config.config.ExposedPorts["8080/tcp"])
     assert.equal(commit, config.config.Labels["org.opencontainers.image.revision"])
-    process.check { "umoci", "unpack", "--rootless", "--image", directory .. "/pulled:image", directory .. "/bundle" }
     local archive = server:get(("/downloads/%s/daemon-linux-x64.tar.zst"):format(build.id)).body
     process.write(directory .. "/a.tar.zst", archive)
     process.check { "tar", "--zstd", "-xf", directory .. "/a.tar.zst", "-C", directory }
-    process.check { "cmp", directory .. "/daemon-linux-x64/usr/bin/server",
-      directory .. "/bundle/rootfs/app/usr/bin/server" }
-    answers_from_its_root(directory .. "/bundle", { "/app/usr/bin/server" })
+    local root = image.answers(directory .. "/pulled:image")
+    process.check { "diff", "-r", directory .. "/daemon-linux-x64", root .. "/app" }
     -- Once more: the mirror is there, and the image is the same.
     local again = builds.run(server, order({}, { registryUrl = forge.registry .. "/public/daemon" }), "success", 60)
     assert.equal(digest, again.imageUrl:match "@(.*)$")
@@ -116,6 +96,14 @@ describe("a build from outside", function()
     local task = require("dkjson").decode(process.read(deploy .. "ecs-task-definition.json"))
     assert.equal(variables.GREETING, task.containerDefinitions[1].environment[1].value)
     assert.equal("eu-west-1", task.containerDefinitions[1].logConfiguration.options["awslogs-region"])
+    bill = process.read(directory .. "/daemon-linux-x64.cdx.json")
+  end)
+
+  it("has a bill of materials that is one by CycloneDX's schema", function()
+    local missing = npm.missing()
+    if missing then return pending(missing) end
+    local checked = npm.run("cyclonedx.mjs", bill)
+    assert.equal(0, checked.code, checked.output .. checked.errors)
   end)
 
   for _, system in ipairs { "make", "cmake" } do
@@ -132,9 +120,9 @@ describe("a build from outside", function()
       local header = process.read(directory .. "/daemon-linux-arm64/usr/bin/server"):sub(1, 20)
       assert.equal("\127ELF", header:sub(1, 4))
       assert.equal(183, (string.unpack("<I2", header, 19))) -- EM_AARCH64
-      local image = fetch("daemon-linux-arm64.oci.tar", directory .. "/image.tar")
+      local archive = fetch("daemon-linux-arm64.oci.tar", directory .. "/image.tar")
       assert.equal("arm64", process.check { "skopeo", "inspect", "--format", "{{.Architecture}}",
-        "oci-archive:" .. image })
+        "oci-archive:" .. archive })
     end)
   end
 end)

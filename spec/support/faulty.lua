@@ -35,11 +35,12 @@ local function close(...)
   end
 end
 
--- The other side closes when it has sent all.
+-- An answer, to its end: what is still to be written goes before the end does.
 local function pass(from, to)
   from:read_start(function(_, data)
-    if data and not to:is_closing() then return to:write(data) end
-    close(from, to)
+    if to:is_closing() then return close(from) end
+    if data then return to:write(data) end
+    to:shutdown(function() close(from, to) end)
   end)
 end
 

@@ -201,6 +201,12 @@ function Forge:repository(name, from, change)
   return git(tree, "rev-parse", "HEAD")
 end
 
+--- The same commits under another name.
+function Forge:mirror(name, other)
+  local bare = ("%s/git/%s.git"):format(self.directory, other)
+  process.check { "git", "clone", "--quiet", "--bare", ("%s/git/%s.git"):format(self.directory, name), bare }
+end
+
 --- Makes another repository a submodule of a tree, to be called by the `change` of repository().
 ---@param tree string
 ---@param path string where it is in the tree

@@ -117,19 +117,23 @@ local function publish_one(work, job)
   end
 end
 
+-- What became of each target comes first: a long message is cut at its end.
 local function report(work, jobs)
-  local failed, built, passing = {}, {}, true
+  local failed, built, why_failed, passing = {}, {}, {}, true
   for _, job in ipairs(jobs) do
+    local list = job.failure and failed or built
+    list[#list + 1] = job.target.id
     if job.failure then
-      failed[#failed + 1] = ("%s: %s"):format(job.target.id, job.failure)
+      why_failed[#why_failed + 1] = ("target %s: %s"):format(job.target.id, job.failure)
       passing = passing and job.passing
-    else
-      built[#built + 1] = job.target.id
     end
   end
   if #failed == 0 then return end
-  local text = "target " .. table.concat(failed, "; target ")
-  if #built > 0 then text = ("%s (built: %s)"):format(text, table.concat(built, ", ")) end
+  local text = table.concat(why_failed, "; ")
+  if #jobs > 1 then
+    text = ("failed: %s; built: %s; %s"):format(table.concat(failed, ", "),
+      #built > 0 and table.concat(built, ", ") or "none", text)
+  end
   work.build:fail(text, { retry = passing == true })
 end
 

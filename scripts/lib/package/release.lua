@@ -161,9 +161,10 @@ local function provenance(work, pushed)
       commit = from.commit }
   end
   for index, target in ipairs(work.plan.targets) do
-    local made = work.images[target.id]
+    local made, published = work.images[target.id], work.published and work.published[target.id]
     targets[index] = { id = target.id, architecture = target.architecture, provider = target.provider,
-      nativeAot = work.plan.system == "dotnet" and target.optimizations.nativeAot or nil, image = made and made.digest }
+      nativeAot = published and target.optimizations.nativeAot or nil, seconds = published and published.seconds,
+      image = made and made.digest }
   end
   local first = work.source
   return {
