@@ -130,9 +130,9 @@ build/npm/installed: $(NPM_FILES)
 
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------
 
-LINTERS := gcc clang headers layers tidy cppcheck luacheck rockspec
+LINTERS := gcc clang headers layers migrations tidy cppcheck luacheck rockspec
 .PHONY: $(LINTERS:%=lint-%) fuzz-run
-lint: packages-lint $(LINTERS:%=lint-%) ## compilers' warnings, layers, clang-tidy, cppcheck, luacheck, luarocks lint
+lint: packages-lint $(LINTERS:%=lint-%) ## compilers' warnings, layers, migrations, clang-tidy, cppcheck, luacheck, luarocks lint
 	@echo "lint: clean"
 
 C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
@@ -147,6 +147,11 @@ lint-headers:
 
 lint-layers:
 	@lua5.4 tests/layers.lua
+
+# Two branches may each have added the next one.
+lint-migrations:
+	@cd sql/migrations && LC_ALL=C ls | awk '$$0 !~ /^[0-9][0-9][0-9][0-9]_[a-z0-9_]+\.sql$$/ || substr($$0, 1, 4) + 0 != NR { \
+	  printf "sql/migrations/%s: not %04d_name.sql, which comes here\n", $$0, NR; exit 1 }'
 
 lint-tidy: $(patsubst %.c,build/lint/%.tidy,$(SOURCES) $(MAIN))
 
