@@ -99,6 +99,39 @@ describe("a build from outside", function()
     bill = process.read(directory .. "/daemon-linux-x64.cdx.json")
   end)
 
+  it("has files that each provider reads, with the image's digest where it was pushed", function()
+    local greeting = "it's \"50 %\" $HOME $(id)\nand: more #x"
+    local body = order({ environmentVariables = { GREETING = greeting }, resources = { minCpu = 1, minMemoryGb = 2 } },
+      { registryUrl = forge.registry .. "/public/deployed" })
+    for index, provider in ipairs { "azure", "gcp", "on-premises" } do
+      body.manifest.cloudTargets[index + 1] = { provider = provider, region = "westeurope",
+        registryUrl = body.manifest.cloudTargets[1].registryUrl }
+    end
+    local build = builds.run(server, body, "success", 60)
+    local directory, yaml = process.directory(), require "lyaml"
+    local function deployed(provider, file)
+      local name = "daemon-linux-x64-" .. provider
+      process.write(directory .. "/a", server:get(("/downloads/%s/%s-deploy.tar.zst"):format(build.id, name)).body)
+      process.check { "tar", "--zstd", "-xf", directory .. "/a", "-C", directory }
+      return process.read(("%s/%s/deploy/%s"):format(directory, name, file))
+    end
+    local task = require("dkjson").decode(deployed("aws", "ecs-task-definition.json"))
+    assert.equal(build.imageUrl, task.containerDefinitions[1].image)
+    local app = yaml.load(deployed("azure", "container-app.yaml"))
+    assert.equal("westeurope", app.location)
+    local container = app.properties.template.containers[1]
+    assert.same({ build.imageUrl, greeting, 1, "2Gi" }, { container.image, container.env[1].value,
+      container.resources.cpu, container.resources.memory })
+    local service = yaml.load(deployed("gcp", "cloud-run.yaml"))
+    container = service.spec.template.spec.containers[1]
+    assert.same({ build.imageUrl, greeting, "1", "2048Mi" }, { container.image, container.env[1].value,
+      container.resources.limits.cpu, container.resources.limits.memory })
+    local unit = deployed("on-premises", "daemon.service")
+    assert.matches('\nEnvironment="GREETING=it\'s \\"50 %%\\" $HOME $(id)\\nand: more #x"\n', unit, 1, true)
+    assert.matches("\nExecStart=/opt/daemon/usr/bin/server\n", unit, 1, true)
+    assert.matches("\nMemoryMax=2G\n", unit, 1, true)
+  end)
+
   it("has a bill of materials that is one by CycloneDX's schema", function()
     local missing = npm.missing()
     if missing then return pending(missing) end

@@ -111,14 +111,17 @@ function deploy.make(work, target, given)
   return files
 end
 
--- A target of each provider, with everything that a manifest can say and with nothing of it.
+-- A target of each provider, with everything that a manifest can say and with nothing of it: every branch of a template
+-- is entered by one of them.
 local function samples()
   local list = {}
   for provider in pairs(deploy.files) do
     for _, full in ipairs { true, false } do
-      local plan = { name = "sample", version = "1.0", limits = full and { cpu = 0.5, memory = 2 } or {},
-        variables = full and { A = "it's \"50 %\" $HOME $(id)\nand: more #x" } or {} }
-      local target = { id = "sample", provider = provider, architecture = "linux-x64", tier = "pro", settings = {},
+      local plan = { name = "sample", version = "1.0", environment = full and "production" or nil,
+        limits = full and { cpu = 0.5, memory = 2 } or {},
+        variables = full and { A = "it's \"50 %\" $HOME $(id)\nand: more #x", B = "" } or {} }
+      local target = { id = "sample", provider = provider, architecture = full and "linux-x64" or "linux-arm64",
+        tier = "pro", compute = full and "small" or nil, settings = full and { key = "value" } or {},
         region = full and "eu-west-1" or nil }
       list[#list + 1] = { plan = plan, target = target, full = full }
     end
@@ -132,7 +135,10 @@ function deploy.check()
     local given = { image = "registry.example.org/sample@sha256:0", archive = "sample.tar.zst",
       digest = sample.full and "sha256:0" or nil, entry = { argv = { "/app/sample" }, file = "sample" } }
     for file, text in pairs(deploy.make({ plan = sample.plan }, sample.target, given)) do
-      if file:find("%.json$") then assert(buildq.json.decode(text), "templates/deploy: " .. file .. " is no JSON") end
+      if file:find("%.json$") then
+        local value, why = buildq.json.decode(text)
+        if value == nil then error(("templates/deploy makes a %s that is no JSON: %s"):format(file, why), 0) end
+      end
     end
   end
 end
