@@ -10,6 +10,7 @@ DESTDIR  ?=
 SANITIZE ?=
 FUZZ_SECONDS ?= 60
 CHAOS_SECONDS ?= 300
+TORTURE_SECONDS ?= 3600
 JOBS     ?= 2
 # V=1 shows the commands.
 SAY       = $(if $(V),,@echo "  $(1) $@";)
@@ -40,7 +41,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/b
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
-.PHONY: templates-manual mail-screenshots all run test unit spec lint asan tsan fuzz bench chaos install clean help packages
+.PHONY: templates-manual mail-screenshots all run test unit spec lint asan tsan fuzz bench chaos torture install clean help packages
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/buildq ## build the program at build/buildq
@@ -71,6 +72,12 @@ $(BUILD)/tests/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/libbuildq.a
 $(BUILD)/tests/bench_%: tests/bench/bench_%.c $(BUILD)/libbuildq.a
 	@mkdir -p $(@D)
 	$(call SAY,CC)$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(BUILD)/libbuildq.a $(LDLIBS)
+
+# The program with each fallible call of its own objects sent through tests/torture: whatever is defined there as __wrap_….
+# At a fixed address, so that a caller is the same number in each run.
+TORTURE  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/torture/*.c))
+$(BUILD)/buildq-torture: $(BUILD)/core/main.o $(TORTURE) $(BUILD)/libbuildq.a
+	$(call SAY,LD)$(CC) $(CFLAGS) $(LDFLAGS) -no-pie -Wl,-E $$(nm $(TORTURE) | sed -n 's/.* T __wrap_/-Wl,--wrap=/p') -o $@ $^ $(LDLIBS)
 
 # --- the two commands ---------------------------------------------------------------------------------------------
 
@@ -112,6 +119,13 @@ chaos: packages-test ## servers at work while things go wrong; a checker reads t
 	@BUILDQ_BUILD=$(BUILD) sh tests/chaos/isolated.sh lua5.4 tests/chaos/run.lua --seconds $(CHAOS_SECONDS) \
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+torture: packages-test ## fail each call that can fail, one at a time (TORTURE_SECONDS=3600, TORTURE_SAMPLE=n, SEED=n, ARGS)
+	@$(MAKE) --no-print-directory -j$(JOBS) torture-run BUILD=build/asan SANITIZE=address,undefined
+
+torture-run: $(BUILD)/buildq-torture
+	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/torture/run.lua --seconds $(TORTURE_SECONDS) \
+	  $(if $(TORTURE_SAMPLE),--sample $(TORTURE_SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 mail-screenshots: packages-screenshots all ## draw every mail with Chromium into build/mails (320 and 800 pixels, light and dark)
 	@BUILDQ_BUILD=$(BUILD) lua5.4 /usr/bin/busted tests/mail_screenshots.lua && echo build/mails/index.html
 
@@ -131,11 +145,11 @@ build/npm/installed: $(NPM_FILES)
 # --- lint: each linter is a target of its own ---------------------------------------------------------------------
 
 LINTERS := gcc clang headers layers migrations tidy cppcheck luacheck rockspec
-.PHONY: $(LINTERS:%=lint-%) fuzz-run
+.PHONY: $(LINTERS:%=lint-%) fuzz-run torture-run
 lint: packages-lint $(LINTERS:%=lint-%) ## compilers' warnings, layers, migrations, clang-tidy, cppcheck, luacheck, luarocks lint
 	@echo "lint: clean"
 
-C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c tests/bench/*.c)
+C_ALL    := $(SOURCES) $(MAIN) $(wildcard tests/unit/*.c tests/fuzz/*.c tests/bench/*.c tests/torture/*.c)
 C_FLAGS  := $(CPPFLAGS) -std=c11 $(WARN)
 
 lint-gcc lint-clang: lint-%:
@@ -200,4 +214,4 @@ clean: ## remove everything that was built
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
--include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d) $(BENCHES:=.d)
+-include $(OBJECTS:.o=.d) $(SUPPORT:.o=.d) $(TORTURE:.o=.d) $(BUILD)/core/main.d $(UNITS:=.d) $(FUZZERS:=.d) $(BENCHES:=.d)

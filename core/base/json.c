@@ -114,12 +114,16 @@ int bq_json_parse(const char *text, size_t length, unsigned flags, json_t **out,
   json_error_t problem;
   *out = json_loadb(copy, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
   if (*out != NULL) goto cleanup;
+  // Of a text it says what is wrong.
+  if (problem.text[0] == '\0' || json_error_code(&problem) == json_error_out_of_memory) {
+    code = bq_fail(err, BQ_ENOMEM, "out of memory for a JSON text of %zu bytes", length);
+    goto cleanup;
+  }
   // jansson quotes the text behind " near ".
   char *quote = strstr(problem.text, " near ");
   if (quote != NULL) *quote = '\0';
   size_t offset = problem.position < 0 ? 0 : (size_t)problem.position;
-  code = fail_at(err, json_error_code(&problem) == json_error_out_of_memory ? BQ_ENOMEM : BQ_EINVAL, text,
-                 offset < length ? offset : length, problem.text);
+  code = fail_at(err, BQ_EINVAL, text, offset < length ? offset : length, problem.text);
 cleanup:
   bq_free(copy);
   return code;

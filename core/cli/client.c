@@ -1,6 +1,5 @@
 #include "cli/client.h"
 
-#include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/text.h"
+#include "io/curl.h"
 
 enum { TIMEOUT_S = 30, MAX_ANSWER = 64 * 1024 * 1024 };
 
@@ -152,24 +152,25 @@ static int perform(bq_client *client, const char *method, const char *path, cons
   long status = 0;
   if (strcmp(method, "GET") != 0) headers = curl_slist_append(headers, "Content-Type: application/json");
   if (header != NULL) headers = curl_slist_append(headers, header);
-  t->easy = client->easy;
-  curl_easy_reset(client->easy);
-  (void)curl_easy_setopt(client->easy, CURLOPT_URL, url);
-  (void)curl_easy_setopt(client->easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  (void)curl_easy_setopt(client->easy, CURLOPT_NOPROXY, client->direct);
-  (void)curl_easy_setopt(client->easy, CURLOPT_NOSIGNAL, 1L);
-  (void)curl_easy_setopt(client->easy, CURLOPT_CONNECTTIMEOUT, (long)TIMEOUT_S);
-  (void)curl_easy_setopt(client->easy, CURLOPT_CUSTOMREQUEST, method);
-  (void)curl_easy_setopt(client->easy, CURLOPT_HTTPHEADER, headers);
-  (void)curl_easy_setopt(client->easy, CURLOPT_ERRORBUFFER, curl_error);
-  (void)curl_easy_setopt(client->easy, CURLOPT_WRITEFUNCTION, on_bytes);
-  (void)curl_easy_setopt(client->easy, CURLOPT_WRITEDATA, t);
-  if (t->take == NULL) (void)curl_easy_setopt(client->easy, CURLOPT_TIMEOUT, (long)TIMEOUT_S);
-  else (void)curl_easy_setopt(client->easy, CURLOPT_TCP_KEEPALIVE, 1L); // or a host that is gone is waited for
-  if (body != NULL) (void)curl_easy_setopt(client->easy, CURLOPT_POSTFIELDS, body);
-  CURLcode result = curl_easy_perform(client->easy);
-  (void)curl_easy_getinfo(client->easy, CURLINFO_RESPONSE_CODE, &status);
-  (void)curl_easy_setopt(client->easy, CURLOPT_ERRORBUFFER, NULL); // it ends with this function
+  CURL *easy = t->easy = client->easy;
+  CURLcode result = CURLE_OK;
+  curl_easy_reset(easy);
+  BQ_CURL_SET(result, easy, CURLOPT_URL, url);
+  BQ_CURL_SET(result, easy, CURLOPT_PROTOCOLS_STR, "http,https");
+  BQ_CURL_SET(result, easy, CURLOPT_NOPROXY, client->direct);
+  BQ_CURL_SET(result, easy, CURLOPT_NOSIGNAL, 1L);
+  BQ_CURL_SET(result, easy, CURLOPT_CONNECTTIMEOUT, (long)TIMEOUT_S);
+  BQ_CURL_SET(result, easy, CURLOPT_CUSTOMREQUEST, method);
+  BQ_CURL_SET(result, easy, CURLOPT_HTTPHEADER, headers);
+  BQ_CURL_SET(result, easy, CURLOPT_ERRORBUFFER, curl_error);
+  BQ_CURL_SET(result, easy, CURLOPT_WRITEFUNCTION, on_bytes);
+  BQ_CURL_SET(result, easy, CURLOPT_WRITEDATA, t);
+  if (t->take == NULL) BQ_CURL_SET(result, easy, CURLOPT_TIMEOUT, (long)TIMEOUT_S);
+  else BQ_CURL_SET(result, easy, CURLOPT_TCP_KEEPALIVE, 1L); // or a host that is gone is waited for
+  if (body != NULL) BQ_CURL_SET(result, easy, CURLOPT_POSTFIELDS, body);
+  if (result == CURLE_OK) result = curl_easy_perform(easy);
+  (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
+  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL); // it ends with this function
   if (result != CURLE_OK && !t->ended) {
     if (!client->quiet) {
       (void)fprintf(stderr, "buildq: no answer from %s: %s\n", client->url,

@@ -1,6 +1,7 @@
 // buildq serve
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -71,6 +72,8 @@ int bq_command_serve(int argc, char **argv) {
     bq_config_free(config);
   }
   if (result < 0) bq_log_error("the server could not go on", &err);
+  // What exit() takes down (OpenSSL, libraries of Lua) is in use by the threads that are still at work.
+  if (result != 0) _exit(result < 0 ? BQ_EXIT_FAILURE : BQ_EXIT_OK);
   bq_free(share);
   return result < 0 ? BQ_EXIT_FAILURE : BQ_EXIT_OK;
 }

@@ -4,6 +4,8 @@
 
 #include "base/memory.h"
 
+enum { AGAIN_MS = 100 };
+
 // One transfer. On the first list while libcurl has it, on the second while its end is posted.
 typedef struct transfer {
   bq_post post;
@@ -76,7 +78,10 @@ static void on_socket_ready(evutil_socket_t fd, short what, void *arg) {
 static void on_timeout(void *arg) {
   bq_curl *curl = arg;
   int running;
-  (void)curl_multi_socket_action(curl->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+  // What libcurl could not do now it would never do: it sets its timer only once.
+  if (curl_multi_socket_action(curl->multi, CURL_SOCKET_TIMEOUT, 0, &running) != CURLM_OK) {
+    bq_timer_set(curl->timer, AGAIN_MS);
+  }
   collect(curl);
 }
 
@@ -122,11 +127,15 @@ int bq_curl_new(bq_curl **out, bq_loop *loop, unsigned max_transfers, bq_error *
     bq_curl_free(curl);
     return result;
   }
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_SOCKETFUNCTION, watch_socket);
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_SOCKETDATA, curl);
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_TIMERFUNCTION, watch_timer);
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_TIMERDATA, curl);
-  (void)curl_multi_setopt(curl->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)max_transfers);
+  CURLM *multi = curl->multi;
+  if (curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, watch_socket) != CURLM_OK ||
+      curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, curl) != CURLM_OK ||
+      curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, watch_timer) != CURLM_OK ||
+      curl_multi_setopt(multi, CURLMOPT_TIMERDATA, curl) != CURLM_OK ||
+      curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)max_transfers) != CURLM_OK) {
+    bq_curl_free(curl);
+    return bq_fail(err, BQ_EIO, "libcurl can't be set up for outgoing requests");
+  }
   *out = curl;
   return 0;
 }
@@ -155,8 +164,7 @@ int bq_curl_start(bq_curl *curl, CURL *easy, bq_curl_done done, void *arg, bq_er
   transfer *t = bq_alloc(sizeof *t);
   if (t == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for an outgoing request");
   *t = (transfer){.post.run = report, .curl = curl, .easy = easy, .done = done, .arg = arg};
-  (void)curl_easy_setopt(easy, CURLOPT_PRIVATE, t);
-  if (curl_multi_add_handle(curl->multi, easy) != CURLM_OK) {
+  if (curl_easy_setopt(easy, CURLOPT_PRIVATE, t) != CURLE_OK || curl_multi_add_handle(curl->multi, easy) != CURLM_OK) {
     bq_free(t);
     return bq_fail(err, BQ_EIO, "libcurl refused an outgoing request");
   }

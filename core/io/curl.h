@@ -10,6 +10,11 @@
 #include "base/error.h"
 #include "event/loop.h"
 
+// An option that could not be set (memory was out) must not be done without: a limit, the proxy that is not to be used.
+// `code` begins as CURLE_OK and keeps the first failure; what follows it is left out.
+#define BQ_CURL_SET(code, easy, option, value) \
+  ((code) = (code) == CURLE_OK ? curl_easy_setopt(easy, option, value) : (code))
+
 typedef struct bq_curl bq_curl;
 
 // `max_transfers` run at once; later ones wait inside libcurl.

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "io/http_internal.h"
 
@@ -64,6 +65,13 @@ void bq_http_enter(bq_http_connection *c, bq_http_state state) {
   case BQ_HTTP_HANDLING:
   case BQ_HTTP_FLUSHING: break;
   }
+}
+
+void bq_http_starve(bq_http_connection *c) {
+  if (c->state == BQ_HTTP_BROKEN) return;
+  const char *id = c->exchange != NULL ? bq_http_request_id(c->exchange) : NULL;
+  bq_log(BQ_ERROR, "out of memory for an answer: its connection ends", "request", id, "peer", c->peer, NULL);
+  bq_http_enter(c, BQ_HTTP_BROKEN);
 }
 
 static size_t queued(const bq_http_connection *c) {
@@ -229,7 +237,7 @@ static void take_fresh(bq_http_connection *c, const char *bytes, size_t length) 
     c->advancing = 1;
     used = begin_exchange(c, bytes, length);
   }
-  if (used < length && evbuffer_add(c->input, bytes + used, length - used) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  if (used < length && evbuffer_add(c->input, bytes + used, length - used) < 0) bq_http_starve(c);
   if (used > 0) hand_over(c);
   c->advancing = 0;
 }

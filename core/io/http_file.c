@@ -50,12 +50,15 @@ static void send_part(bq_http_exchange *x, int fd, int status, int64_t first, in
   if (length > 0 && !x->is_head) segment = evbuffer_file_segment_new(fd, first, length, EVBUF_FS_CLOSE_ON_FREE);
   if (segment == NULL) (void)close(fd);
   if (segment == NULL && length > 0 && !x->is_head) {
-    bq_http_enter(c, BQ_HTTP_BROKEN); // no memory: a head without its body must not go out
+    bq_http_starve(c); // a head without its body must not go out
     return;
   }
   int has_body = bq_http_add_response(x, status, headers, own, length, NULL);
   if (segment == NULL) return;
-  if (has_body && evbuffer_add_file_segment(c->output, segment, 0, length) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  if (has_body && evbuffer_add_file_segment(c->output, segment, 0, length) < 0) {
+    bq_http_starve(c); // a call that fails takes our reference with it (libevent 2.1)
+    return;
+  }
   evbuffer_file_segment_free(segment); // the output has a reference of its own
 }
 

@@ -115,6 +115,7 @@ struct bq_http_server {
 int bq_http_connection_new(bq_http_server *server, int fd, const char *peer, bq_error *err) BQ_MUSTCHECK;
 void bq_http_connection_free(bq_http_connection *c);  // on_close is called when an exchange is open
 void bq_http_enter(bq_http_connection *c, bq_http_state state);
+void bq_http_starve(bq_http_connection *c);           // no memory for an answer: BROKEN, and the log says so
 void bq_http_start_writing(bq_http_connection *c);    // the bufferevent writes from here, turn by turn
 void bq_http_advance(bq_http_connection *c);          // does all that can be done now; may free the connection
 void bq_http_finish_exchange(bq_http_connection *c);  // the response is queued whole; may free the connection
@@ -148,6 +149,6 @@ typedef struct bq_http_problem {
 void bq_http_problem_write(bq_http_problem *out, const char *request_id, int status, const char *detail);
 void bq_http_refuse(bq_http_connection *c, int status); // answers a broken request; the connection ends behind it
 // Writes the whole answer to a connection over a limit; returns its length, 0 when it does not fit.
-size_t bq_http_too_many(bq_http_server *server, char *out, size_t size);
+size_t bq_http_too_many(bq_http_server *server, const char *why, char *out, size_t size); // `why` NULL: the limits
 
 #endif

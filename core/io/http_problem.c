@@ -82,14 +82,14 @@ void bq_http_refuse(bq_http_connection *c, int status) {
   bq_http_enter(c, BQ_HTTP_FLUSHING);
 }
 
-size_t bq_http_too_many(bq_http_server *server, char *out, size_t size) {
+size_t bq_http_too_many(bq_http_server *server, const char *why, char *out, size_t size) {
   char id[BQ_HTTP_REQUEST_ID_BYTES + 1];
   char detail[200];
   bq_http_problem problem;
   make_id(server, id);
   (void)snprintf(detail, sizeof detail, "this server has as many connections as it takes: %u in all, %u from one address",
                  server->options.max_connections, server->options.max_per_peer);
-  bq_http_problem_write(&problem, id, 503, detail);
+  bq_http_problem_write(&problem, id, 503, why != NULL ? why : detail);
   int length = snprintf(out, size,
                         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: %zu\r\nX-Request-Id: %s\r\n"
                         "Content-Type: application/problem+json\r\nConnection: close\r\n\r\n%s",

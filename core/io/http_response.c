@@ -82,7 +82,7 @@ static const char *date(bq_http_server *server) {
 
 void bq_http_add(bq_http_connection *c, const void *bytes, size_t length) {
   if (c->state == BQ_HTTP_BROKEN) return;
-  if (evbuffer_add(c->output, bytes, length) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  if (evbuffer_add(c->output, bytes, length) < 0) bq_http_starve(c);
 }
 
 // Headers that are the server's own to send.
@@ -207,14 +207,14 @@ int bq_http_add_response(bq_http_exchange *x, int status, bq_http_headers header
   }
   struct evbuffer_iovec space;
   if (evbuffer_reserve_space(c->output, (ev_ssize_t)whole, &space, 1) < 1) {
-    bq_http_enter(c, BQ_HTTP_BROKEN);
+    bq_http_starve(c);
     return 0;
   }
   char *start = space.iov_base;
   char *end = put_head(start, x, status, headers, own, bodiless ? BQ_HTTP_UNKNOWN_LENGTH : length);
   if (small) end = put(end, body, (size_t)length);
   space.iov_len = (size_t)(end - start);
-  if (evbuffer_commit_space(c->output, &space, 1) < 0) bq_http_enter(c, BQ_HTTP_BROKEN);
+  if (evbuffer_commit_space(c->output, &space, 1) < 0) bq_http_starve(c);
   else if (has_body && body != NULL && !small) bq_http_add(c, body, (size_t)length);
   return has_body;
 }

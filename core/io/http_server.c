@@ -47,10 +47,10 @@ static void peer_name(const struct sockaddr *address, char *out, size_t size) {
 
 // Over a limit: one answer, as far as the socket takes it at once, and the end. What has come already is read: left
 // unread it would make the kernel reset the connection, and the peer might lose the answer.
-static void turn_away(bq_http_server *server, int fd) {
+static void turn_away(bq_http_server *server, int fd, const char *why) {
   char answer[1024];
   char rest[4096];
-  size_t length = bq_http_too_many(server, answer, sizeof answer);
+  size_t length = bq_http_too_many(server, why, answer, sizeof answer);
   server->stats.refused++;
   if (send(fd, answer, length, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {
     (void)shutdown(fd, SHUT_WR);
@@ -69,11 +69,13 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
   server->stats.accepted++;
   if (server->stats.connections >= server->options.max_connections ||
       count_peer(server, peer) >= server->options.max_per_peer) {
-    turn_away(server, fd);
+    turn_away(server, fd, NULL);
     return;
   }
   bq_error err;
-  if (bq_http_connection_new(server, fd, peer, &err) < 0) turn_away(server, fd);
+  if (bq_http_connection_new(server, fd, peer, &err) == 0) return;
+  bq_log_error("a connection can't be served", &err);
+  turn_away(server, fd, err.message);
 }
 
 // Out of descriptors, mostly: the waiting connection stays readable, so that asking again at once would never end.

@@ -1,6 +1,5 @@
 #include "io/smtp.h"
 
-#include <curl/curl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +12,7 @@
 #include "base/memory.h"
 #include "base/secret.h"
 #include "base/utf8.h"
+#include "io/curl.h"
 #include "io/mime.h"
 
 enum { MAX_REPLY = 1000, MAX_WAITING = 1000, MAX_URL = 400, MAX_ENVELOPE = 300 };
@@ -222,44 +222,48 @@ static void conclude(mail *m, CURLcode result) {
   bq_utf8_clean(m->reply);
 }
 
-static void set_account(CURL *easy, const bq_smtp_account *account) {
+static CURLcode set_account(CURL *easy, const bq_smtp_account *account) {
+  CURLcode code = CURLE_OK;
   char url[MAX_URL];
   const char *colons = strchr(account->server, ':'); // an IPv6 address
   (void)snprintf(url, sizeof url, "%s://%s%s%s:%d", account->tls && account->port == 465 ? "smtps" : "smtp",
                  colons != NULL ? "[" : "", account->server, colons != NULL ? "]" : "", account->port);
-  (void)curl_easy_setopt(easy, CURLOPT_URL, url);
-  (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "smtp,smtps");
-  (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_USE_SSL, (long)(account->tls ? CURLUSESSL_ALL : CURLUSESSL_NONE));
-  (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)account->timeout_s * 1000);
-  (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)account->timeout_s * 1000);
-  (void)curl_easy_setopt(easy, CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)account->timeout_s);
-  (void)curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)BQ_SMTP_IDLE_S);
-  (void)curl_easy_setopt(easy, CURLOPT_MAXCONNECTS, 1L);
-  if (account->ca_file[0] != '\0') (void)curl_easy_setopt(easy, CURLOPT_CAINFO, account->ca_file);
-  if (account->username[0] == '\0') return;
-  (void)curl_easy_setopt(easy, CURLOPT_USERNAME, account->username);
-  if (account->token[0] == '\0') (void)curl_easy_setopt(easy, CURLOPT_PASSWORD, account->password);
+  BQ_CURL_SET(code, easy, CURLOPT_URL, url);
+  BQ_CURL_SET(code, easy, CURLOPT_PROTOCOLS_STR, "smtp,smtps");
+  BQ_CURL_SET(code, easy, CURLOPT_NOSIGNAL, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_USE_SSL, (long)(account->tls ? CURLUSESSL_ALL : CURLUSESSL_NONE));
+  BQ_CURL_SET(code, easy, CURLOPT_TIMEOUT_MS, (long)account->timeout_s * 1000);
+  BQ_CURL_SET(code, easy, CURLOPT_CONNECTTIMEOUT_MS, (long)account->timeout_s * 1000);
+  BQ_CURL_SET(code, easy, CURLOPT_SERVER_RESPONSE_TIMEOUT, (long)account->timeout_s);
+  BQ_CURL_SET(code, easy, CURLOPT_MAXAGE_CONN, (long)BQ_SMTP_IDLE_S);
+  BQ_CURL_SET(code, easy, CURLOPT_MAXCONNECTS, 1L);
+  if (account->ca_file[0] != '\0') BQ_CURL_SET(code, easy, CURLOPT_CAINFO, account->ca_file);
+  if (account->username[0] == '\0') return code;
+  BQ_CURL_SET(code, easy, CURLOPT_USERNAME, account->username);
+  if (account->token[0] == '\0') BQ_CURL_SET(code, easy, CURLOPT_PASSWORD, account->password);
+  return code;
 }
 
-static void set_mail(mail *m) {
+static CURLcode set_mail(mail *m) {
   CURL *easy = m->line->easy;
-  (void)curl_easy_setopt(easy, CURLOPT_MAIL_FROM, m->from);
-  (void)curl_easy_setopt(easy, CURLOPT_MAIL_RCPT, m->to);
-  (void)curl_easy_setopt(easy, CURLOPT_UPLOAD, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)m->length);
-  (void)curl_easy_setopt(easy, CURLOPT_READFUNCTION, give_bytes);
-  (void)curl_easy_setopt(easy, CURLOPT_READDATA, m);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_reply);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, m);
-  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, m->failure);
-  (void)curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L);
-  (void)curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress);
-  (void)curl_easy_setopt(easy, CURLOPT_XFERINFODATA, m);
-  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, m->line);
-  (void)curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
-  (void)curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, m->line);
+  CURLcode code = CURLE_OK;
+  BQ_CURL_SET(code, easy, CURLOPT_MAIL_FROM, m->from);
+  BQ_CURL_SET(code, easy, CURLOPT_MAIL_RCPT, m->to);
+  BQ_CURL_SET(code, easy, CURLOPT_UPLOAD, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)m->length);
+  BQ_CURL_SET(code, easy, CURLOPT_READFUNCTION, give_bytes);
+  BQ_CURL_SET(code, easy, CURLOPT_READDATA, m);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERFUNCTION, on_reply);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERDATA, m);
+  BQ_CURL_SET(code, easy, CURLOPT_ERRORBUFFER, m->failure);
+  BQ_CURL_SET(code, easy, CURLOPT_NOPROGRESS, 0L);
+  BQ_CURL_SET(code, easy, CURLOPT_XFERINFOFUNCTION, on_progress);
+  BQ_CURL_SET(code, easy, CURLOPT_XFERINFODATA, m);
+  BQ_CURL_SET(code, easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  BQ_CURL_SET(code, easy, CURLOPT_OPENSOCKETDATA, m->line);
+  BQ_CURL_SET(code, easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+  BQ_CURL_SET(code, easy, CURLOPT_CLOSESOCKETDATA, m->line);
+  return code;
 }
 
 // The token -----------------------------------------------------------------------------------------------------------
@@ -284,7 +288,9 @@ static int set_token(mail *m, bq_error *err) {
     else (void)bq_log_hide(smtp->token);
     smtp->token_us = bq_clock_mono_us();
   }
-  if (result == 0) (void)curl_easy_setopt(m->line->easy, CURLOPT_XOAUTH2_BEARER, smtp->token); // copied
+  if (result == 0 && curl_easy_setopt(m->line->easy, CURLOPT_XOAUTH2_BEARER, smtp->token) != CURLE_OK) { // copied
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for a token");
+  }
   (void)pthread_mutex_unlock(&smtp->lock);
   return result;
 }
@@ -307,13 +313,13 @@ static void send_work(bq_task *task) {
     return;
   }
   curl_easy_reset(m->line->easy); // the connection stays
-  set_account(m->line->easy, &m->account);
-  set_mail(m);
+  CURLcode result = set_account(m->line->easy, &m->account);
+  if (result == CURLE_OK) result = set_mail(m);
   if (m->account.username[0] != '\0' && m->account.token[0] != '\0' && set_token(m, &err) < 0) {
     (void)snprintf(m->reply, sizeof m->reply, "the OAuth 2 token: %.900s", err.message);
     return;
   }
-  CURLcode result = curl_easy_perform(m->line->easy);
+  if (result == CURLE_OK) result = curl_easy_perform(m->line->easy);
   if (result == CURLE_LOGIN_DENIED) forget_token(m->smtp); // another one may be better
   conclude(m, result);
 }

@@ -174,28 +174,30 @@ static size_t on_body(char *bytes, size_t size, size_t count, void *arg) {
   return c->answer.failed ? 0 : length;
 }
 
-static void set_options(call *c) {
+static CURLcode set_options(call *c) {
   CURL *easy = c->easy;
+  CURLcode code = CURLE_OK;
   long limit_ms = c->webhook->config->notifications_timeout_seconds * 1000L;
-  (void)curl_easy_setopt(easy, CURLOPT_URL, c->request.url);
-  (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  (void)curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
-  (void)curl_easy_setopt(easy, CURLOPT_PROXY, ""); // none of the environment: its address would be looked at instead
-  (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, limit_ms);
-  (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, limit_ms < CONNECT_LIMIT_MS ? limit_ms : CONNECT_LIMIT_MS);
+  BQ_CURL_SET(code, easy, CURLOPT_URL, c->request.url);
+  BQ_CURL_SET(code, easy, CURLOPT_PROTOCOLS_STR, "http,https");
+  BQ_CURL_SET(code, easy, CURLOPT_FOLLOWLOCATION, 0L);
+  BQ_CURL_SET(code, easy, CURLOPT_PROXY, ""); // none of the environment: its address would be looked at instead
+  BQ_CURL_SET(code, easy, CURLOPT_NOSIGNAL, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_TIMEOUT_MS, limit_ms);
+  BQ_CURL_SET(code, easy, CURLOPT_CONNECTTIMEOUT_MS, limit_ms < CONNECT_LIMIT_MS ? limit_ms : CONNECT_LIMIT_MS);
   // Besides the system's, which libcurl finds in its directory of certificates.
   const char *trusted = c->webhook->config->trusted_certificates;
-  if (*trusted != '\0') (void)curl_easy_setopt(easy, CURLOPT_CAINFO, trusted);
-  (void)curl_easy_setopt(easy, CURLOPT_USERAGENT, "buildq/" BQ_VERSION);
-  (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, c->request.headers);
-  (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body_length);
-  (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDS, c->request.body);
-  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, c->curl_error);
-  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-  (void)curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, c);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, c);
+  if (*trusted != '\0') BQ_CURL_SET(code, easy, CURLOPT_CAINFO, trusted);
+  BQ_CURL_SET(code, easy, CURLOPT_USERAGENT, "buildq/" BQ_VERSION);
+  BQ_CURL_SET(code, easy, CURLOPT_HTTPHEADER, c->request.headers);
+  BQ_CURL_SET(code, easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)c->request.body_length);
+  BQ_CURL_SET(code, easy, CURLOPT_POSTFIELDS, c->request.body);
+  BQ_CURL_SET(code, easy, CURLOPT_ERRORBUFFER, c->curl_error);
+  BQ_CURL_SET(code, easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+  BQ_CURL_SET(code, easy, CURLOPT_OPENSOCKETDATA, c);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEFUNCTION, on_body);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEDATA, c);
+  return code;
 }
 
 static int start(call *c) {
@@ -204,7 +206,7 @@ static int start(call *c) {
   if (result < 0) return result;
   c->easy = curl_easy_init();
   if (c->easy == NULL) return bq_fail(&c->error, BQ_ENOMEM, "out of memory for a message");
-  set_options(c);
+  if (set_options(c) != CURLE_OK) return bq_fail(&c->error, BQ_ENOMEM, "out of memory for a message");
   return bq_curl_start(c->webhook->curl, c->easy, on_transfer_done, c, &c->error);
 }
 

@@ -56,7 +56,17 @@ static const char *string_field(lua_State *L, int table, const char *name) {
   return found;
 }
 
+static int ends_with(const char *text, size_t length, const char *end) {
+  size_t size = strlen(end);
+  return length >= size && memcmp(text + length - size, end, size) == 0;
+}
+
 int bq_lua_error_code(lua_State *L, int index) {
+  if (lua_type(L, index) == LUA_TSTRING) {
+    size_t length;
+    const char *text = lua_tolstring(L, index, &length);
+    return ends_with(text, length, "not enough memory") ? BQ_ENOMEM : BQ_ESCRIPT;
+  }
   if (lua_type(L, index) != LUA_TTABLE) return BQ_ESCRIPT;
   const char *kind = string_field(L, index, "kind");
   if (kind == NULL) return BQ_ESCRIPT;

@@ -18,7 +18,8 @@ void bq_lua_push_error(lua_State *L, const bq_error *err);
 // Raises such a value; for a lua_CFunction's return.
 int bq_lua_raise(lua_State *L, int code, const char *fmt, ...) BQ_PRINTF(3, 4);
 
-// The vocabulary's code of the error value at `index` (BQ_ESCRIPT for whatever isn't an ErrorValue). Never raises.
+// The vocabulary's code of the error value at `index`: BQ_ENOMEM also for Lua's own message of it, whatever a script has
+// put before that; BQ_ESCRIPT for whatever else isn't an ErrorValue. Never raises.
 int bq_lua_error_code(lua_State *L, int index);
 
 // Where L is now: "scripts/pipelines/x.lua:12", the innermost line of a team's own file, else the innermost that is

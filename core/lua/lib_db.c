@@ -78,6 +78,7 @@ static void push_value(lua_State *L, const PGresult *rows, int row, int column) 
   const char *text = PQgetvalue(rows, row, column);
   size_t length = (size_t)PQgetlength(rows, row, column);
   json_t *value = NULL;
+  int result;
   switch (PQftype(rows, column)) {
   case BOOL_TYPE: lua_pushboolean(L, text[0] == 't'); return;
   case INT2_TYPE:
@@ -87,9 +88,10 @@ static void push_value(lua_State *L, const PGresult *rows, int row, int column) 
   case FLOAT8_TYPE: lua_pushnumber(L, strtod(text, NULL)); return;
   case JSON_TYPE:
   case JSONB_TYPE:
-    if (bq_json_parse(text, length, BQ_JSON_STRICT, &value, NULL) == 0) {
-      bq_lua_push_json(L, value);
-      json_decref(value);
+    result = bq_json_parse(text, length, BQ_JSON_STRICT, &value, NULL);
+    if (result == BQ_ENOMEM) (void)bq_lua_raise(L, result, "out of memory for a query's rows");
+    if (result == 0) {
+      bq_lua_give_json(L, value);
       return;
     }
     break; // what our JSON can't hold stays text

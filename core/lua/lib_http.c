@@ -247,24 +247,26 @@ static int add_headers(lua_State *L, int table, http_op *http) {
 }
 
 // Sets up everything that can't fail for reasons of the arguments.
-static void set_options(http_op *http, const char *url, const char *method, size_t body_length, double timeout_s) {
+static CURLcode set_options(http_op *http, const char *url, const char *method, size_t body_length, double timeout_s) {
   CURL *easy = http->easy;
-  (void)curl_easy_setopt(easy, CURLOPT_URL, url);
-  (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-  (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)(timeout_s * 1000));
-  (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, http->headers);
-  (void)curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, http->curl_error);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, http);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, http);
+  CURLcode code = CURLE_OK;
+  BQ_CURL_SET(code, easy, CURLOPT_URL, url);
+  BQ_CURL_SET(code, easy, CURLOPT_PROTOCOLS_STR, "http,https");
+  BQ_CURL_SET(code, easy, CURLOPT_NOSIGNAL, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_TIMEOUT_MS, (long)(timeout_s * 1000));
+  BQ_CURL_SET(code, easy, CURLOPT_HTTPHEADER, http->headers);
+  BQ_CURL_SET(code, easy, CURLOPT_ERRORBUFFER, http->curl_error);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEFUNCTION, on_body);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEDATA, http);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERFUNCTION, on_header);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERDATA, http);
   if (http->body != NULL) {
-    (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_length);
-    (void)curl_easy_setopt(easy, CURLOPT_POSTFIELDS, http->body);
+    BQ_CURL_SET(code, easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_length);
+    BQ_CURL_SET(code, easy, CURLOPT_POSTFIELDS, http->body);
   }
-  if (strcmp(method, "HEAD") == 0) (void)curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
-  else (void)curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
+  if (strcmp(method, "HEAD") == 0) BQ_CURL_SET(code, easy, CURLOPT_NOBODY, 1L);
+  else BQ_CURL_SET(code, easy, CURLOPT_CUSTOMREQUEST, method);
+  return code;
 }
 
 static void describe(http_op *http, const char *url, const char *method, const char *body, size_t length) {
@@ -311,7 +313,10 @@ static int http_request(lua_State *L) {
     http_release(&http->op);
     return luaL_error(L, "http.request: headers are at most 100 pairs of strings without line breaks");
   }
-  set_options(http, url, method, body_length, timeout_s);
+  if (set_options(http, url, method, body_length, timeout_s) != CURLE_OK) {
+    http_release(&http->op);
+    return bq_lua_raise(L, BQ_ENOMEM, "out of memory for http.request");
+  }
   http->stand_in = bq_script_services(L)->stand_in;
   if (http->stand_in != NULL) describe(http, url, method, body, body_length);
   return bq_op_yield(L, &http->op);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/utf8.h"
 #include "lua/arguments.h"
 #include "lua/errors.h"
 #include "lua/fiber.h"
@@ -112,6 +113,7 @@ static void push_value(lua_State *L, const json_t *json, int depth) {
 }
 
 void bq_lua_push_json(lua_State *L, const json_t *json) {
+  if (json == NULL) (void)bq_lua_raise(L, BQ_ENOMEM, "out of memory for JSON");
   push_value(L, json, 0);
 }
 
@@ -151,12 +153,21 @@ static int refuse(conversion *c, const char *what) {
   return c->result;
 }
 
+// Whether it is UTF-8, without a NUL byte.
+static int is_text(const char *text, size_t length) {
+  for (size_t step; length > 0; text += step, length -= step) {
+    step = bq_utf8_character(text, length);
+    if (step == 0) return 0;
+  }
+  return 1;
+}
+
 static int put_string(conversion *c, const place *p, const char *text, size_t length) {
   if (memchr(text, '\0', length) != NULL) return refuse(c, "a string with a NUL byte");
   c->bytes += length;
   if (c->bytes > BQ_LUA_JSON_MAX_TEXT) return refuse(c, "more than 64 MiB of strings");
   json_t *value = json_stringn(text, length);
-  if (value == NULL) return refuse(c, "a string that is not UTF-8");
+  if (value == NULL && !is_text(text, length)) return refuse(c, "a string that is not UTF-8");
   return put(c, p, value);
 }
 
@@ -220,9 +231,7 @@ static int convert_object(conversion *c, lua_State *L, int index, json_t *object
       break;
     }
     p.key = lua_tolstring(L, -2, &p.key_length);
-    json_t *valid = memchr(p.key, '\0', p.key_length) == NULL ? json_stringn(p.key, p.key_length) : NULL;
-    json_decref(valid);
-    if (valid == NULL) {
+    if (!is_text(p.key, p.key_length)) {
       (void)refuse(c, "a key with a NUL byte, or one that is not UTF-8");
       break;
     }
@@ -331,6 +340,12 @@ static int raise_again(lua_State *L) {
   return bq_vm_is_killed(L) ? bq_vm_raise_kill(L) : lua_error(L);
 }
 
+void bq_lua_give_json(lua_State *L, json_t *json) {
+  int status = push_protected(L, push_tree, json);
+  json_decref(json);
+  if (status != LUA_OK) (void)raise_again(L);
+}
+
 static int json_encode(lua_State *L) {
   static const char *const options[] = {"indent", NULL};
   luaL_checkany(L, 1);
@@ -370,13 +385,12 @@ static int json_decode(lua_State *L) {
   bq_error err;
   json_t *json;
   if (bq_lua_parse_json(&json, text, length, flags, &err) < 0) {
+    if (err.code == BQ_ENOMEM) return bq_lua_raise(L, err.code, "%s", err.message); // which says nothing of the text
     lua_pushnil(L);
     lua_pushstring(L, err.message);
     return 2;
   }
-  int status = push_protected(L, push_tree, json);
-  json_decref(json);
-  if (status != LUA_OK) return raise_again(L);
+  bq_lua_give_json(L, json);
   bq_vm_tick(L);
   return 1;
 }

@@ -29,7 +29,10 @@ enum {
 
 // The one place where JSON crosses. Null is a NULL light userdata, arrays carry a mark, 64-bit integers stay exact.
 // Pushes the value, borrowing `json`; raises for want of memory or beyond BQ_LUA_JSON_MAX_DEPTH levels.
+// NULL raises BQ_ENOMEM: whoever could not make it need not look.
 void bq_lua_push_json(lua_State *L, const json_t *json);
+// The same, and the reference is taken over, also when it raises.
+void bq_lua_give_json(lua_State *L, json_t *json);
 
 // The value at `index` as JSON, *out owned by the caller. BQ_EINVAL, with a sentence that names the place ("a.b[2]"),
 // for what JSON can't hold. Metamethods are not used. Never raises, but for a kill.

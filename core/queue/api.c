@@ -360,7 +360,8 @@ void bq_api_on_request(void *arg, bq_http_exchange *x) {
   call *c = bq_alloc(sizeof *c);
   if (c == NULL || handlers == NULL) {
     bq_free(c);
-    bq_api_problem(x, 503, "the server has no routes yet", NULL, NULL, 0);
+    const char *why = handlers == NULL ? "the server has no routes yet" : "out of memory for a request";
+    bq_api_problem(x, 503, why, NULL, NULL, 0);
     return;
   }
   c->api = api;

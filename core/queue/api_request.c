@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "lua/errors.h"
 #include "lua/libs.h"
 
 enum { MAX_QUERY_PAIRS = 100 };
@@ -103,12 +104,12 @@ static int request_json(lua_State *L) {
   json_t *value = NULL;
   bq_error err;
   if (bq_lua_parse_json(&value, body, length, BQ_JSON_STRICT, &err) < 0) {
+    if (err.code == BQ_ENOMEM) return bq_lua_raise(L, err.code, "%s", err.message); // which says nothing of the body
     lua_pushnil(L);
     lua_pushstring(L, err.message);
     return 2;
   }
-  bq_lua_push_json(L, value);
-  json_decref(value);
+  bq_lua_give_json(L, value);
   return 1;
 }
 

@@ -144,6 +144,10 @@ static void read_json(lua_State *L, const char *request_id, bq_api_response *out
   if (!out->has_type) add_header(L, out, "Content-Type", "application/json", 16);
 }
 
+static void check_whole(lua_State *L, const bq_api_response *out) {
+  if (out->headers.failed || out->body.failed) luaL_error(L, "out of memory for an answer");
+}
+
 void bq_api_response_read(lua_State *L, int index, const char *request_id, bq_api_response *out) {
   index = lua_absindex(L, index);
   if (!lua_istable(L, index)) {
@@ -152,6 +156,7 @@ void bq_api_response_read(lua_State *L, int index, const char *request_id, bq_ap
   }
   if (is_special(L, index)) {
     read_special(L, index, out);
+    check_whole(L, out);
     return;
   }
   static const char *const options[] = {"status", "headers", "json", "body", NULL};
@@ -173,7 +178,7 @@ void bq_api_response_read(lua_State *L, int index, const char *request_id, bq_ap
       if (!out->has_type) add_header(L, out, "Content-Type", "text/plain; charset=utf-8", 25);
     }
   }
-  if (out->body.failed || out->headers.failed) luaL_error(L, "out of memory");
+  check_whole(L, out);
 }
 
 static int make_special(lua_State *L, bq_response_kind kind) {

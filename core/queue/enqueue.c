@@ -209,6 +209,11 @@ static void decide(enqueue *e) {
     return;
   }
   json_t *build = json_copy(e->build);
+  if (build == NULL) {
+    json_decref(facts);
+    fail_here(e, BQ_ENOMEM, "out of memory for a build");
+    return;
+  }
   if (e->admission.action == BQ_ADMIT_LOWER) {
     (void)json_object_set_new(build, "priority", json_integer(e->admission.priority));
   }

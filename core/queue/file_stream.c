@@ -1,10 +1,12 @@
 // An artifact of a committed attempt, by sendfile, or from the node that has it.
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "io/tree.h"
 #include "queue/header_list.h"
@@ -24,6 +26,7 @@ typedef struct file_request {
   bq_header_list headers; // of the answer; owned
   int fd;              // owned until it is handed on; -1: not open
   struct stat info;
+  bq_error error;      // with a code: it may be there, and can't be opened
 } file_request;
 
 static void free_request(file_request *request) {
@@ -39,13 +42,15 @@ static void free_request(file_request *request) {
 
 static void open_work(bq_task *task) {
   file_request *request = (file_request *)task;
-  bq_error err;
-  if (bq_tree_open(request->root, request->path, O_RDONLY | O_NONBLOCK, 0, BQ_TREE_NO_LINKS, &request->fd, &err) < 0) {
-    request->fd = -1;
-    return;
+  bq_error *err = &request->error;
+  int result = bq_tree_open(request->root, request->path, O_RDONLY | O_NONBLOCK, 0, BQ_TREE_NO_LINKS, &request->fd, err);
+  if (result < 0) request->fd = -1;
+  if (result == 0 && fstat(request->fd, &request->info) < 0) {
+    result = bq_fail_errno(err, errno, "can't read %s", request->path);
   }
-  if (fstat(request->fd, &request->info) == 0 && S_ISREG(request->info.st_mode)) return;
-  (void)close(request->fd);
+  if (result != BQ_EIO && result != BQ_ENOMEM) err->code = 0;
+  if (result == 0 && S_ISREG(request->info.st_mode)) return;
+  if (request->fd >= 0) (void)close(request->fd);
   request->fd = -1;
 }
 
@@ -111,6 +116,11 @@ static void answer(file_request *request) {
 
 static void open_done(bq_task *task) {
   file_request *request = (file_request *)task;
+  if (request->x != NULL && request->error.code != 0) {
+    bq_log_error("an artifact can't be opened", &request->error);
+    answer_missing(request, 503, "the file can't be opened now; try again");
+    return;
+  }
   if (request->x != NULL && request->fd < 0) {
     look_elsewhere(request);
     return;
@@ -143,11 +153,11 @@ void bq_file_stream_send(bq_server *server, bq_passes *passes, bq_http_exchange 
   request->etag = bq_strdup(response->etag);
   bq_header_list_add(&request->headers, headers, header_count);
   request->task = (bq_task){.work = open_work, .done = open_done};
-  if (request->build == NULL || request->name == NULL || request->root == NULL || request->path == NULL ||
-      (response->etag != NULL && request->etag == NULL) || request->headers.text.failed ||
-      bq_pool_submit(server->blocking, &request->task, &err) < 0) {
+  int whole = request->build != NULL && request->name != NULL && request->root != NULL && request->path != NULL &&
+              (response->etag == NULL || request->etag != NULL) && !request->headers.text.failed;
+  if (!whole || bq_pool_submit(server->blocking, &request->task, &err) < 0) {
     free_request(request);
-    bq_api_problem(x, 503, "the server is too busy to open files", NULL, NULL, 0);
+    bq_api_problem(x, 503, whole ? "the server is too busy to open files" : "out of memory", NULL, NULL, 0);
     return;
   }
   bq_http_set_context(x, request, on_close);

@@ -49,8 +49,7 @@ static void set_object(lua_State *L, const char *name, const char *text, const c
   json_object_foreach(object, key, entry) {
     if (left_out != NULL) (void)json_object_del(entry, left_out);
   }
-  bq_lua_push_json(L, object);
-  json_decref(object);
+  bq_lua_give_json(L, object);
   bq_lua_lock(L, name);
   lua_setfield(L, -2, name);
 }

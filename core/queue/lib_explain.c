@@ -39,8 +39,7 @@ int bq_queue_estimate(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  bq_lua_push_json(L, estimate);
-  json_decref(estimate);
+  bq_lua_give_json(L, estimate);
   return 1;
 }
 

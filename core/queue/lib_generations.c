@@ -77,8 +77,7 @@ static int reload_push(bq_op *op, lua_State *L) {
   (void)json_object_set_new(answer, "generation", json_string(hash));
   (void)json_object_set_new(answer, "disk", json_string(bq_script_host_disk(server->host)));
   (void)json_object_set_new(answer, "held", json_boolean(bq_script_host_is_held(server->host)));
-  bq_lua_push_json(L, answer);
-  json_decref(answer);
+  bq_lua_give_json(L, answer);
   return 1;
 }
 

@@ -268,9 +268,12 @@ static int push_page(call_op *call, lua_State *L) {
   if (more) count = (int)call->limit;
   lua_createtable(L, 0, 2);
   json_t *list = json_array();
-  for (int i = 0; i < count; i++) (void)json_array_append_new(list, bq_store_json(call->rows, i));
-  bq_lua_push_json(L, list);
-  json_decref(list);
+  for (int i = 0; i < count; i++) {
+    if (json_array_append_new(list, bq_store_json(call->rows, i)) == 0) continue;
+    json_decref(list);
+    return bq_lua_raise(L, BQ_ENOMEM, "out of memory for a page");
+  }
+  bq_lua_give_json(L, list);
   lua_setfield(L, -2, call->list);
   if (more) {
     lua_pushfstring(L, "%s_%s", PQgetvalue(call->rows, count - 1, 1), PQgetvalue(call->rows, count - 1, 2));
@@ -524,8 +527,7 @@ static int queue_health(lua_State *L) {
   if (!has_database(server_of(L), &err)) return bq_lua_raise(L, err.code, "%s", err.message);
   json_t *health = bq_server_health(server_of(L));
   if (health == NULL) return luaL_error(L, "out of memory");
-  bq_lua_push_json(L, health);
-  json_decref(health);
+  bq_lua_give_json(L, health);
   return 1;
 }
 

@@ -32,8 +32,7 @@ static int schedule_wanted(lua_State *L) {
     bq_server_policy_failed(server, BQ_HOOK_SCHEDULE, &err);
     return bq_queue_push_failure(L, "invalid", err.message);
   }
-  bq_lua_push_json(L, list);
-  json_decref(list);
+  bq_lua_give_json(L, list);
   return 1;
 }
 

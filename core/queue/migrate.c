@@ -170,6 +170,7 @@ static int refused(PGconn *pg, const PGresult *rows, bq_error *err) {
     return bq_fail(err, BQ_EUNAVAIL, "somebody else holds a lock on the schema for a minute already (another "
                                      "migration, or a long transaction on build_queue): try again");
   }
+  if (*state == '\0') return bq_fail(err, BQ_EUNKNOWN, "the database gave no answer: %s", PQerrorMessage(pg));
   return bq_fail(err, BQ_EDATABASE, "%s%s%s%s%s (SQLSTATE %s)", why != NULL ? why : "the database refused",
                  detail != NULL ? "; " : "", or_empty(detail), hint != NULL ? "; " : "", or_empty(hint), state);
 }

@@ -27,7 +27,9 @@ struct bq_node {
 };
 
 static void on_timer(void *arg) {
-  bq_node_beat(arg);
+  bq_node *node = arg;
+  if (node->id[0] == '\0') bq_node_join(node); // the first join has failed
+  else bq_node_beat(node);
 }
 
 int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) {
@@ -115,6 +117,7 @@ static void judge_others(bq_node *node) {
 
 static void read_heartbeat(bq_node *node, const PGresult *rows) {
   json_t *state = bq_store_json(rows, 0);
+  if (state == NULL) return; // logged; the next one says it again
   json_t *cancel;
   size_t index;
   const char *reason = json_string_value(json_object_get(state, "pauseReason"));
@@ -193,6 +196,7 @@ static void on_joined(void *arg, const bq_pg_result *result) {
   bq_node *node = arg;
   if (result->error != NULL) {
     bq_log_error("this server could not join the cluster", result->error);
+    if (result->error->code != BQ_ECANCELED) schedule(node);
     return;
   }
   succeed(node);
@@ -215,6 +219,7 @@ static void register_node(bq_node *node) {
   bq_error err;
   if (bq_store_write(options->store, "node_join", 8, params, on_joined, node, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);
+    schedule(node);
   }
 }
 
@@ -229,6 +234,7 @@ void bq_node_join(bq_node *node) {
   bq_error err;
   if (bq_uuid_new(node->next_id, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);
+    schedule(node);
     return;
   }
   // The lock on the state directory is ours: whoever had it before is gone, and its builds need not wait for the lease.

@@ -31,7 +31,7 @@ typedef struct bq_node_options {
 int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) BQ_MUSTCHECK;
 void bq_node_free(bq_node *node);
 
-void bq_node_join(bq_node *node);   // keeps trying while the database is away
+void bq_node_join(bq_node *node);   // keeps trying until it has joined
 void bq_node_beat(bq_node *node);   // a heartbeat now: a notification says that there is something to learn
 void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg); // tells the cluster; `done` when told, or failed
 

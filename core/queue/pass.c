@@ -274,31 +274,32 @@ static char *target_of(const bq_pass_request *request) {
 
 static int set_up(pass *p, const bq_pass_request *request) {
   CURL *easy = p->easy;
+  CURLcode code = CURLE_OK;
   char *target = target_of(request);
   if (target == NULL) return 0;
   if (!p->is_log) {
     static const char *const conditions[] = {"Range", "If-Range", "If-None-Match"};
     for (size_t i = 0; i < 3; i++) ask_with(p, conditions[i], bq_http_get_header(p->x, conditions[i]));
-    (void)curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    (void)curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)STALL_S);
-    if (strcmp(bq_http_method(p->x), "HEAD") == 0) (void)curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+    BQ_CURL_SET(code, easy, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    BQ_CURL_SET(code, easy, CURLOPT_LOW_SPEED_TIME, (long)STALL_S);
+    if (strcmp(bq_http_method(p->x), "HEAD") == 0) BQ_CURL_SET(code, easy, CURLOPT_NOBODY, 1L);
   }
   ask_with(p, "X-Request-Id", bq_http_request_id(p->x));
   int whole = p->asked != NULL;
   ask_with(p, BQ_PASSED_HEADER, *p->passes->own_url);
   whole = whole && p->asked->next != NULL; // the guard against loops at least
-  CURLcode code = curl_easy_setopt(easy, CURLOPT_URL, target);
+  BQ_CURL_SET(code, easy, CURLOPT_URL, target);
   bq_free(target);
-  (void)curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http");
-  (void)curl_easy_setopt(easy, CURLOPT_PROXY, "");
-  (void)curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
-  (void)curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-  (void)curl_easy_setopt(easy, CURLOPT_HTTPHEADER, p->asked);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
-  (void)curl_easy_setopt(easy, CURLOPT_HEADERDATA, p);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
-  (void)curl_easy_setopt(easy, CURLOPT_WRITEDATA, p);
+  BQ_CURL_SET(code, easy, CURLOPT_PROTOCOLS_STR, "http");
+  BQ_CURL_SET(code, easy, CURLOPT_PROXY, "");
+  BQ_CURL_SET(code, easy, CURLOPT_NOSIGNAL, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S);
+  BQ_CURL_SET(code, easy, CURLOPT_TCP_KEEPALIVE, 1L);
+  BQ_CURL_SET(code, easy, CURLOPT_HTTPHEADER, p->asked);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERFUNCTION, on_header);
+  BQ_CURL_SET(code, easy, CURLOPT_HEADERDATA, p);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEFUNCTION, on_body);
+  BQ_CURL_SET(code, easy, CURLOPT_WRITEDATA, p);
   return whole && code == CURLE_OK;
 }
 

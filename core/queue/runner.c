@@ -95,8 +95,10 @@ static void tell_when_idle(bq_runner *runner) {
 // Starting ----------------------------------------------------------------------------------------------------------
 
 static void on_given_back(void *arg, const bq_pg_result *result) {
-  (void)arg;
-  if (result->error != NULL) bq_log_error("a build could not be given back", result->error);
+  bq_runner *runner = arg;
+  if (result->error == NULL) return;
+  bq_log_error("a build could not be given back", result->error);
+  runner->adrift = 1;
 }
 
 // For a claimed build that has no attempt object: back to the queue, uncharged.
@@ -104,8 +106,9 @@ static void give_back(bq_runner *runner, const char *id, const char *attempt, co
   const char *params[] = {id, attempt, node_id, why};
   bq_error err;
   bq_log(BQ_WARN, "a claimed build is given back", "build", id, "reason", why, NULL);
-  if (bq_store_write(runner->options.store, "requeue", 4, params, on_given_back, NULL, &err) < 0) {
+  if (bq_store_write(runner->options.store, "requeue", 4, params, on_given_back, runner, &err) < 0) {
     bq_log_error("a build could not be given back", &err);
+    runner->adrift = 1; // the poll tries again
   }
 }
 
@@ -292,7 +295,10 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
   int count = PQntuples(result->rows);
   for (int i = 0; i < count; i++) {
     json_t *row = bq_store_json(result->rows, i);
-    if (row == NULL) continue; // logged; its lease brings it back
+    if (row == NULL) { // logged
+      runner->adrift = 1;
+      continue;
+    }
     take_row(runner, row);
     json_decref(row);
   }

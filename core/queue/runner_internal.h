@@ -22,6 +22,7 @@ typedef struct bq_running {
   int writing;                    // a progress write is under way
   int keeping;                    // the copy of its manifest is being written
   int ending;                     // the outcome is recorded when the progress, or the copy, is written
+  int abandoned;                  // its outcome could not be sent: the database still takes it for running
   int refused;                    // PostgreSQL did not take the outcome: a failure is recorded in its place
   const bq_outcome *outcome;      // from `ended` to the answer
   json_t *failure;                // owned; what the retry rule is asked about, or NULL
@@ -37,7 +38,7 @@ struct bq_runner {
   size_t count;               // running, and loading
   int claiming;               // a claim is under way, or a choice for one
   int wake_again;             // something came due meanwhile
-  int adrift;                 // a claim's answer was lost: look for what we hold without knowing
+  int adrift;                 // a claim's answer was lost, or an outcome: look for what we hold without knowing
   int stopping;               // bq_runner_stop was called
   int told_idle;              // `idle` was called, or is about to be
   int64_t low_key;            // no pending build has a smaller claim key, as far as we know
@@ -64,6 +65,9 @@ void bq_runner_write_progress(void *arg);         // the timer's function, with 
 void bq_running_on_recorded(void *arg, const bq_pg_result *result); // the answer to every outcome, with its bq_running
 int bq_running_record_end(bq_running *r, const char *status, bq_error *err) BQ_MUSTCHECK; // final, no retry
 void bq_running_free(bq_running *r);
+// Ends an attempt whose outcome can't be written: the runner finds that the database has a build here that runs no more,
+// and gives it back.
+void bq_running_abandon(bq_running *r);
 
 // runner_retry.c: asks the retry rule about a charged failure (or a timeout) and writes what it says. Strings are
 // copied, but for `log_tail`, which lives until the attempt is closed.

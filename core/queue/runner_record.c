@@ -99,12 +99,17 @@ static void note_end(bq_running *r, const char *status) {
          r->number, "status", status, "seconds", took, "error", r->outcome->message, NULL);
 }
 
+void bq_running_abandon(bq_running *r) {
+  r->abandoned = 1;
+  bq_attempt_close(r->attempt, 0);
+}
+
 static void requeue(bq_running *r, const char *why) {
   const char *params[] = {r->id, r->number, r->node_id, why};
   bq_error err;
   if (bq_store_write(r->runner->options.store, "requeue", 4, params, bq_running_on_recorded, r, &err) == 0) return;
-  bq_log_error("a build could not be given back", &err); // its lease will: the next server takes it over
-  bq_attempt_close(r->attempt, 0);
+  bq_log_error("a build could not be given back", &err);
+  bq_running_abandon(r);
 }
 
 static void record_refused(bq_running *r, const bq_error *why);
@@ -117,7 +122,7 @@ static void on_row_recorded(void *arg, const bq_pg_result *result, int row) {
     int refused = result->error->code == BQ_EDATABASE && r->outcome->kind != BQ_OUTCOME_REQUEUED;
     if (refused && !r->refused) record_refused(r, result->error);
     else if (refused) requeue(r, "its outcome could not be recorded");
-    else bq_attempt_close(r->attempt, 0);
+    else bq_running_abandon(r);
     return;
   }
   const char *answer = PQntuples(result->rows) > row ? PQgetvalue(result->rows, row, 0) : "stale";
@@ -162,7 +167,7 @@ static void record_refused(bq_running *r, const bq_error *why) {
   bq_utf8_clean(message);
   if (bq_running_record_failure(r, message, "infrastructure", 1, NULL, &err) == 0) return;
   bq_log_error("the outcome of a build could not be written", &err);
-  bq_attempt_close(r->attempt, 0);
+  bq_running_abandon(r);
 }
 
 int bq_running_record_end(bq_running *r, const char *status, bq_error *err) {
@@ -192,7 +197,7 @@ static void record(bq_running *r) {
   }
   if (result < 0) {
     bq_log_error("the outcome of a build could not be written", &err);
-    bq_attempt_close(r->attempt, 0);
+    bq_running_abandon(r);
   }
 }
 
@@ -232,6 +237,7 @@ static void on_closed(void *arg, bq_attempt *attempt) {
   bq_running *r = arg;
   bq_runner *runner = r->runner;
   note_size(runner, attempt);
+  if (r->abandoned) runner->adrift = 1;
   if (r->previous != NULL) r->previous->next = r->next;
   else runner->first = r->next;
   if (r->next != NULL) r->next->previous = r->previous;

@@ -71,7 +71,7 @@ static void on_history(void *arg, const bq_pg_result *result) {
   }
   if (decide(r, &err) == 0) return;
   bq_log_error("the outcome of a build could not be written", &err);
-  bq_attempt_close(r->attempt, 0);
+  bq_running_abandon(r);
 }
 
 int bq_running_record_failure(bq_running *r, const char *message, const char *kind, int retryable, const char *log_tail,

@@ -179,7 +179,8 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
   bq_error err;
   const bq_carrier *carrier = result != NULL ? carrier_of(result) : NULL;
   if (carrier == NULL) {
-    record(d, "fault", 0, result == NULL ? fault : "notify.message gave neither mail nor http", 0);
+    const char *outcome = call->scarce ? "retry" : "fault";
+    record(d, outcome, 0, result == NULL ? fault : "notify.message gave neither mail nor http", 0);
     return;
   }
   if (d->sender->state == BQ_SENDER_CLOSING) {

@@ -86,6 +86,11 @@ static void on_expanded(bq_sender_call *call, const json_t *result, const char *
     end_event(e);
     return;
   }
+  if (call->scarce) {
+    bq_log(BQ_ERROR, "deliveries of an event can't be made now", "error", fault, NULL); // it is taken again
+    end_event(e);
+    return;
+  }
   json_t *made = json_array_get(result, 0);
   json_t *deliveries = json_object_get(made, "deliveries");
   if (made != NULL && deliveries == NULL) fault = json_string_value(json_object_get(made, "fault"));

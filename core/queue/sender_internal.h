@@ -64,6 +64,7 @@ struct bq_sender_call {
   json_t *argument;      // retained while it runs
   json_t *result;        // owned
   char fault[BQ_LINE_SIZE];
+  int scarce;            // with a fault: memory was out, which is none of the scripts
   int tries;             // a call that was ended is made once more: what ended it may have been another's
   bq_sender_answer done;
   char generation[65];   // hash of the scripts that run it

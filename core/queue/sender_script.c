@@ -12,7 +12,8 @@ static int keep_result(lua_State *L, int status, lua_KContext context) {
   bq_sender_call *call = (bq_sender_call *)context; // NOLINT(performance-no-int-to-ptr): that is how Lua hands it over
   bq_error err;
   int result = bq_lua_to_json(L, -1, &call->result, &err);
-  return result < 0 ? bq_lua_raise(L, BQ_ESCRIPT, "notify.%s: %s", call->function, err.message) : 0;
+  if (result == 0) return 0;
+  return bq_lua_raise(L, result == BQ_ENOMEM ? BQ_ENOMEM : BQ_ESCRIPT, "notify.%s: %s", call->function, err.message);
 }
 
 static int run_call(lua_State *L) {
@@ -42,6 +43,7 @@ static void on_end(void *arg, bq_end end, lua_State *L) {
   bq_handlers *handlers = call->handlers;
   if (end != BQ_END_RETURNED) {
     bq_lua_error_line(L, -1, bq_fiber_where(call->fiber), call->fault, sizeof call->fault);
+    call->scarce = end == BQ_END_ERROR && bq_lua_error_code(L, -1) == BQ_ENOMEM;
   }
   if (end == BQ_END_KILLED && start_again(call, handlers)) {
     bq_handlers_release(handlers);

@@ -535,6 +535,7 @@ int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) 
   // Whatever ended it, work may be under way in the parts: only an orderly end has waited for it.
   if (result < 0) server->abrupt = 1;
   if (result == 0) bq_log(BQ_INFO, "stopped", NULL);
+  if (result == 0 && server->abrupt) result = 1;
   free_server(server);
   return result;
 }

@@ -21,7 +21,8 @@ typedef struct bq_serve_options {
 } bq_serve_options;
 
 // Runs until SIGTERM or SIGINT. `config` is taken over. Started as root, it becomes RunAsUser first. Blocks; to be
-// called from the main thread, with no other thread running.
+// called from the main thread, with no other thread running. 1, or an error: it has not waited for the work under way,
+// whose threads still run, so the process is to end by _exit.
 int bq_serve(bq_config *config, const bq_serve_options *options, bq_error *err) BQ_MUSTCHECK;
 
 #endif

@@ -144,7 +144,8 @@ static int run_whole(bq_trial *trial, bq_error *err) {
                                     .arg = trial};
   bq_config *config = trial->config;
   trial->config = NULL;
-  return bq_serve(config, &options, err);
+  int result = bq_serve(config, &options, err);
+  return result < 0 ? result : 0;
 }
 
 int bq_trial_run(bq_config *config, const bq_trial_options *options, bq_error *err) {

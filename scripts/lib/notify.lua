@@ -60,6 +60,11 @@ local function deliveries_of(event)
   return list
 end
 
+-- Memory that is out is no fault of a rule: the event is expanded again later.
+local function is_scarce(reason)
+  return type(reason) == "table" and reason.kind == "out_of_memory" or tostring(reason):find "not enough memory$" ~= nil
+end
+
 --- The deliveries of each event, in the same order. A fault of any rule faults the whole event: nothing is half done.
 ---@param events NotificationEvent[]
 ---@return {deliveries: Delivery[]?, fault: string?}[]
@@ -67,6 +72,7 @@ function notify.expand(events)
   local results = {}
   for index, event in ipairs(events) do
     local ok, made = pcall(deliveries_of, event)
+    if not ok and is_scarce(made) then error(made, 0) end
     -- A list also when nobody is told.
     results[index] = ok and { deliveries = buildq.json.array(made) } or { fault = tostring(made) }
   end

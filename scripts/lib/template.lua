@@ -163,7 +163,8 @@ end
 function execute(run, path, data)
   local ok, compiled = pcall(compile, run.engine, path)
   if not ok then
-    if compiled:find("^there is no template") and run.path ~= path then fail(run, compiled) end
+    local missing = type(compiled) == "string" and compiled:find "^there is no template"
+    if missing and run.path ~= path then fail(run, compiled) end
     error(compiled, 0)
   end
   local block = compiled.layout and keep_block(run, path) or fill_block(run)

@@ -6,7 +6,8 @@ local http = {}
 
 ---@class ChaosAnswer
 ---@field status integer
----@field body string
+---@field head string the lines before the body
+---@field body string as it came: with the frames of its chunks, if it has any
 
 --- One request on a connection of its own, over the default luv loop. `done` is called once, with nil and a reason when
 --- no whole answer came within `seconds`: whether the server did what was asked is unknown then.
@@ -33,7 +34,7 @@ function http.send(address, method, path, options, done)
     local head, body = table.concat(chunks):match "^(HTTP/1%.1 .-\r\n\r\n)(.*)$"
     local length = head and tonumber(head:lower():match "\ncontent%-length: (%d+)")
     if not head or (length and length ~= #body) then return finish(nil, reason or "the connection ended early") end
-    finish { status = tonumber(head:match "^HTTP/1%.1 (%d+)"), body = body }
+    finish { status = tonumber(head:match "^HTTP/1%.1 (%d+)"), head = head, body = body }
   end
   local lines = { ("%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close"):format(method, path, address) }
   for name, value in pairs(options.headers or {}) do lines[#lines + 1] = name .. ": " .. value end
