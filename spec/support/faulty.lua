@@ -1,5 +1,6 @@
 -- lua5.4 spec/support/faulty.lua PORT UPSTREAM FILE: passes the requests of a web server, one a connection, on to
--- another port of loopback. What FILE says goes wrong, for as long as it is there:
+-- another port of loopback. What the first word of FILE says goes wrong, for as long as it is there; the second one is
+-- different each time:
 --
 --   500     what uploads anything is answered 500
 --   third   the third blob that comes is answered 500, once
@@ -12,12 +13,14 @@ local HALF <const> = 100000 -- bytes that pass before the cut
 local ANSWER <const> = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 local blobs = 0 -- that came since the fault began
+local last -- what FILE said then
 
 local function fault_of(request)
   local file = io.open(FILE)
-  local kind = file and file:read "l"
+  local line = file and file:read "l"
   if file then file:close() end
-  if kind ~= "third" then blobs = 0 end
+  if line ~= last then blobs, last = 0, line end
+  local kind = line and line:match "%S+"
   local method, path = request:match "^(%u+) (%S+)"
   if kind == "cut" and method == "PATCH" then return "cut" end
   if kind == "stall" and method == "PATCH" then return "stall" end

@@ -59,7 +59,9 @@ http {
     error_page 502 @cut;
     location @cut { return 444; }
     location / {
-      proxy_pass http://127.0.0.1:@faulty;
+      set $to @plain;
+      if (-f @/fault) { set $to @faulty; }
+      proxy_pass http://127.0.0.1:$to;
       proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-Proto https;
       proxy_request_buffering off;
@@ -70,7 +72,9 @@ http {
     auth_basic "forge";
     auth_basic_user_file @/users;
     location / {
-      proxy_pass http://127.0.0.1:@faulty;
+      set $to @plain;
+      if (-f @/fault) { set $to @faulty; }
+      proxy_pass http://127.0.0.1:$to;
       proxy_set_header Host $http_host;
       proxy_request_buffering off;
     }
@@ -251,7 +255,8 @@ function Forge:fault(kind, detail)
   elseif kind == "vanish" then
     process.write(self.directory .. "/vanish", ("/%s.git\n"):format(detail))
   elseif kind then
-    process.write(self.directory .. "/fault", kind .. "\n")
+    self.faults = (self.faults or 0) + 1
+    process.write(self.directory .. "/fault", ("%s %d\n"):format(kind, self.faults))
   end
 end
 
