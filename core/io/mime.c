@@ -1,12 +1,15 @@
 #include "io/mime.h"
 
 #include <gmime/gmime.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/utf8.h"
 
 enum { MAX_ADDRESS = 254 };
+
+static pthread_once_t begun = PTHREAD_ONCE_INIT;
 
 int bq_mime_is_address(const char *text) {
   const char *at = strrchr(text, '@');
@@ -147,7 +150,7 @@ static int write_out(GMimeMessage *message, char **out, size_t *length, bq_error
 int bq_mime_write(const bq_mime_mail *mail, char **out, size_t *length, bq_error *err) {
   *out = NULL;
   *length = 0;
-  g_mime_init(); // counted: only the first does anything
+  (void)pthread_once(&begun, g_mime_init);
   GMimeMessage *message = g_mime_message_new(TRUE);
   int result = add_address(message, GMIME_ADDRESS_TYPE_FROM, mail->from_name, mail->from_address, err);
   if (result == 0) result = add_address(message, GMIME_ADDRESS_TYPE_TO, mail->to_name, mail->to_address, err);

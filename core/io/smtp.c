@@ -32,7 +32,8 @@ typedef struct mail {
   struct curl_slist *to;      // owned
   char *from;                 // owned; with angle brackets, as `to`
   bq_smtp_account account;    // strings are owned
-  char *bytes;                // owned
+  bq_content content;
+  char *bytes;                // owned; made on the thread
   size_t length;
   size_t taken;               // by libcurl
   char reply[MAX_REPLY];      // the last one's text; several lines are one
@@ -312,6 +313,11 @@ static void send_work(bq_task *task) {
     (void)snprintf(m->reply, sizeof m->reply, "the server ended");
     return;
   }
+  if (m->content.make(m->content.arg, &m->bytes, &m->length, &err) < 0) {
+    if (err.code == BQ_EINVAL) m->outcome = BQ_TRANSPORT_DEAD;
+    (void)snprintf(m->reply, sizeof m->reply, "%s", err.message);
+    return;
+  }
   curl_easy_reset(m->line->easy); // the connection stays
   CURLcode result = set_account(m->line->easy, &m->account);
   if (result == CURLE_OK) result = set_mail(m);
@@ -355,8 +361,8 @@ static int copy_account(bq_smtp_account *to, const bq_smtp_account *from) {
          to->token != NULL;
 }
 
-int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
-                 size_t length, bq_transport_done done, void *arg, bq_error *err) {
+int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to,
+                 const bq_content *content, bq_transport_done done, void *arg, bq_error *err) {
   if (!bq_mime_is_address(to)) return bq_fail(err, BQ_EINVAL, "\"%.200s\" is no mail address", to);
   if (!bq_mime_is_address(from)) {
     return bq_fail(err, BQ_EUNAVAIL, "Email.FromAddress (\"%.200s\") is no mail address", from);
@@ -368,7 +374,7 @@ int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from
   m->smtp = smtp;
   m->done = done;
   m->arg = arg;
-  m->length = length;
+  m->content = *content;
   m->from = bq_format("<%s>", from);
   (void)snprintf(envelope, sizeof envelope, "<%s>", to);
   m->to = curl_slist_append(NULL, envelope);
@@ -377,10 +383,8 @@ int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from
   if (!copy_account(&m->account, account) || m->from == NULL || m->to == NULL || m->line == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
   }
-  m->bytes = bytes;
   if (result == 0) result = bq_pool_submit(smtp->pool, &m->task, err);
   if (result == 0) return 0;
-  m->bytes = NULL; // still the caller's
   if (m->line != NULL) give_line(smtp, m->line);
   free_mail(m);
   return result;

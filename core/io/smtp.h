@@ -45,10 +45,10 @@ int bq_smtp_new(bq_smtp **out, bq_loop *loop, unsigned threads, bq_error *err) B
 // afterwards.
 void bq_smtp_free(bq_smtp *smtp); // NULL is fine
 
-// Sends `bytes` (taken over on success; CRLF at the end of each line) from one address to another. `account` is copied.
-// `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM, BQ_ELIMIT (too many wait).
-int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to, char *bytes,
-                 size_t length, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
+// Sends a mail (CRLF at the end of each line) from one address to another. `account` is copied, `content` is asked on the
+// mail's thread. `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM, BQ_ELIMIT (too many wait).
+int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to,
+                 const bq_content *content, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
 
 // Connects, encrypts, logs in, and says goodbye. Blocks; any thread. BQ_EUNAVAIL with the server's words, or what
 // failed.

@@ -2,7 +2,17 @@
 #ifndef BQ_IO_TRANSPORT_H
 #define BQ_IO_TRANSPORT_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+#include "base/error.h"
+
+// Bytes that are made where they are needed, on the thread that sends them.
+typedef struct bq_content {
+  // `*bytes` (bq_free) and their `*length`. BQ_EINVAL: they can't be made, and never will; anything else may go well later.
+  int (*make)(void *arg, char **bytes, size_t *length, bq_error *err);
+  void *arg; // stays until the end was told
+} bq_content;
 
 typedef enum bq_transport_outcome {
   BQ_TRANSPORT_SENT,

@@ -13,8 +13,7 @@ typedef struct mail_file {
   bq_task task; // first
   char *directory; // owned
   char *path;      // owned
-  char *bytes;     // owned
-  size_t length;
+  bq_content content;
   bq_transport_done done;
   void *arg;
   bq_error error;
@@ -32,53 +31,56 @@ static int write_all(int fd, const char *bytes, size_t length) {
 }
 
 // Whoever looks into the directory sees a whole mail or none.
-static void write_work(bq_task *task) {
-  mail_file *file = (mail_file *)task;
-  char *temporary = bq_format("%s.new", file->path);
-  if (temporary == NULL) {
-    (void)bq_fail(&file->error, BQ_ENOMEM, "out of memory for a mail");
-    return;
-  }
+static void write_file(mail_file *file, const char *temporary, const char *bytes, size_t length) {
   if (mkdir(file->directory, 0750) < 0 && errno != EEXIST) {
     (void)bq_fail_errno(&file->error, errno, "can't make %s", file->directory);
-    bq_free(temporary);
     return;
   }
   int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
-  int failed = fd < 0 || write_all(fd, file->bytes, file->length) < 0 || fsync(fd) < 0;
+  int failed = fd < 0 || write_all(fd, bytes, length) < 0 || fsync(fd) < 0;
   if (fd >= 0 && close(fd) < 0) failed = 1;
   if (failed || rename(temporary, file->path) < 0) {
     (void)bq_fail_errno(&file->error, errno, "can't write %s", file->path);
     (void)unlink(temporary);
   }
+}
+
+static void write_work(bq_task *task) {
+  mail_file *file = (mail_file *)task;
+  char *bytes = NULL;
+  size_t length = 0;
+  char *temporary = bq_format("%s.new", file->path);
+  if (temporary == NULL) (void)bq_fail(&file->error, BQ_ENOMEM, "out of memory for a mail");
+  else if (file->content.make(file->content.arg, &bytes, &length, &file->error) == 0) {
+    write_file(file, temporary, bytes, length);
+  }
+  bq_free(bytes);
   bq_free(temporary);
 }
 
 static void free_file(mail_file *file) {
   bq_free(file->directory);
   bq_free(file->path);
-  bq_free(file->bytes);
   bq_free(file);
 }
 
 static void write_done(bq_task *task) {
   mail_file *file = (mail_file *)task;
-  const bq_transport_result result = {.outcome = file->error.code == 0 ? BQ_TRANSPORT_SENT : BQ_TRANSPORT_RETRY,
-                                      .reply = file->error.code == 0 ? file->path : file->error.message};
+  int code = file->error.code;
+  const bq_transport_result result = {.outcome = code == 0           ? BQ_TRANSPORT_SENT
+                                                 : code == BQ_EINVAL ? BQ_TRANSPORT_DEAD
+                                                                     : BQ_TRANSPORT_RETRY,
+                                      .reply = code == 0 ? file->path : file->error.message};
   file->done(file->arg, &result);
   free_file(file);
 }
 
-int bq_mail_write(bq_server *server, const char *name, char *bytes, size_t length, bq_transport_done done, void *arg,
+int bq_mail_write(bq_server *server, const char *name, const bq_content *content, bq_transport_done done, void *arg,
                   bq_error *err) {
   int result = 0;
   mail_file *file = bq_alloc(sizeof *file);
-  if (file == NULL) {
-    bq_free(bytes);
-    return bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
-  }
-  *file = (mail_file){.task = {.work = write_work, .done = write_done}, .bytes = bytes, .length = length, .done = done,
-                      .arg = arg};
+  if (file == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
+  *file = (mail_file){.task = {.work = write_work, .done = write_done}, .content = *content, .done = done, .arg = arg};
   file->directory = bq_format("%s/outbox", server->config->state_directory);
   file->path = bq_format("%s/outbox/%s", server->config->state_directory, name);
   if (file->directory == NULL || file->path == NULL) result = bq_fail(err, BQ_ENOMEM, "out of memory for a mail");

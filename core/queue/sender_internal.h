@@ -119,8 +119,8 @@ int bq_message_thread(char **out, const bq_server *server, const json_t *deliver
 int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const bq_outgoing *what,
                   bq_error *err) BQ_MUSTCHECK;
 int bq_mail_send(bq_server *server, const bq_outgoing *what, bq_transport_done done, void *arg, bq_error *err);
-// Writes `bytes` (taken over) as StateDirectory/outbox/`name`, on the blocking pool.
-int bq_mail_write(bq_server *server, const char *name, char *bytes, size_t length, bq_transport_done done, void *arg,
+// Writes StateDirectory/outbox/`name`, on the blocking pool.
+int bq_mail_write(bq_server *server, const char *name, const bq_content *content, bq_transport_done done, void *arg,
                   bq_error *err);
 
 #endif

@@ -63,6 +63,14 @@ describe("a template", function()
     assert.matches("more than 10 templates", fails("{% include 't.html' %}"))
   end)
 
+  it("escapes a character alone as beside others", function() -- what needs nothing is not searched further
+    for byte = 0, 127 do
+      local char = string.char(byte)
+      assert.equal(render("{{ x }}", { x = char .. "<" }), render("{{ x }}", { x = char }) .. "&lt;")
+      assert.equal(plain("{{ x }}", { x = char .. "\1" }), plain("{{ x }}", { x = char }))
+    end
+  end)
+
   it("escapes for the place a value stands in", function()
     local evil = [[<script>alert("x")</script>&' ]]
     assert.equal("<p>&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&#39; </p>", render("<p>{{ x }}</p>",

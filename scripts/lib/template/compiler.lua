@@ -17,13 +17,12 @@ local compiler = {}
 
 local MAX_DEPTH <const> = 50
 local PRELUDE <const> = [[
-local put, value, field, filter, truth, items, include, block, line, null,
-  same, other, less, at_most, more, at_least = ...
-return function(data)
+local put, value, field, filter, truth, items, include, block, null, same, other, less, at_most, more, at_least = ...
+return function(run, data)
 ]]
 
 ---@class Compiled
----@field code string Lua: a chunk that is given the helpers of template.lua and returns function(data)
+---@field code string Lua: a chunk that is given the helpers of template.lua and returns function(run, data)
 ---@field layout string? path of the layout
 ---@field blocks string[] names, in order
 
@@ -55,14 +54,14 @@ end
 local function put_text(c, text)
   if text == "" then return end
   if c.place then html.read(c.place, text) end
-  emit(c, "put(%q)", text)
+  emit(c, "put(run, %q)", text)
 end
 
 local function put_value(c, text)
   local how, refusal = "plain", nil
   if c.place then how, refusal = html.escaping(c.place) end
   if not how then fail(c, refusal) end
-  emit(c, "line(%d) value(%q, %s)", c.line, how, compile_expression(c, text))
+  emit(c, "run.line = %d value(run, %q, %s)", c.line, how, compile_expression(c, text))
 end
 
 -- What stands open is kept with the place it began at: each branch begins there, and all must end alike.
@@ -87,7 +86,7 @@ end
 local TAGS = {}
 
 TAGS["if"] = function(c, rest)
-  emit(c, "line(%d) if truth(%s) then", c.line, compile_expression(c, rest))
+  emit(c, "run.line = %d if truth(run, %s) then", c.line, compile_expression(c, rest))
   enter(c, "if")
 end
 
@@ -100,7 +99,7 @@ end
 
 TAGS["elseif"] = function(c, rest)
   end_branch(c, top(c, "elseif", { ["if"] = true }))
-  emit(c, "else line(%d) if truth(%s) then", c.line, compile_expression(c, rest))
+  emit(c, "else run.line = %d if truth(run, %s) then", c.line, compile_expression(c, rest))
   local entry = c.open[#c.open]
   entry.extra_ends = (entry.extra_ends or 0) + 1
 end
@@ -127,7 +126,8 @@ TAGS["for"] = function(c, rest)
   for known, lua in pairs(c.scope) do scope[known] = lua end
   local depth = #c.open
   scope[name], scope.loop = ("item%d"):format(depth), ("loop%d"):format(depth)
-  emit(c, "do line(%d) local empty = true for loop%d, item%d in items(%s) do empty = false", c.line, depth, depth, code)
+  emit(c, "do run.line = %d local empty = true", c.line)
+  emit(c, "for loop%d, item%d in items(run, %s) do empty = false", depth, depth, code)
   c.scope = scope
 end
 
@@ -160,7 +160,7 @@ end
 
 function TAGS.include(c, rest)
   need_text_place(c, "include")
-  emit(c, "line(%d) include(%q, data)", c.line, path_argument(c, "include", rest))
+  emit(c, "run.line = %d include(run, %q, data)", c.line, path_argument(c, "include", rest))
 end
 
 function TAGS.layout(c, rest)
@@ -177,7 +177,7 @@ function TAGS.block(c, rest)
   c.block_names[rest] = true
   c.blocks[#c.blocks + 1] = rest
   enter(c, "block", { name = rest })
-  emit(c, "line(%d) block(%q, data, function(data)", c.line, rest)
+  emit(c, "run.line = %d block(run, %q, data, function(run, data)", c.line, rest)
 end
 
 local function do_tag(c, inside)

@@ -15,6 +15,7 @@ end
 ---@param text string
 ---@return string
 function escape.html(text)
+  if not text:find("[\0-\8\11\12\14-\31\127&<>\"'\226]") then return text end -- as most are
   return (without_directions(text):gsub("[\0-\8\11\12\14-\31\127]", ""):gsub("[&<>\"']", ENTITIES))
 end
 
@@ -49,6 +50,7 @@ end
 ---@param text string
 ---@return string
 function escape.plain(text)
+  if not text:find("[\0-\8\11-\31\127\226]") then return text end
   return (without_directions(text):gsub("\r\n?", "\n"):gsub("[\0-\8\11-\31\127]", ""))
 end
 

@@ -82,16 +82,16 @@ local parse_or, parse_pipe
 
 -- A variable and what is below it. Each look-up names the whole path, so that a message can.
 local function parse_path(tokens, name)
-  local code = tokens.scope[name] or ("field(data, %q, %q)"):format(name, name)
+  local code = tokens.scope[name] or ("field(run, data, %q, %q)"):format(name, name)
   local path = name
   while true do
     if take(tokens, ".") then
       local key = take_name(tokens, "a name after .")
       path = path .. "." .. key
-      code = ("field(%s, %q, %q)"):format(code, key, path)
+      code = ("field(run, %s, %q, %q)"):format(code, key, path)
     elseif take(tokens, "[") then
       path = path .. "[…]"
-      code = ("field(%s, %s, %q)"):format(code, parse_or(tokens), path)
+      code = ("field(run, %s, %s, %q)"):format(code, parse_or(tokens), path)
       expect(tokens, "]")
     else
       return code
@@ -130,23 +130,23 @@ local function parse_compare(tokens)
   local operation = token and token.kind == "symbol" and COMPARISONS[token.text]
   if not operation then return left end
   tokens.at = tokens.at + 1
-  return ("%s(%s, %s)"):format(operation, left, parse_value(tokens))
+  return ("%s(run, %s, %s)"):format(operation, left, parse_value(tokens))
 end
 
 local function parse_not(tokens)
-  if take(tokens, "not") then return ("(not truth(%s))"):format(parse_not(tokens)) end
+  if take(tokens, "not") then return ("(not truth(run, %s))"):format(parse_not(tokens)) end
   return parse_compare(tokens)
 end
 
 local function parse_and(tokens)
   local code = parse_not(tokens)
-  while take(tokens, "and") do code = ("(truth(%s) and truth(%s))"):format(code, parse_not(tokens)) end
+  while take(tokens, "and") do code = ("(truth(run, %s) and truth(run, %s))"):format(code, parse_not(tokens)) end
   return code
 end
 
 function parse_or(tokens)
   local code = parse_and(tokens)
-  while take(tokens, "or") do code = ("(truth(%s) or truth(%s))"):format(code, parse_and(tokens)) end
+  while take(tokens, "or") do code = ("(truth(run, %s) or truth(run, %s))"):format(code, parse_and(tokens)) end
   return code
 end
 
@@ -157,7 +157,7 @@ local function parse_filter(tokens, code)
   if take(tokens, ":") then
     repeat args[#args + 1] = parse_or(tokens) until not take(tokens, ",")
   end
-  return ("filter(%q, %s)"):format(name, table.concat(args, ", "))
+  return ("filter(run, %q, %s)"):format(name, table.concat(args, ", "))
 end
 
 function parse_pipe(tokens)
@@ -167,7 +167,7 @@ function parse_pipe(tokens)
 end
 
 --- Lua code that computes the expression. It calls field, filter, truth and the comparisons, which the caller provides,
---- and reads `data` and `null`.
+--- and reads `run`, `data` and `null`.
 ---@param text string
 ---@param scope table<string, string>
 ---@param is_known_filter fun(name: string): boolean
