@@ -11,6 +11,7 @@ SANITIZE ?=
 FUZZ_SECONDS ?= 60
 CHAOS_SECONDS ?= 300
 TORTURE_SECONDS ?= 3600
+SOAK_BUILDS ?= 1000000
 JOBS     ?= 2
 # V=1 shows the commands.
 SAY       = $(if $(V),,@echo "  $(1) $@";)
@@ -41,7 +42,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(BUILD)/tests/%,$(wildcard tests/bench/b
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SPECS    := $(shell find spec $(if $(MAIN),,-path spec/server -prune -o) -name '*_spec.lua' -print 2>/dev/null | sort)
 
-.PHONY: templates-manual mail-screenshots all run test unit spec lint asan tsan fuzz bench chaos torture install clean help packages
+.PHONY: templates-manual mail-screenshots all run test unit spec lint asan tsan fuzz bench chaos torture soak install clean help packages
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/buildq ## build the program at build/buildq
@@ -125,6 +126,10 @@ torture: packages-test ## fail each call that can fail, one at a time (TORTURE_S
 torture-run: $(BUILD)/buildq-torture
 	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/torture/run.lua --seconds $(TORTURE_SECONDS) \
 	  $(if $(TORTURE_SAMPLE),--sample $(TORTURE_SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: packages-test ## builds that do nothing, SOAK_BUILDS (1,000,000) of them: whether memory, files and tables stay flat
+	@$(MAKE) --no-print-directory -j$(JOBS) all >&2
+	@BUILDQ_BUILD=$(BUILD) lua5.4 tests/soak.lua $(SOAK_BUILDS)
 
 mail-screenshots: packages-screenshots all ## draw every mail with Chromium into build/mails (320 and 800 pixels, light and dark)
 	@BUILDQ_BUILD=$(BUILD) lua5.4 /usr/bin/busted tests/mail_screenshots.lua && echo build/mails/index.html

@@ -3,6 +3,7 @@
 //
 // One timer; each kind of work has its own period. Rows go in small batches.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -20,8 +21,17 @@ enum {
   SWEEP_TICKS = 12,        // between two sweeps: a minute
   HOUR_TICKS = 720,        // between two looks for rows that nothing needs any more
   RETENTION_BATCH = 200,   // builds of one statement
-  PURGE_BATCH = 5000       // rows of history or keys of one statement
+  PURGE_BATCH = 5000,      // rows of history or keys of one statement
+  PURGES = 16              // kinds of rows, at most
 };
+
+// Old rows of one kind.
+typedef struct purge {
+  bq_janitor *janitor;
+  const char *statement;
+  int days;             // its first parameter; 0: it has none
+  int busy;             // a batch is under way
+} purge;
 
 struct bq_janitor {
   bq_server *server;   // borrowed
@@ -38,6 +48,7 @@ struct bq_janitor {
   bq_task old_files_task;  // old files of mails
   int cleaning_old_files;
   int stopped;
+  purge purges[PURGES];
 };
 
 static void on_tick(void *arg);
@@ -117,23 +128,39 @@ static void look_at_disk(bq_janitor *janitor) {
 
 // Rows --------------------------------------------------------------------------------------------------------------
 
+static void purge_batch(purge *p);
+
+// A full batch is followed by the next: what comes in a minute may be more than one.
 static void on_purged(void *arg, const bq_pg_result *result) {
-  (void)arg;
-  if (result->error != NULL && result->error->code == BQ_EDATABASE) bq_log_error("old rows stay", result->error);
+  purge *p = arg;
+  p->busy = 0;
+  if (result->error != NULL) {
+    if (result->error->code == BQ_EDATABASE) bq_log_error("old rows stay", result->error);
+  } else if (strtol(PQcmdTuples(result->rows), NULL, 10) == PURGE_BATCH && !p->janitor->stopped) {
+    purge_batch(p);
+  }
 }
 
-static void purge(bq_janitor *janitor, const char *statement, int days) {
+static void purge_batch(purge *p) {
   char days_text[16];
   char batch[16];
   bq_error err;
-  (void)snprintf(days_text, sizeof days_text, "%d", days);
+  (void)snprintf(days_text, sizeof days_text, "%d", p->days);
   (void)snprintf(batch, sizeof batch, "%d", PURGE_BATCH);
   const char *params[] = {days_text, batch};
-  int with_days = days > 0;
-  if (bq_store_query(janitor->server->store, statement, with_days ? 2 : 1, with_days ? params : params + 1, on_purged,
-                     NULL, &err) < 0) {
-    bq_log_error("old rows stay", &err);
-  }
+  int with_days = p->days > 0;
+  p->busy = bq_store_query(p->janitor->server->store, p->statement, with_days ? 2 : 1, with_days ? params : params + 1,
+                           on_purged, p, &err) == 0;
+  if (!p->busy) bq_log_error("old rows stay", &err);
+}
+
+// `statement` is a literal: each has a place of its own.
+static void begin_purge(bq_janitor *janitor, const char *statement, int days) {
+  purge *p = janitor->purges;
+  while (p->statement != NULL && strcmp(p->statement, statement) != 0) p++;
+  if (p->busy) return;
+  *p = (purge){.janitor = janitor, .statement = statement, .days = days};
+  purge_batch(p);
 }
 
 static void retain(bq_janitor *janitor);
@@ -183,12 +210,12 @@ static void clean_old_files(bq_janitor *janitor) {
 
 static void purge_what_nothing_needs(bq_janitor *janitor) {
   const bq_config *config = janitor->server->config;
-  purge(janitor, "purge_manifests", 0);
-  purge(janitor, "purge_generations", config->history_retention_days);
-  purge(janitor, "purge_statistics", config->history_retention_days);
-  purge(janitor, "purge_sources", 0);
+  begin_purge(janitor, "purge_manifests", 0);
+  begin_purge(janitor, "purge_generations", config->history_retention_days);
+  begin_purge(janitor, "purge_statistics", config->history_retention_days);
+  begin_purge(janitor, "purge_sources", 0);
   // A build's files are found by its node: nodes stay longer than builds.
-  purge(janitor, "purge_nodes", config->completed_build_retention_days + config->history_retention_days);
+  begin_purge(janitor, "purge_nodes", config->completed_build_retention_days + config->history_retention_days);
 }
 
 // Builds that no server can take: somebody should know, at once and each minute as long as it is so.
@@ -221,10 +248,10 @@ static void on_tick(void *arg) {
   bq_horizon_look(janitor->horizon);
   if (janitor->ticks++ % SWEEP_TICKS == 0) {
     retain(janitor);
-    purge(janitor, "purge_history", janitor->server->config->history_retention_days);
-    purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
-    purge(janitor, "purge_deliveries", janitor->server->config->history_retention_days);
-    purge(janitor, "purge_keys", 0);
+    begin_purge(janitor, "purge_history", janitor->server->config->history_retention_days);
+    begin_purge(janitor, "purge_schedule_runs", janitor->server->config->history_retention_days);
+    begin_purge(janitor, "purge_deliveries", janitor->server->config->history_retention_days);
+    begin_purge(janitor, "purge_keys", 0);
     clean_old_files(janitor);
     if (janitor->ticks % HOUR_TICKS == 1) purge_what_nothing_needs(janitor);
     bq_sweep_begin(janitor->sweep);

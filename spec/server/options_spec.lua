@@ -154,10 +154,11 @@ describe("an option of the database", function()
     server.config.BuildQueue.HistoryRetentionDays = 12
     server:write_config()
     age(young, 11)
+    -- More than one batch: they all go in one round.
     server:sql(("insert into build_events (build_id, seq, at, type, attempt, round) "
-      .. "values ('%s', 9000, now() - interval '13 days', 'x', 1, 0)"):format(young))
+      .. "select '%s', n, now() - interval '13 days', 'x', 1, 0 from generate_series(9000, 21000) as n"):format(young))
     server:launch()
-    server:wait_for(function() return events(young) == kept[2] end, 20, "the oldest event to go")
+    server:wait_for(function() return events(young) == kept[2] end, 20, "the oldest events to go")
     server:stop()
   end)
 end)
