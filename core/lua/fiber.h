@@ -78,6 +78,7 @@ typedef struct bq_vm_options {
   int64_t cpu_us;          // all slices of the fibers together; reaching it kills the vm; 0: no bound
   const char *noun;        // what messages call it: "policy"; NULL: pipeline on a pool, handler on the loop
   void *owner;             // what bindings find with bq_vm_owner: the attempt, the exchange, …
+  unsigned lent;           // not 0: its memory is freed as a whole, no __gc runs, and it can be lent again; the stock's era
 } bq_vm_options;
 
 // The state has the libraries of lua/stdlib.h and no globals. Nothing is bounded by memory_bytes before bq_vm_lend.
@@ -88,12 +89,26 @@ void bq_vm_lend(bq_vm *vm);
 
 lua_State *bq_vm_state(bq_vm *vm);
 bq_vm *bq_vm_of(lua_State *L);
+// What lives as long as the vm: `release` is called with it behind the state's end.
+void bq_vm_set_extra(bq_vm *vm, void *extra, void (*release)(void *extra));
+void *bq_vm_extra(const bq_vm *vm);
 void *bq_vm_owner(bq_vm *vm);
 void bq_vm_set_owner(bq_vm *vm, void *owner);
 bq_loop *bq_vm_loop(bq_vm *vm);
 // Loop thread; also from inside on_end. Fibers that are left don't run again and their on_end is not called. Operations
 // under way are cancelled, and released after their completion. With a slice under way the memory is freed after it.
 void bq_vm_free(bq_vm *vm);
+
+// For lua/stock.c, between slices. bq_vm_options.lent.
+unsigned bq_vm_lent(const bq_vm *vm);
+// Keeps a copy of a lent vm's memory as it is now; 0: it can't be kept.
+int bq_vm_make_image(bq_vm *vm) BQ_MUSTCHECK;
+int bq_vm_has_image(const bq_vm *vm);
+// Like bq_vm_free, but then the state is what it was when its image was made, byte for byte. 0: it must be freed, since it
+// has none, or a slice is under way.
+int bq_vm_renew(bq_vm *vm) BQ_MUSTCHECK;
+// Before its next use: with these options, fresh budgets and other random numbers.
+void bq_vm_lend_again(bq_vm *vm, const bq_vm_options *options);
 
 // Runs the function and `nargs` arguments on top of L's stack now, on the calling thread, for what can't wait: loading
 // a module, a self-check. Only while no slice is under way. Bounded like any stretch that can't be interrupted.

@@ -8,7 +8,7 @@
 #include "lua/errors.h"
 #include "lua/stdlib.h"
 
-// What a script vm carries. A userdata in its registry, so that it lives exactly as long as the state.
+// What a script vm carries: its extra.
 typedef struct script_vm {
   bq_generation *generation;    // retained
   const bq_lua_module *modules; // borrowed
@@ -17,20 +17,14 @@ typedef struct script_vm {
   int loaded;                   // registry reference: module name → value
 } script_vm;
 
-// The address is the registry's key.
-static const char script_vm_key = 0;
-
 static script_vm *find(lua_State *L) {
-  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, &script_vm_key);
-  script_vm *script = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  return script;
+  const bq_vm *vm = bq_vm_of(L);
+  return vm != NULL ? bq_vm_extra(vm) : NULL;
 }
 
 int bq_script_is_own(lua_State *L, const char *path) {
-  if (!lua_checkstack(L, 1)) return 0;
   const script_vm *script = find(L);
-  if (script == NULL || script->generation == NULL) return 0;
+  if (script == NULL) return 0;
   const bq_source *source = bq_sources_find(bq_generation_sources(script->generation), path);
   return source != NULL && source->overlaid;
 }
@@ -51,11 +45,10 @@ void bq_script_push_loaded(lua_State *L) {
   (void)lua_rawgeti(L, LUA_REGISTRYINDEX, find(L)->loaded);
 }
 
-static int free_script_vm(lua_State *L) {
-  script_vm *script = lua_touserdata(L, 1);
+static void release_script_vm(void *extra) {
+  script_vm *script = extra;
   bq_generation_release(script->generation);
-  script->generation = NULL;
-  return 0;
+  bq_free(script);
 }
 
 static void push_chunk(lua_State *L, const char *path) {
@@ -174,17 +167,9 @@ void bq_script_push_loader(lua_State *L) {
   lua_pushcfunction(L, load_script);
 }
 
-// Runs inside bq_vm_call: everything here may raise. Argument: the script_vm to take over, a light userdata.
+// Runs inside bq_vm_call: everything here may raise.
 static int set_up(lua_State *L) {
-  const script_vm *from = lua_touserdata(L, 1);
-  script_vm *script = lua_newuserdatauv(L, sizeof *script, 0);
-  *script = (script_vm){.modules = from->modules, .services = from->services};
-  lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, free_script_vm);
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  script->generation = bq_generation_retain(from->generation);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &script_vm_key);
+  script_vm *script = find(L);
   bq_vm_new_env(L);
   script->env = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_newtable(L);
@@ -199,16 +184,20 @@ int bq_script_vm_new(bq_vm **out, const bq_vm_options *options, bq_generation *g
   int result = bq_vm_new(&vm, options, err);
   if (result < 0) return result;
   bq_vm_set_require(vm, script_require);
-  script_vm script = {.generation = generation, .modules = modules, .services = services};
-  lua_State *L = bq_vm_state(vm);
-  lua_pushcfunction(L, set_up);
-  lua_pushlightuserdata(L, &script);
-  result = bq_vm_call(vm, L, 1, 0, err);
-  if (result < 0) {
-    bq_vm_free(vm);
-    return result;
+  script_vm *script = bq_alloc(sizeof *script);
+  if (script == NULL) {
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
+    goto cleanup;
   }
+  *script = (script_vm){.generation = bq_generation_retain(generation), .modules = modules, .services = services};
+  bq_vm_set_extra(vm, script, release_script_vm);
+  lua_pushcfunction(bq_vm_state(vm), set_up);
+  result = bq_vm_call(vm, bq_vm_state(vm), 0, 0, err);
+  if (result < 0) goto cleanup;
   bq_vm_lend(vm);
   *out = vm;
-  return 0;
+  vm = NULL;
+cleanup:
+  bq_vm_free(vm);
+  return result;
 }

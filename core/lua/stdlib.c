@@ -12,6 +12,7 @@
 static const char base_key = 0;   // the table of all globals of the library
 static const char env_key = 0;    // the metatable of environments
 static const char locked_key = 0; // in a view's metatable: it is one
+static const char seed_key = 0;   // math.randomseed
 
 static int refuse_write(lua_State *L) {
   return luaL_error(L, "%s is read-only", lua_tostring(L, lua_upvalueindex(1)));
@@ -113,14 +114,19 @@ static void open_math(lua_State *L) {
   static const char *const dropped[] = {"atan2", "cosh", "frexp", "ldexp", "log10", "pow", "sinh", "tanh", NULL};
   open_stock(L, "math", luaopen_math);
   drop(L, dropped);
+  lua_getfield(L, -1, "randomseed");
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &seed_key);
+  bq_stdlib_reseed(L);
+}
+
+void bq_stdlib_reseed(lua_State *L) {
   lua_Integer seed[2] = {0, 0};
   // Without the kernel's bits there still are those that luaopen_math took from the clock and an address.
-  if (getrandom(seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed) {
-    lua_getfield(L, -1, "randomseed");
-    lua_pushinteger(L, seed[0]);
-    lua_pushinteger(L, seed[1]);
-    lua_call(L, 2, 0);
-  }
+  if (getrandom(seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed) return;
+  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, &seed_key);
+  lua_pushinteger(L, seed[0]);
+  lua_pushinteger(L, seed[1]);
+  if (lua_pcall(L, 2, 0, 0) != LUA_OK) lua_pop(L, 1);
 }
 
 static void open_string(lua_State *L) {

@@ -15,6 +15,9 @@
 // Fills the state of a new vm (bq_vm_new does it). May raise for want of memory.
 void bq_stdlib_open(lua_State *L);
 
+// Gives math.random other numbers than any state has had. No memory is needed for it.
+void bq_stdlib_reseed(lua_State *L);
+
 // Pushes a fresh globals table for one build or one generation's handlers: it inherits the library; _G is itself.
 // May raise for want of memory.
 void bq_vm_new_env(lua_State *L);

@@ -43,67 +43,12 @@ int bq_vm_is_out_of_memory(const bq_vm *vm) {
   return vm->out_of_memory;
 }
 
-// Lua's objects are small, come in few sizes, and are freed many at a time: a list for each size serves most of them
-// without going through malloc.
-static int block_class(size_t size) {
-  return (int)((size - 1) / BQ_BLOCK_STEP);
-}
-
-static int is_small(size_t size) {
-  return size > 0 && size <= (size_t)BQ_BLOCK_STEP * BQ_BLOCK_SIZES;
-}
-
-static void *take_block(bq_vm *vm, size_t size) {
-  if (!is_small(size)) return bq_realloc(NULL, size);
-  int class = block_class(size);
-  size_t whole = (size_t)(class + 1) * BQ_BLOCK_STEP;
-  void *block = vm->blocks[class];
-  if (block == NULL) return bq_realloc(NULL, whole);
-  memcpy(&vm->blocks[class], block, sizeof(void *));
-  vm->block_bytes -= whole;
-  return block;
-}
-
-static void give_block(bq_vm *vm, void *block, size_t size) {
-#ifdef __SANITIZE_ADDRESS__ // which is to see what is used after its end
-  bq_free(block);
-  return;
-#endif
-  if (!is_small(size) || vm->block_bytes >= BQ_BLOCK_SPARE) {
-    bq_free(block);
-    return;
-  }
-  int class = block_class(size);
-  memcpy(block, &vm->blocks[class], sizeof(void *));
-  vm->blocks[class] = block;
-  vm->block_bytes += (size_t)(class + 1) * BQ_BLOCK_STEP;
-}
-
-static void free_blocks(bq_vm *vm) {
-  for (int class = 0; class < BQ_BLOCK_SIZES; class++) {
-    for (void *block = vm->blocks[class], *next; block != NULL; block = next) {
-      memcpy(&next, block, sizeof next);
-      bq_free(block);
-    }
-  }
-}
-
-static void *resize_block(bq_vm *vm, void *old, size_t old_size, size_t size) {
-  if (!is_small(old_size) && !is_small(size)) return bq_realloc(old, size);
-  if (is_small(old_size) && is_small(size) && block_class(old_size) == block_class(size)) return old;
-  void *block = take_block(vm, size);
-  if (block == NULL) return NULL;
-  memcpy(block, old, old_size < size ? old_size : size);
-  give_block(vm, old, old_size);
-  return block;
-}
-
 static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
   bq_vm *vm = arg;
   if (old == NULL) old_size = 0; // then it is the kind of the object
   size_t used = atomic_load_explicit(&vm->memory, memory_order_relaxed);
   if (size == 0) {
-    if (old != NULL) give_block(vm, old, old_size);
+    if (old != NULL) bq_blocks_give(&vm->blocks, old, old_size);
     atomic_store_explicit(&vm->memory, used - old_size, memory_order_relaxed);
     return NULL;
   }
@@ -113,7 +58,7 @@ static void *allocate(void *arg, void *old, size_t old_size, size_t size) {
     vm->memory_refused = 1;
     return NULL;
   }
-  void *block = old != NULL ? resize_block(vm, old, old_size, size) : take_block(vm, size);
+  void *block = bq_blocks_resize(&vm->blocks, old, old_size, size);
   if (block == NULL) return size <= old_size ? old : NULL; // Lua relies on shrinking
   if (size > old_size) {
     vm->memory_refused = 0;
@@ -134,19 +79,34 @@ static int open_libraries(lua_State *L) {
   return 0;
 }
 
+// All but the state, what it is made of, and what it is for.
+static void reset(bq_vm *vm) {
+  *vm = (bq_vm){.L = vm->L,
+                .options = vm->options,
+                .blocks = vm->blocks,
+                .retry = vm->retry,
+                .print = vm->print,
+                .require = vm->require,
+                .extra = vm->extra,
+                .release_extra = vm->release_extra,
+                .image_bytes = vm->image_bytes,
+                .memory_limit = SIZE_MAX,
+                .collect_at = SIZE_MAX,
+                .cpu_limit_us = INT64_MAX};
+  atomic_init(&vm->kill, NULL);
+  atomic_init(&vm->memory, 0);
+  atomic_init(&vm->cpu_us, 0);
+  atomic_init(&vm->slices, 0);
+}
+
 int bq_vm_new(bq_vm **out, const bq_vm_options *options, bq_error *err) {
   *out = NULL;
   int result = 0;
   bq_vm *vm = bq_alloc(sizeof *vm);
   if (vm == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
   vm->options = *options;
-  vm->memory_limit = SIZE_MAX;
-  vm->collect_at = SIZE_MAX;
-  vm->cpu_limit_us = INT64_MAX;
-  atomic_init(&vm->kill, NULL);
-  atomic_init(&vm->memory, 0);
-  atomic_init(&vm->cpu_us, 0);
-  atomic_init(&vm->slices, 0);
+  vm->blocks.lent = options->lent != 0 && bq_blocks_can_lend();
+  reset(vm);
   vm->L = lua_newstate(allocate, vm);
   if (vm->L == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
@@ -171,8 +131,10 @@ cleanup:
 
 void bq_vm_destroy(bq_vm *vm) {
   bq_timer_free(vm->retry);
-  if (vm->L != NULL) lua_close(vm->L);
-  free_blocks(vm);
+  // Nothing in a lent state has a __gc: its memory is all there is to it.
+  if (vm->L != NULL && !vm->blocks.lent) lua_close(vm->L);
+  bq_blocks_free(&vm->blocks);
+  if (vm->release_extra != NULL) vm->release_extra(vm->extra);
   bq_kill_clear(&vm->kill);
   bq_free(vm);
 }
@@ -209,6 +171,39 @@ void bq_vm_make_room(lua_State *L, size_t bytes) {
 
 void bq_vm_lend(bq_vm *vm) {
   (void)lua_gc(vm->L, LUA_GCCOLLECT);
+  fresh_budgets(vm);
+}
+
+unsigned bq_vm_lent(const bq_vm *vm) {
+  return vm->options.lent;
+}
+
+int bq_vm_make_image(bq_vm *vm) {
+  if (!vm->blocks.lent || !bq_blocks_make_image(&vm->blocks)) return 0;
+  vm->image_bytes = atomic_load(&vm->memory);
+  return 1;
+}
+
+int bq_vm_has_image(const bq_vm *vm) {
+  return vm->blocks.image != NULL;
+}
+
+int bq_vm_renew(bq_vm *vm) {
+  if (!bq_vm_has_image(vm) || vm->freeing || vm->work != BQ_VM_IDLE || vm->in_done) return 0;
+  bq_fiber_free_all(vm);
+  bq_kill_clear(&vm->kill);
+  bq_blocks_restore(&vm->blocks);
+  reset(vm);
+  atomic_store(&vm->memory, vm->image_bytes);
+  vm->options.owner = NULL;
+  return 1;
+}
+
+void bq_vm_lend_again(bq_vm *vm, const bq_vm_options *options) {
+  unsigned lent = vm->options.lent;
+  vm->options = *options;
+  vm->options.lent = lent;
+  bq_stdlib_reseed(vm->L);
   fresh_budgets(vm);
 }
 
@@ -252,6 +247,15 @@ int bq_thread_is_busy(lua_State *L) {
 void bq_thread_set_busy(lua_State *L, int busy) {
   uintptr_t word = (extra_space(L) & ~(uintptr_t)1) | (uintptr_t)(busy != 0);
   memcpy(lua_getextraspace(L), &word, sizeof word);
+}
+
+void bq_vm_set_extra(bq_vm *vm, void *extra, void (*release)(void *extra)) {
+  vm->extra = extra;
+  vm->release_extra = release;
+}
+
+void *bq_vm_extra(const bq_vm *vm) {
+  return vm->extra;
 }
 
 void *bq_vm_owner(bq_vm *vm) {

@@ -5,15 +5,13 @@
 #include <signal.h>
 #include <stdatomic.h>
 
+#include "lua/blocks.h"
 #include "lua/errors.h"
 #include "lua/fiber.h"
 
 enum {
   BQ_HOOK_COUNT = 1000,           // VM instructions between two looks at the clock, while the hook has to stay
   BQ_STRETCH_US = 250 * 1000,     // beyond its slice, code that can't be interrupted may go on for this long (pool)
-  BQ_BLOCK_STEP = 16,             // bytes between two sizes of small blocks
-  BQ_BLOCK_SIZES = 32,            // so the largest small block has 512 bytes
-  BQ_BLOCK_SPARE = 512 * 1024,    // bytes of free small blocks kept by a vm
   BQ_SPARE_FIBERS = 64,           // loop vms: ended fibers kept for the next requests
   BQ_TURN_US = 1000,              // loop vms: after so long everything else on the loop has its turn
   BQ_UNWIND_STEP_US = 5 * 1000,   // a killed fiber: each piece of closing code may take this long …
@@ -74,6 +72,8 @@ struct bq_vm {
   bq_kill_mark kill;
   int kill_swept;           // loop: the fibers that wait were told of the kill
   // The allocator's
+  bq_blocks blocks;
+  size_t image_bytes;       // `memory` when the image was made
   atomic_size_t memory;     // bytes; written by whoever touches the vm
   size_t memory_limit;      // SIZE_MAX before bq_vm_lend
   size_t collect_at;        // bytes: garbage is collected when there is more than this
@@ -85,8 +85,6 @@ struct bq_vm {
   bq_later *later_last;
   size_t later_bytes;       // in that list
   lua_State *current;       // the coroutine that runs; valid in a slice
-  void *blocks[BQ_BLOCK_SIZES]; // free small blocks, a list for each size; the first word is the next one
-  size_t block_bytes;       // in these lists
   size_t allocated;         // bytes since the hook last ran
   int in_slice;             // script code may run: the times below are valid
   bq_yielded yielded;       // why the running fiber yields
@@ -123,6 +121,8 @@ struct bq_vm {
   // Set by the owner, read by lua/stdlib.c
   void (*print)(void *owner, const char *text, size_t length);
   lua_CFunction require;
+  void *extra;              // see bq_vm_set_extra
+  void (*release_extra)(void *extra);
 };
 
 // hook.c

@@ -56,8 +56,14 @@ bq_generation *bq_attempt_generation(bq_attempt *attempt) {
   return attempt->generation;
 }
 
+// No Lua of this build runs from here on: another one may have its state.
+static void give_state_back(bq_attempt *attempt) {
+  bq_stock_give(attempt->env->stock, attempt->vm);
+  attempt->vm = NULL;
+}
+
 static void release(bq_attempt *attempt) {
-  if (attempt->vm != NULL) bq_vm_free(attempt->vm);
+  give_state_back(attempt);
   bq_timer_free(attempt->deadline);
   bq_timer_free(attempt->log_timer);
   if (attempt->log != NULL) bq_attempt_log_close(attempt->log);
@@ -254,6 +260,7 @@ static void take_turn(bq_post *post) {
     else bq_attempt_advance(attempt, BQ_ATTEMPT_PUBLISHING);
     break;
   case BQ_ATTEMPT_PUBLISHING:
+    give_state_back(attempt);
     if (attempt->outcome.kind == BQ_OUTCOME_SUCCESS && bq_attempt_publishes(attempt)) {
       submit(attempt, bq_attempt_publish);
     } else {

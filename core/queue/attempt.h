@@ -22,6 +22,7 @@
 #include "io/process.h"
 #include "lua/generation.h"
 #include "lua/modules.h"
+#include "lua/stock.h"
 #include "queue/attempt_log.h"
 
 typedef struct bq_attempt bq_attempt;
@@ -34,8 +35,8 @@ typedef struct bq_attempt_env {
   const bq_config *config;
   const bq_sandbox *sandbox;
   const bq_mask_set *hidden;    // masked in the log of every build; NULL: nothing
-  const bq_lua_module *modules; // what `require "buildq"` has, ended by a NULL name
-  bq_services *services;        // what those modules find with bq_script_services
+  bq_stock *stock;              // of Lua states; made with bq_attempt_prepare
+  bq_services *services;        // what the modules of `require "buildq"` find with bq_script_services
   const char *node_id;
   const char *server_url;       // "http://127.0.0.1:8080", as bound
   const char *version;          // of the program, for build.json
@@ -47,6 +48,9 @@ typedef struct bq_attempt_env {
   const json_t *(*needs)(void *arg, const char *pipeline);
   void *arg;
 } bq_attempt_env;
+
+// For the stock: puts what each build needs into a new state.
+int bq_attempt_open_state(lua_State *L);
 
 typedef enum bq_outcome_kind {
   BQ_OUTCOME_SUCCESS,

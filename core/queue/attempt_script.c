@@ -107,20 +107,22 @@ static void on_run_end(void *arg, bq_end end, lua_State *L) {
   bq_attempt_advance(attempt, BQ_ATTEMPT_DEFERRING);
 }
 
-// Argument: the source. Pushes it as a function in the scripts' environment. Inside bq_vm_call: may raise.
-static int load_source(lua_State *L) {
-  size_t length;
-  const char *source = luaL_checklstring(L, 1, &length);
-  if (luaL_loadbufferx(L, source, length, "=buildq", "t") != LUA_OK) return lua_error(L);
+// Keeps the source as a function in the scripts' environment; its address is the registry's key.
+static void keep_source(lua_State *L, const char *source) {
+  if (luaL_loadbufferx(L, source, strlen(source), "=buildq", "t") != LUA_OK) (void)lua_error(L);
   bq_script_push_env(L);
   (void)lua_setupvalue(L, -2, 1);
-  return 1;
+  lua_rawsetp(L, LUA_REGISTRYINDEX, source);
 }
 
-static int push_source(bq_attempt *attempt, lua_State *L, const char *source, bq_error *err) {
-  lua_pushcfunction(L, load_source);
-  lua_pushstring(L, source);
-  return bq_vm_call(attempt->vm, L, 1, 1, err);
+int bq_attempt_open_state(lua_State *L) {
+  keep_source(L, run_source);
+  keep_source(L, deferred_source);
+  bq_script_push_env(L);
+  lua_getfield(L, -1, "require");
+  lua_pushliteral(L, "buildq");
+  lua_call(L, 1, 0);
+  return 0;
 }
 
 int bq_attempt_run(bq_attempt *attempt, bq_error *err) {
@@ -131,12 +133,10 @@ int bq_attempt_run(bq_attempt *attempt, bq_error *err) {
                            .slice_us = 10000,
                            .cpu_us = (int64_t)config->lua_cpu_seconds * 1000000,
                            .owner = attempt};
-  int result = bq_script_vm_new(&attempt->vm, &options, attempt->generation, attempt->env->modules,
-                                attempt->env->services, err);
+  int result = bq_stock_take(&attempt->vm, attempt->env->stock, &options, attempt->generation, err);
   if (result < 0) return result;
   lua_State *L = bq_vm_state(attempt->vm);
-  result = push_source(attempt, L, run_source, err);
-  if (result < 0) return result;
+  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, run_source);
   bq_script_push_loader(L);
   lua_pushcfunction(L, make_build);
   lua_pushboolean(L, !json_is_object(json_object_get(attempt->row, "manifest")) ||
@@ -171,11 +171,10 @@ int bq_attempt_run_deferred(bq_attempt *attempt, bq_error *err) {
   if (attempt->deferred_count == 0) return 1;
   bq_vm_unkill(attempt->vm);
   lua_State *L = bq_vm_state(attempt->vm);
-  int result = push_source(attempt, L, deferred_source, err);
-  if (result < 0) return result;
+  (void)lua_rawgetp(L, LUA_REGISTRYINDEX, deferred_source);
   lua_pushcfunction(L, collect_deferred);
   lua_pushlightuserdata(L, attempt);
-  result = bq_vm_call(attempt->vm, L, 1, 1, err);
+  int result = bq_vm_call(attempt->vm, L, 1, 1, err);
   if (result < 0) return result;
   attempt->deferred_count = 0;
   lua_pushcfunction(L, report_deferred);

@@ -1,6 +1,6 @@
-// The inside of the runner, shared by runner.c (claims, starts, the end of the server), runner_choose.c (claims by a
-// policy's choice), runner_record.c (progress, and what becomes of attempts) and runner_retry.c (what follows a failure).
-// Nobody else includes this.
+// The inside of the runner, shared by runner.c (claims, the end of the server), runner_start.c (starts), runner_choose.c
+// (claims by a policy's choice), runner_record.c (progress, and what becomes of attempts) and runner_retry.c (what follows
+// a failure). Nobody else includes this.
 #ifndef BQ_QUEUE_RUNNER_INTERNAL_H
 #define BQ_QUEUE_RUNNER_INTERNAL_H
 
@@ -31,11 +31,17 @@ typedef struct bq_running {
   struct bq_running *previous;
 } bq_running;
 
+typedef struct bq_claimed bq_claimed;
+
 struct bq_runner {
   bq_runner_options options;
   char node_id[BQ_UUID_SIZE]; // "" before the node has joined
   bq_running *first;
-  size_t count;               // running, and loading
+  size_t count;               // running, and claimed to run
+  bq_claimed *claimed_first;  // owned; not started yet, in the order of their keys
+  bq_claimed *claimed_last;
+  int start_posted;           // they will be
+  bq_post start_post;
   int claiming;               // a claim is under way, or a choice for one
   int wake_again;             // something came due meanwhile
   int adrift;                 // a claim's answer was lost, or an outcome: look for what we hold without knowing
@@ -73,6 +79,12 @@ void bq_running_abandon(bq_running *r);
 // copied, but for `log_tail`, which lives until the attempt is closed.
 int bq_running_record_failure(bq_running *r, const char *message, const char *kind, int retryable, const char *log_tail,
                               bq_error *err) BQ_MUSTCHECK;
+
+// runner_start.c
+void bq_runner_start_row(bq_runner *runner, json_t *row); // takes the claimed row; it counts from here on
+void bq_runner_drop_claimed(bq_runner *runner);           // what was not started is another server's
+// For a claimed build that has no attempt object: back to the queue, uncharged.
+void bq_runner_give_back(bq_runner *runner, const char *id, const char *attempt, const char *node_id, const char *why);
 
 // runner.c
 void bq_runner_count_less(bq_runner *runner); // an attempt is gone: its slot is free

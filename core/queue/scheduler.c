@@ -112,14 +112,11 @@ static void on_round_end(void *arg, bq_end end, lua_State *L) {
                    bq_generation_hash(bq_handlers_generation(handlers)));
     scheduler->failure[0] = '\0';
     wait_ms = wait_after(scheduler, L);
-  } else if (end == BQ_END_ERROR) {
+  } else {
     char line[BQ_LINE_SIZE];
     bq_lua_error_line(L, -1, bq_fiber_where(scheduler->fiber), line, sizeof line);
-    tell_failure(scheduler, bq_lua_error_code(L, -1), line);
-  } else {
-    const char *reason = bq_vm_kill_reason(bq_handlers_vm(handlers));
-    tell_failure(scheduler, BQ_ESCRIPT, reason != NULL ? reason : "the round was ended");
-    bq_script_host_spoiled(server->host, handlers);
+    tell_failure(scheduler, end == BQ_END_ERROR ? bq_lua_error_code(L, -1) : BQ_ESCRIPT, line);
+    if (end == BQ_END_KILLED) bq_script_host_spoiled(server->host, handlers);
   }
   scheduler->fiber = NULL;
   scheduler->handlers = NULL;

@@ -352,7 +352,6 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .blocking = server->blocking,
                                  .config = server->config,
                                  .sandbox = &server->sandbox,
-                                 .modules = bq_build_modules,
                                  .services = &server->services,
                                  .hidden = server->hidden,
                                  .step_plans = json_object(),
@@ -362,6 +361,12 @@ static int open_parts(bq_server *server, bq_error *err) {
                                  .needs = bq_server_needs,
                                  .arg = server};
   server->free_megabytes = -1;
+  const bq_stock_options stock = {.loop = server->loop,
+                                  .modules = bq_build_modules,
+                                  .services = &server->services,
+                                  .prepare = bq_attempt_open_state};
+  result = bq_stock_new(&server->env.stock, &stock, err);
+  if (result < 0) return result;
   result = bq_streams_new(&server->streams, server, err);
   if (result == 0) result = open_queue(server, err);
   if (result < 0) return result;
@@ -431,6 +436,7 @@ static void free_parts(bq_server *server) {
   bq_api_free(server->api);
   bq_script_host_free(server->host);
   bq_runner_free(server->runner);
+  bq_stock_free(server->env.stock);
   bq_node_free(server->node);
   bq_metrics_free(server->metrics);
   bq_statements_free(server->statements);

@@ -53,6 +53,7 @@ static void read_config_done(bq_task *task) {
       bq_log_error("new secrets are not masked in logs", &err);
     }
     server->env.hidden = server->hidden;
+    bq_stock_renew(server->env.stock, bq_script_host_current(server->host)); // its states have a copy of the options
     bq_runner_wake(server->runner);
     bq_sender_wake(server->sender);
   }

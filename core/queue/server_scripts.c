@@ -131,6 +131,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   bq_server *server = arg;
   if (swapped) {
     server->decider.policies = bq_script_host_policies(server->host);
+    bq_stock_renew(server->env.stock, bq_script_host_current(server->host));
     announce(server);
   }
   if (server->activation != NULL) bq_activation_loaded(server->activation, error);

@@ -27,7 +27,6 @@ static void fill(bq_server *server, const bq_small_options *options) {
                                  .blocking = server->blocking,
                                  .config = options->config,
                                  .sandbox = &server->sandbox,
-                                 .modules = bq_build_modules,
                                  .services = &server->services,
                                  .node_id = "local",
                                  .files_at_once = 1,
@@ -42,6 +41,12 @@ int bq_small_server_open(bq_server *server, const bq_small_options *options, bq_
   int result = open_loop(server, err);
   if (result < 0) return result;
   fill(server, options);
+  const bq_stock_options stock = {.loop = server->loop,
+                                  .modules = bq_build_modules,
+                                  .services = &server->services,
+                                  .prepare = bq_attempt_open_state};
+  result = bq_stock_new(&server->env.stock, &stock, err);
+  if (result < 0) return result;
   const bq_config *config = options->config;
   const bq_script_host_options host = {
       .loop = server->loop,
@@ -64,6 +69,7 @@ void bq_small_server_close(bq_server *server) {
   bq_pool_free(server->compute);
   bq_pool_free(server->blocking);
   bq_script_host_free(server->host);
+  bq_stock_free(server->env.stock);
   bq_curl_free(server->curl);
   bq_loop_free(server->loop);
 }

@@ -14,6 +14,7 @@ local socket = require "socket"
 local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 
+local SANITIZED <const> = (os.getenv "BUILDQ_BUILD" or "build") ~= "build" -- too slow to be timed
 local CPU_SECONDS <const> = 1
 local server
 
@@ -278,7 +279,7 @@ describe("a pipeline that", function()
       assert.truthy(utf8.len(build.errorMessage))
       assert.truthy(says(build.errorMessage, row[3]), build.errorMessage)
       assert.truthy(#build.errorMessage > 5, build.errorMessage)
-      assert.truthy(slowest < 2, ("/healthz took %.2f s"):format(slowest))
+      assert.truthy(SANITIZED or slowest < 2, ("/healthz took %.2f s"):format(slowest))
     end)
   end
 
@@ -309,7 +310,7 @@ describe("a route that", function()
         assert.truthy(logged:find(answer.headers["x-request-id"], 1, true), logged)
         assert.truthy(says(logged, row.route or "error="), logged)
         assert.equal(200, server:get("/builds?limit=1").status)
-        assert.truthy(took < 2, ("it took %.2f s"):format(took))
+        assert.truthy(SANITIZED or took < 2, ("it took %.2f s"):format(took))
       end)
     end
   end
@@ -346,7 +347,7 @@ describe("a policy that", function()
           return server:get("/builds/" .. id).json.status == "failed"
         end, 10, "its end")
         assert.equal(before + 1, failures())
-        assert.truthy(slowest < 1, ("/healthz took %.2f s"):format(slowest))
+        assert.truthy(SANITIZED or slowest < 1, ("/healthz took %.2f s"):format(slowest))
       end)
     end
   end
@@ -405,7 +406,7 @@ describe("a notification or template that", function()
       local answer = reload:receive "*a"
       reload:close()
       assert.truthy(answer:find("^HTTP/1.1 422") and answer:find(case[4], 1, true), answer)
-      assert.truthy(slowest < 1, ("a request took %.2f s"):format(slowest))
+      assert.truthy(SANITIZED or slowest < 1, ("a request took %.2f s"):format(slowest))
       assert.equal(before, server:get("/readyz").json.generation)
     end)
   end

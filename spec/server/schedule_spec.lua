@@ -272,7 +272,8 @@ describe("a schedule", function()
     server:sql "update schedules set next_at = date_trunc('minute', now()) - interval '2 minutes' where name = 'every'"
     server:wait_for(function()
       local run = runs_of(server, "every")[1]
-      return run and run.reason == "the schedule is paused: holiday" and run.occurrences == 3
+      -- The fourth is that of a minute that began meanwhile.
+      return run and run.reason == "the schedule is paused: holiday" and (run.occurrences == 3 or run.occurrences == 4)
     end, 20)
     server:sql "update schedules set next_at = date_trunc('minute', now()) - interval '9 minutes' where name = 'every'"
     server:post("/schedules/every/resume")
