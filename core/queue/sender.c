@@ -227,8 +227,8 @@ static void look(bq_sender *sender, const char *hash) {
   *c = (claim){.sender = sender, .limit = room};
   (void)snprintf(c->node_id, sizeof c->node_id, "%s", node_id);
   number(limit, room);
-  const char *params[] = {c->node_id, limit, hash, retries, days};
-  if (bq_store_query(sender->server->store, "deliveries_claim", 5, params, on_claimed, c, &err) == 0) {
+  const char *params[] = {c->node_id, limit, hash, retries, days, bq_message_domain(sender->server)};
+  if (bq_store_query(sender->server->store, "deliveries_claim", 6, params, on_claimed, c, &err) == 0) {
     sender->looking++;
     return;
   }

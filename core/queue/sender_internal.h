@@ -108,6 +108,8 @@ typedef struct bq_carrier {
 extern const bq_carrier bq_carriers[]; // a NULL kind ends them
 
 // message_id.c
+// What stands behind the @ of Message-IDs from now on; a delivery keeps that of its first claim.
+const char *bq_message_domain(const bq_server *server);
 // "<…@domain>" of the mail that `delivery` is, the caller's. Stable for (build, event, round, attempt, recipient,
 // resend).
 int bq_message_id(char **out, const bq_server *server, const json_t *delivery, bq_error *err) BQ_MUSTCHECK;

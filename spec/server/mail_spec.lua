@@ -362,6 +362,39 @@ describe("a server that is killed", function()
   end)
 end)
 
+describe("a sender whose address moves to another domain", function()
+  it("sends a mail whose reply was lost under its first Message-ID, and goes on with the conversation", function()
+    local sink = smtp.sink()
+    sink:plan { { stage = "body", action = "keep-drop", times = 1 } }
+    local server = start(sink, { DeliveryRetrySeconds = 600, DeliveryRetryMaxSeconds = 600 })
+    builds.await(server, builds.submit(server), "success")
+    await_count(server, 1, "event = 'queued' and state = 'waiting' and tries = 1")
+    server:stop()
+    server.config.Email.FromAddress = "builds@other.example"
+    server:write_config()
+    server:sql [[update deliveries set run_after = now();
+      insert into outbox (build_id, event, round, attempt, data)
+        select id, 'cancelled', 0, 0, '{}' from build_queue]]
+    server:launch()
+    await_count(server, 4, "state = 'sent'")
+    local of = {}
+    for _, mail in ipairs(sink:mails()) do
+      local event = mail.headers["message-id"]:match "%.(%a+)%."
+      of[event] = of[event] or {}
+      table.insert(of[event], mail)
+    end
+    local first = of.queued[1].headers["message-id"]
+    assert.matches("@honua%.example>$", first)
+    assert.equal(first, of.queued[2].headers["message-id"])
+    assert.equal("builds@other.example", of.queued[2].sender)
+    assert.equal(first, of.completed[1].headers["references"])
+    assert.matches("@other%.example>$", of.cancelled[1].headers["message-id"])
+    assert.equal(first, of.cancelled[1].headers["references"])
+    server:stop()
+    sink:stop()
+  end)
+end)
+
 describe("a server with many mails", function()
   it("claims ahead what it sends, and gives back at a stop what it has not begun", function()
     local sink = smtp.sink { keep = false }

@@ -29,8 +29,8 @@ order by o.id;
 select buildq_outbox_expand($1::bigint, $2::jsonb, $3, $4::double precision);
 
 -- name: deliveries_claim
--- $1 node, $2 how many, $3 generation, $4 retries of a build at most, $5 days that files are kept. A row for each: its
--- state, JSON. State skipped: nothing is to be done. A customer gets what tells of one build in order: a later mail
+-- $1 node, $2 how many, $3 generation, $4 retries of a build at most, $5 days that files are kept, $6 what stands behind
+-- the @ of Message-IDs from now on. A row for each: its state, JSON. State skipped: nothing is to be done. A customer gets what tells of one build in order: a later mail
 -- waits while an earlier one is under way or due for the first time. Whether there is one is looked up by its build,
 -- never among all that is pending: that is what `is true` and `offset 0` are for.
 with faulty as (
@@ -63,6 +63,7 @@ with faulty as (
     state = case when j.reason is null then 'sending' else 'skipped' end,
     node_id = case when j.reason is null then $1::uuid end,
     claim = d.claim + (j.reason is null)::integer, reason = j.reason,
+    message_domain = coalesce(d.message_domain, substring(d.message_id from '@(.*)>'), $6),
     ended_at = case when j.reason is not null then buildq_now() end
   from judged j where d.id = j.id
   returning d.*
@@ -74,7 +75,10 @@ select c.state, json_build_object('id', c.id, 'event', c.event, 'round', c.round
       then buildq_notified_build(b, a, c.event, $4::integer, $5::integer) end,
     'customer', case when b.id is not null then buildq_notification_customer(b) end,
     'channel', c.channel, 'recipient', c.recipient, 'template', c.template, 'tries', c.tries,
-    'claim', c.claim, 'resend', c.resend, 'test', c.outbox_id is null)
+    'claim', c.claim, 'resend', c.resend, 'test', c.outbox_id is null, 'messageDomain', c.message_domain,
+    'threadDomain', (select coalesce(q.message_domain, substring(q.message_id from '@(.*)>')) from deliveries q
+      where q.build_id = c.build_id and q.event = 'queued' and q.round = 0 and q.channel = c.channel
+        and q.recipient = c.recipient and q.outbox_id is not null))
 from claimed c
 left join outbox o on o.id = c.outbox_id
 left join build_queue b on b.id = c.build_id

@@ -28,7 +28,7 @@ static void owe_one(void) {
 }
 
 static void claim_mail(const char *node, const char *generation, const char *states) {
-  PGresult *rows = CALL("deliveries_claim", node, "10", generation, "3", "30");
+  PGresult *rows = CALL("deliveries_claim", node, "10", generation, "3", "30", "x.example");
   bq_buf got = {0};
   bq_buf_adds(&got, "");
   for (int i = 0; i < PQntuples(rows); i++) bq_buf_addf(&got, "%s%s", i > 0 ? " " : "", PQgetvalue(rows, i, 0));
@@ -192,6 +192,32 @@ static void a_faulty_template_holds_one_mail_only(void **state) {
   COLUMN("state || coalesce(fault, '-')", "deliveries", "sent-");
 }
 
+static void expect_domains(const char *domain, const char *expected) {
+  PGresult *rows = CALL("deliveries_claim", NODE, "10", "g1", "3", "30", domain);
+  assert_int_equal(PQntuples(rows), 1);
+  if (strstr(PQgetvalue(rows, 0, 1), expected) == NULL) fail_msg("%s has no %s", PQgetvalue(rows, 0, 1), expected);
+  PQclear(rows);
+}
+
+static void a_message_id_keeps_its_domain(void **state) {
+  (void)state;
+  owe_one();
+  expect_domains("old.example", "\"messageDomain\" : \"old.example\"");
+  record("1", "retry", "451", "0", "waiting");
+  expect_domains("new.example", "\"messageDomain\" : \"old.example\"");
+  record("2", "sent", "250", NULL, "sent");
+  claim(NODE, BUILD(1)); // owes "started", in the same conversation
+  PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
+  EXPECT("1", "outbox_expand", "2",
+         "{\"deliveries\": [{\"id\": \"" MAIL(2) "\", \"channel\": \"email\", \"recipient\": \"a@acme.example\"}]}",
+         "g1", "3600");
+  expect_domains("new.example", "\"messageDomain\" : \"new.example\", \"threadDomain\" : \"old.example\"");
+  // As a program left them that kept no domain.
+  sql_do(pg, "update deliveries set state = 'waiting', message_domain = null, message_id = '<1.queued@old.example>',"
+             " run_after = buildq_now() where event = 'queued'");
+  expect_domains("new.example", "\"messageDomain\" : \"old.example\"");
+}
+
 static void mails_of_a_build_keep_their_order(void **state) {
   (void)state;
   owe_one();
@@ -274,7 +300,7 @@ static void a_test_goes_out_as_any_other(void **state) {
   set_clock("2026-01-01T12:00:00Z");
   EXPECT("", "delivery_test", MAIL(2), "email", "me@x.example", "failed", BUILD(9), NULL); // no such build
   RUN("delivery_test", MAIL(1), "email", "me@x.example", "failed", NULL, NULL);
-  PGresult *rows = CALL("deliveries_claim", NODE, "10", "g1", "3", "30");
+  PGresult *rows = CALL("deliveries_claim", NODE, "10", "g1", "3", "30", "x.example");
   assert_int_equal(PQntuples(rows), 1);
   assert_non_null(strstr(PQgetvalue(rows, 0, 1), "\"build\" : null"));
   assert_non_null(strstr(PQgetvalue(rows, 0, 1), "\"test\" : true"));
@@ -338,6 +364,7 @@ int main(void) {
       TEST(of_many_tries_the_last_ones_are_kept),
       TEST(a_refused_mail_waits_and_is_given_up_in_the_end),
       TEST(a_faulty_template_holds_one_mail_only),
+      TEST(a_message_id_keeps_its_domain),
       TEST(mails_of_a_build_keep_their_order),
       TEST(a_lost_server_leaves_its_mails),
       TEST(who_is_unsubscribed_gets_no_mail),
