@@ -36,6 +36,7 @@ typedef struct mail {
   char *bytes;                // owned; made on the thread
   size_t length;
   size_t taken;               // by libcurl
+  int withdrawn;              // it may not go any more
   char reply[MAX_REPLY];      // the last one's text; several lines are one
   int reply_ended;            // the next line begins another
   char failure[CURL_ERROR_SIZE];
@@ -163,8 +164,15 @@ static int on_progress(void *arg, curl_off_t down, curl_off_t down_now, curl_off
   return atomic_load(&((mail *)arg)->smtp->ended); // not 0: give up
 }
 
+static int may_go(mail *m) {
+  m->withdrawn = m->content.may_go != NULL && !m->content.may_go(m->content.arg);
+  return !m->withdrawn;
+}
+
+// The server has said that it takes the mail now. What ends in the middle is none.
 static size_t give_bytes(char *out, size_t size, size_t count, void *arg) {
   mail *m = arg;
+  if (m->taken == 0 && !may_go(m)) return CURL_READFUNC_ABORT;
   size_t room = size * count;
   size_t part = m->length - m->taken < room ? m->length - m->taken : room;
   memcpy(out, m->bytes + m->taken, part);
@@ -209,8 +217,17 @@ static int was_refused(CURLcode result, long code) {
           result == CURLE_REMOTE_ACCESS_DENIED || result == CURLE_USE_SSL_FAILED);
 }
 
+static void withdraw(mail *m) {
+  m->outcome = BQ_TRANSPORT_BACK;
+  (void)snprintf(m->reply, sizeof m->reply, "not sent: it may not go any more");
+}
+
 static void conclude(mail *m, CURLcode result) {
   long code = 0;
+  if (m->withdrawn) {
+    withdraw(m);
+    return;
+  }
   (void)curl_easy_getinfo(m->line->easy, CURLINFO_RESPONSE_CODE, &code);
   m->outcome = outcome_of(m, result, code);
   if (result == CURLE_OK || was_refused(result, code)) {
@@ -311,6 +328,10 @@ static void send_work(bq_task *task) {
   m->outcome = BQ_TRANSPORT_RETRY;
   if (atomic_load(&m->smtp->ended)) {
     (void)snprintf(m->reply, sizeof m->reply, "the server ended");
+    return;
+  }
+  if (!may_go(m)) {
+    withdraw(m);
     return;
   }
   if (m->content.make(m->content.arg, &m->bytes, &m->length, &err) < 0) {

@@ -11,6 +11,8 @@
 typedef struct bq_content {
   // `*bytes` (bq_free) and their `*length`. BQ_EINVAL: they can't be made, and never will; anything else may go well later.
   int (*make)(void *arg, char **bytes, size_t *length, bq_error *err);
+  // Right before the first of them goes: whether it still may. NULL: it may.
+  int (*may_go)(void *arg);
   void *arg; // stays until the end was told
 } bq_content;
 
@@ -18,7 +20,8 @@ typedef enum bq_transport_outcome {
   BQ_TRANSPORT_SENT,
   BQ_TRANSPORT_RETRY, // it may go well later: no connection, a timeout, a temporary refusal, a lost reply
   BQ_TRANSPORT_DEAD,  // it won't
-  BQ_TRANSPORT_GONE   // the recipient wants no more of them (HTTP 410)
+  BQ_TRANSPORT_GONE,  // the recipient wants no more of them (HTTP 410)
+  BQ_TRANSPORT_BACK   // nothing was sent: it may not go any more
 } bq_transport_outcome;
 
 typedef struct bq_transport_result {

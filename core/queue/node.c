@@ -1,5 +1,6 @@
 #include "queue/node.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,9 +14,11 @@ struct bq_node {
   char id[BQ_UUID_SIZE];       // "" before the first join
   char next_id[BQ_UUID_SIZE];  // of a join under way
   bq_timer *timer;             // owned; the next heartbeat
+  atomic_uint term;            // joins so far
+  atomic_llong held_until_us;  // bq_clock_mono_us; nobody may take the lease before. 0: somebody has
+  int64_t joining_us;          // likewise, when the join under way was sent
+  int64_t beating_us;          // and the heartbeat
   int beating;                 // a heartbeat is under way
-  int64_t asked_us;            // bq_clock_mono_us: when it, or the join, was first sent
-  int64_t held_until_us;       // nobody may take the lease before: it began after the last answered one was sent
   int beat_again;              // another one was asked for meanwhile
   int judging;                 // expiry and takeover are under way
   int buried;                  // the predecessor has been declared dead
@@ -37,6 +40,8 @@ int bq_node_new(bq_node **out, const bq_node_options *options, bq_error *err) {
   bq_node *node = bq_alloc(sizeof *node);
   if (node == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the node");
   node->options = *options;
+  atomic_init(&node->term, 0);
+  atomic_init(&node->held_until_us, 0);
   int result = bq_timer_new(&node->timer, options->loop, on_timer, node, err);
   if (result < 0) bq_free(node);
   else *out = node;
@@ -62,12 +67,17 @@ int bq_node_is_drained(const bq_node *node) {
   return node->drained;
 }
 
-int bq_node_holds(const bq_node *node, const char *id) {
-  return strcmp(node->id, id) == 0 && bq_clock_mono_us() < node->held_until_us;
+unsigned bq_node_term(const bq_node *node) {
+  return atomic_load(&node->term);
 }
 
-static void renew(bq_node *node) {
-  node->held_until_us = node->asked_us + (int64_t)node->options.config->lease_seconds * 1000000;
+int bq_node_holds(const bq_node *node, unsigned term) {
+  return term == atomic_load(&node->term) && bq_clock_mono_us() < atomic_load(&node->held_until_us);
+}
+
+// The lease began after what was answered was sent.
+static void renew(bq_node *node, int64_t since_us) {
+  atomic_store(&node->held_until_us, since_us + (int64_t)node->options.config->lease_seconds * 1000000);
 }
 
 static void schedule(bq_node *node) {
@@ -147,9 +157,10 @@ static void on_heartbeat(void *arg, const bq_pg_result *result) {
   } else if (PQntuples(result->rows) == 0) {
     bq_log(BQ_ERROR, "this server was silent for longer than its lease and was declared dead: it joins anew", "node",
            node->id, NULL);
+    atomic_store(&node->held_until_us, 0);
     bq_node_join(node);
   } else {
-    renew(node);
+    renew(node, node->beating_us);
     read_heartbeat(node, result->rows);
     judge_others(node);
     schedule(node);
@@ -164,9 +175,9 @@ void bq_node_beat(bq_node *node) {
     return;
   }
   node->beat_again = 0;
-  node->asked_us = bq_clock_mono_us();
   const char *params[] = {node->id};
   bq_error err;
+  node->beating_us = bq_clock_mono_us();
   if (bq_store_query(node->options.store, "node_heartbeat", 1, params, on_heartbeat, node, &err) == 0) {
     node->beating = 1;
   } else {
@@ -201,7 +212,8 @@ static void on_joined(void *arg, const bq_pg_result *result) {
   }
   succeed(node);
   memcpy(node->id, node->next_id, sizeof node->id);
-  renew(node);
+  atomic_fetch_add(&node->term, 1);
+  renew(node, node->joining_us);
   bq_log(BQ_INFO, "joined the cluster", "node", node->id, NULL);
   node->options.joined(node->options.arg, node->id);
   bq_node_beat(node);
@@ -211,12 +223,12 @@ static void register_node(bq_node *node) {
   const bq_node_options *options = &node->options;
   char slots[16];
   char lease[16];
-  node->asked_us = bq_clock_mono_us();
   (void)snprintf(slots, sizeof slots, "%d", options->config->max_concurrent_builds);
   (void)snprintf(lease, sizeof lease, "%d", options->config->lease_seconds);
   const char *params[] = {node->next_id, options->name, *options->url,   options->version,
                           slots,         lease,         options->labels, node->drained ? "true" : "false"};
   bq_error err;
+  node->joining_us = bq_clock_mono_us();
   if (bq_store_write(options->store, "node_join", 8, params, on_joined, node, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);
     schedule(node);

@@ -36,9 +36,13 @@ void bq_node_beat(bq_node *node);   // a heartbeat now: a notification says that
 void bq_node_leave(bq_node *node, void (*done)(void *arg), void *arg); // tells the cluster; `done` when told, or failed
 
 const char *bq_node_id(const bq_node *node); // "" before the first join
-// Whether that is this node, and nobody can have declared it dead yet: by our own clock, without asking.
-int bq_node_holds(const bq_node *node, const char *id);
 int bq_node_is_drained(const bq_node *node); // by an operator, as of the last heartbeat
 const char *bq_node_pause_reason(const bq_node *node); // as of the last heartbeat; NULL: the queue is not paused
+
+// Which of this server's identities works now: 0 before the first join, one more with each.
+unsigned bq_node_term(const bq_node *node);
+// Whether nobody else can have taken over what was claimed in that term: by our own clock, without asking. It says no
+// before others may. Any thread.
+int bq_node_holds(const bq_node *node, unsigned term);
 
 #endif

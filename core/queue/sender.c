@@ -119,6 +119,7 @@ static void on_events(void *arg, const bq_pg_result *result) {
 typedef struct claim {
   bq_sender *sender;
   int limit;
+  unsigned term;
   char node_id[BQ_UUID_SIZE];
 } claim;
 
@@ -135,7 +136,7 @@ static void on_claimed(void *arg, const bq_pg_result *result) {
     bq_error err;
     if (PQgetvalue(result->rows, i, 0)[1] == 'k') continue; // skipped
     if (bq_json_parse(PQgetvalue(result->rows, i, 1), (size_t)PQgetlength(result->rows, i, 1), 0, &facts, &err) == 0) {
-      bq_delivery_begin(sender, c->node_id, facts);
+      bq_delivery_begin(sender, c->node_id, c->term, facts);
     } else {
       bq_log_error("a delivery can't be read", &err);
       sender->uncertain = 1;
@@ -224,7 +225,7 @@ static void look(bq_sender *sender, const char *hash) {
   bq_error err;
   claim *c = bq_alloc(sizeof *c);
   if (c == NULL) return; // the next look tries again
-  *c = (claim){.sender = sender, .limit = room};
+  *c = (claim){.sender = sender, .limit = room, .term = bq_node_term(sender->server->node)};
   (void)snprintf(c->node_id, sizeof c->node_id, "%s", node_id);
   number(limit, room);
   const char *params[] = {c->node_id, limit, hash, retries, days, bq_message_domain(sender->server)};

@@ -34,7 +34,8 @@ struct bq_delivery {
   delivery_state state;
   json_t *facts;             // owned; as claimed
   const char *id;            // in facts
-  char node_id[BQ_UUID_SIZE]; // that claimed it
+  char node_id[BQ_UUID_SIZE]; // that claimed it …
+  unsigned term;             // … and in which term (node.h)
   char *message_id;          // owned; NULL before it is known
   char outcome[8];           // that is being recorded
   char reply[1001];          // that goes with it
@@ -103,7 +104,9 @@ static void on_recorded(void *arg, const bq_pg_result *result, int row) {
     bq_log_error("what became of a notification can't be recorded", result->error);
     d->sender->uncertain = 1; // the database still thinks that it is being sent
   }
-  if (*state != '\0') {
+  if (*state != '\0' && d->reply[0] == '\0' && strcmp(d->outcome, "back") == 0) {
+    // It was claimed and not begun: nothing has happened.
+  } else if (*state != '\0') {
     const char *labels[] = {fact(d, "channel"), strcmp(state, "waiting") == 0 ? "retry" : state};
     bq_metrics_add(d->sender->server->metrics, BQ_M_DELIVERIES, labels, 1);
     if (strcmp(state, "faulty") == 0) bq_metrics_add(d->sender->server->metrics, BQ_M_DELIVERY_FAULTS, NULL, 1);
@@ -114,7 +117,7 @@ static void on_recorded(void *arg, const bq_pg_result *result, int row) {
 
 // Seconds until the next try. `retry_after_s`: what the server asked for.
 static double wait_of(const bq_delivery *d, const char *outcome, int64_t retry_after_s) {
-  if (strcmp(outcome, "back") == 0 && d->call.function == NULL) return 0; // it has not even begun
+  if (strcmp(outcome, "back") == 0 && d->state != RENDERING) return 0; // it has not begun, or may not go from here
   const bq_config *config = d->sender->server->config;
   int64_t wait_s = strcmp(outcome, "fault") == 0 ? FAULT_AGAIN_S : bq_delivery_backoff_s(config, number(d, "tries"));
   if (retry_after_s > MAX_RETRY_AFTER_S) retry_after_s = MAX_RETRY_AFTER_S;
@@ -127,6 +130,7 @@ static double wait_of(const bq_delivery *d, const char *outcome, int64_t retry_a
 static void record(bq_delivery *d, const char *outcome, int code, const char *reply, int64_t retry_after_s) {
   bq_sender *sender = d->sender;
   bq_error err;
+  double wait = wait_of(d, outcome, retry_after_s);
   if (d->state != WAITING) sender->place_count--;
   d->state = RECORDING;
   begin_next(sender);
@@ -139,8 +143,7 @@ static void record(bq_delivery *d, const char *outcome, int code, const char *re
   bq_utf8_clean(d->reply);
   json_t *item = json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:f, s:I, s:s?, s:s}", "id", d->id, "node", d->node_id,
                            "claim", (json_int_t)number(d, "claim"), "outcome", outcome, "code",
-                           code != 0 ? json_integer(code) : json_null(), "reply", d->reply, "retry",
-                           wait_of(d, outcome, retry_after_s), "window",
+                           code != 0 ? json_integer(code) : json_null(), "reply", d->reply, "retry", wait, "window",
                            (json_int_t)sender->server->config->delivery_give_up_hours * 3600, "messageId",
                            d->message_id, "generation", d->call.generation);
   int result = item != NULL ? bq_batch_add(sender->outcomes, item, on_recorded, d, &err)
@@ -154,6 +157,11 @@ static void record(bq_delivery *d, const char *outcome, int code, const char *re
 
 // Sending -------------------------------------------------------------------------------------------------------------
 
+// This server was frozen, or cut off: another one may be sending it.
+static void give_back(bq_delivery *d) {
+  record(d, "back", 0, "the lease was over before it was sent", 0);
+}
+
 static void on_sent(void *arg, const bq_transport_result *result) {
   bq_delivery *d = arg;
   const char *outcome = "retry";
@@ -162,6 +170,7 @@ static void on_sent(void *arg, const bq_transport_result *result) {
   case BQ_TRANSPORT_RETRY: outcome = "retry"; break;
   case BQ_TRANSPORT_DEAD: outcome = "dead"; break;
   case BQ_TRANSPORT_GONE: outcome = "gone"; break;
+  case BQ_TRANSPORT_BACK: give_back(d); return;
   }
   record(d, outcome, result->code, result->reply, result->retry_after_s);
 }
@@ -187,15 +196,16 @@ static void on_rendered(bq_sender_call *call, const json_t *result, const char *
     record(d, "back", 0, NULL, 0);
     return;
   }
-  if (!bq_node_holds(server->node, d->node_id)) { // it was frozen, or cut off: another one may be sending it
-    record(d, "back", 0, "the lease was over before it was sent", 0);
+  d->state = SENDING;
+  if (!bq_node_holds(server->node, d->term)) {
+    give_back(d);
     return;
   }
-  d->state = SENDING;
   int sent = bq_message_id(&d->message_id, server, d->facts, &err);
   if (sent == 0) {
     const bq_outgoing what = {.delivery = d->facts, .message = json_object_get(result, carrier->kind),
-                              .message_id = d->message_id};
+                              .message_id = d->message_id,
+                              .term = d->term};
     sent = carrier->send(server, &what, on_sent, d, &err);
   }
   if (sent < 0) {
@@ -238,7 +248,7 @@ static void begin_next(bq_sender *sender) {
   bq_loop_post(sender->server->loop, &sender->post);
 }
 
-void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {
+void bq_delivery_begin(bq_sender *sender, const char *node_id, unsigned term, json_t *facts) {
   const char *id = json_string_value(json_object_get(facts, "id"));
   bq_delivery *d = id != NULL ? bq_alloc(sizeof *d) : NULL;
   if (d == NULL) {
@@ -249,6 +259,7 @@ void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts) {
   d->sender = sender;
   d->facts = facts;
   d->id = id;
+  d->term = term;
   (void)snprintf(d->node_id, sizeof d->node_id, "%s", node_id);
   d->next = sender->deliveries;
   if (d->next != NULL) d->next->previous = d;

@@ -80,9 +80,9 @@ void bq_owed_event_begin(bq_sender *sender, const char *id, json_t *event);
 void bq_owed_events_kill(bq_sender *sender); // ends what they wait for
 
 // sender_delivery.c
-// The delivery of one row of deliveries_claim; `facts` is taken over. It begins when there is a place, one on each turn of
-// the loop.
-void bq_delivery_begin(bq_sender *sender, const char *node_id, json_t *facts);
+// The delivery of one row of deliveries_claim, claimed by `node_id` in `term` (node.h); `facts` is taken over. It begins
+// when there is a place, one on each turn of the loop.
+void bq_delivery_begin(bq_sender *sender, const char *node_id, unsigned term, json_t *facts);
 void bq_deliveries_give_back(bq_sender *sender); // those that have not begun
 void bq_deliveries_kill(bq_sender *sender);
 int bq_deliveries_in_lua(const bq_sender *sender); // how many are being rendered
@@ -96,6 +96,7 @@ typedef struct bq_outgoing {
   const json_t *delivery; // as deliveries_claim gave it (sql/README.md)
   const json_t *message;  // the value of "mail" or "http" in what notify.message returned
   const char *message_id; // "<…@…>": the same for each try
+  unsigned term;          // in which it was claimed; 0: nothing is sent, it is only shown
 } bq_outgoing;
 
 typedef struct bq_carrier {

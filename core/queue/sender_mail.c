@@ -28,6 +28,8 @@ typedef struct letter {
   char *message_id;        // owned, as the next two
   char *thread;
   char *unsubscribe;
+  const bq_node *node;     // that has claimed it, in `term`
+  unsigned term;
   bq_transport_done done;
   void *arg;
 } letter;
@@ -48,6 +50,8 @@ static int new_letter(letter **out, const bq_server *server, const bq_outgoing *
   if (l == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
   l->message = json_incref((json_t *)(uintptr_t)what->message);
   l->message_id = bq_strdup(what->message_id);
+  l->node = server->node;
+  l->term = what->term;
   int result = l->message_id != NULL ? 0 : bq_fail(err, BQ_ENOMEM, "out of memory for a mail");
   if (result == 0) result = bq_message_thread(&l->thread, server, what->delivery, err);
   if (result == 0) result = unsubscribe_url(&l->unsubscribe, server, what->delivery, err);
@@ -72,6 +76,11 @@ static int new_letter(letter **out, const bq_server *server, const bq_outgoing *
 static int make_bytes(void *arg, char **bytes, size_t *length, bq_error *err) {
   const letter *l = arg;
   return bq_mime_write(&l->mail, bytes, length, err);
+}
+
+static int may_go(void *arg) {
+  const letter *l = arg;
+  return bq_node_holds(l->node, l->term);
 }
 
 int bq_mail_bytes(char **bytes, size_t *length, const bq_server *server, const bq_outgoing *what, bq_error *err) {
@@ -116,7 +125,7 @@ static int write_to_file(bq_server *server, const bq_outgoing *what, letter *l, 
 
 static int send_to_server(bq_server *server, letter *l, bq_error *err) {
   const bq_smtp_account account = bq_mail_account(server->config);
-  const bq_content content = {.make = make_bytes, .arg = l};
+  const bq_content content = {.make = make_bytes, .may_go = may_go, .arg = l};
   return bq_smtp_send(server->smtp, &account, server->config->email_from_address, l->mail.to_address, &content, on_end,
                       l, err);
 }

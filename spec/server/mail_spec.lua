@@ -342,6 +342,27 @@ describe("a server that is killed", function()
     second:stop()
   end)
 
+  it("or frozen while the mail server thinks, withdraws the mail when it wakes up", function()
+    local sink = smtp.sink()
+    sink:plan { { stage = "data", action = "wait", times = 1 } }
+    sink:hold()
+    local first = start(sink, { LeaseSeconds = 3 })
+    first:post("/queue/pause", { reason = "only the mail" })
+    local id = insert(first)
+    first:wait_for(function() return sink:waits() end, 30, "DATA") -- sender and recipient were said
+    first:kill "sigstop"
+    local second = start(sink, { LeaseSeconds = 3 }, { database = first.database })
+    await_count(second, 1, "state = 'sent'")
+    sink:release() -- "go ahead"
+    first:kill "sigcont"
+    first:wait_for(function()
+      return first:log():find("another server has the notification: it was not sent here", 1, true)
+    end, 30, "the stale delivery")
+    assert.equal("queued", told(sink, id))
+    first:stop()
+    second:stop()
+  end)
+
   it("while it builds sends no second started", function()
     local sink = smtp.sink()
     local first = start(sink, { LeaseSeconds = 3 })

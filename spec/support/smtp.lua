@@ -68,6 +68,11 @@ function Sink:plan(rules)
   assert(uv.fs_rename(path .. ".new", path))
 end
 
+--- Until `release`, actions "wait" wait; whether one does.
+function Sink:hold() process.write(self.directory .. "/wait", "") end
+function Sink:waits() return uv.fs_stat(self.directory .. "/waits") ~= nil end
+function Sink:release() assert(os.remove(self.directory .. "/wait")) end
+
 --- All mails it has kept, in the order in which they came.
 ---@return table[]
 function Sink:mails()

@@ -5,7 +5,8 @@ envelope, login, TLS, and the fields of mail.py. What it does wrong stands in DI
 any time: a list of {stage, action, recipient?, times?, chance?}; the first that fits is taken.
 
 stages: connect, ehlo, auth, mail, rcpt, data (the command), body (behind its end)
-actions: a reply ("451 4.3.0 later"), "hang", "drop", "keep-drop" (body: the mail is kept and the reply lost)
+actions: a reply ("451 4.3.0 later"), "hang", "drop", "keep-drop" (body: the mail is kept and the reply lost), "wait" (makes
+DIRECTORY/waits, and goes on when there is no file DIRECTORY/wait any more)
 options: cert, key (TLS is offered), implicit (TLS from the first byte), user, password, token (login is required),
 slow (seconds between two bytes of a reply), keep ("ids": only Message-ID, recipients and whether the reply was lost; false:
 mails are counted only)
@@ -59,6 +60,11 @@ class Server(SMTP):
         action = plan.action(stage, recipients)
         if action is None or action == "keep-drop":
             return action
+        if action == "wait":
+            open(os.path.join(directory, "waits"), "w").close()
+            while os.path.exists(os.path.join(directory, "wait")):
+                await asyncio.sleep(0.02)
+            return None
         if action == "hang":
             await asyncio.sleep(3600)
         if action == "drop":
