@@ -152,7 +152,7 @@ local function measure(server, session, done, rate)
   local row, words = {}, { ("%9d %9.0f"):format(done, rate) }
   for i, column in ipairs(COLUMNS) do
     row[i] = column[2](server, session)
-    words[#words + 1] = ("%" .. width(column) .. (row[i] % 1 == 0 and ".0f" or ".1f")):format(row[i])
+    words[#words + 1] = ("%" .. width(column) .. (column[1]:find "MB" and ".1f" or ".0f")):format(row[i])
   end
   say("%s", table.concat(words, "  "))
   return row

@@ -41,6 +41,18 @@ local HEARTBEAT <const> = step("node_heartbeat", A)
 local RETENTION <const> = step("retention", 30, 10)
 local COMMIT <const> = step "commit"
 
+-- The mail that build X owes for its enqueue; it bears the id Y.
+local function claim_mail(node) return step("deliveries_claim", node, 5, "generation", 3, 30) end
+local function outcome_of(word)
+  return step("delivery_outcomes", ([[ [{"id": "%s", "node": "%s", "claim": 1, "outcome": "%s", "retry": 0,
+    "window": 3600, "messageId": "<x@y>", "generation": "generation"}] ]]):format(Y, A, word))
+end
+local MAIL_TAKEOVER <const> = step "deliveries_takeover"
+local MAIL_CANCEL <const> = step("delivery_cancel", Y)
+local MAIL_AGAIN <const> = step("delivery_requeue", Y, "true")
+local MAIL_RELEASE <const> = step("deliveries_release", A, "{}")
+local EXPAND <const> = step("outbox_take", 5, "generation", 3, 30)
+
 -- What there is before: texts are SQL, the others are statements.
 local WAITING <const> = { "insert X" }
 local BOTH_WAIT <const> = { "insert X", "insert Y" }
@@ -54,11 +66,21 @@ local FAILED <const> = { "insert X", claim(A), fail(nil) }
 local OLD <const> = { "insert X", claim(A), fail(nil),
   "update build_queue set completed_at = now() - interval '90 days'" }
 
+local MAIL <const> = ([[insert into deliveries (id, outbox_id, build_id, event, channel, recipient, template,
+    run_after)
+  select '%s', id, build_id, event, 'email', 'a@acme.example', event, now() - interval '1 second'
+  from outbox]]):format(Y)
+local EXPANDED <const> = "update outbox set state = 'expanded'"
+local MAIL_WAITS <const> = { "insert X", MAIL, EXPANDED }
+local MAIL_SENDING <const> = { "insert X", MAIL, EXPANDED, claim_mail(A) }
+local MAIL_LEFT <const> = { "insert X", MAIL, EXPANDED, claim_mail(A), DEAD }
+
 -- The pairs ---------------------------------------------------------------------------------------------------------
 --
 -- An outcome is "what a was answered; what b was answered; the builds". `ab`: a's statement came first, `ba`: b's did.
 -- `b_during_a`: b's came while a was not committed yet, where that differs from `ab`; `a_during_b` likewise.
 -- `after`: what a server asks next, before the builds are looked at.
+-- `mails`: the state is that of mails.
 -- `any`: for sessions of several transactions, the outcomes there may be.
 local PAIRS <const> = {
   { "claim × claim", WAITING, claim(A), claim(B),
@@ -179,6 +201,38 @@ local PAIRS <const> = {
   { "retry × retention", OLD, RETRY, RETENTION, ab = "done; none; X pending 1 round 1", ba = "nothing; X; nothing" },
   { "retry of many × retention", OLD, BULK, RETENTION, ab = "1; none; X pending 1 round 1", ba = "0; X; nothing" },
 
+  -- Of these the state is that of the mail: its claims so far, and who is sending it.
+  { "expanding × expanding an event", WAITING, EXPAND, EXPAND, mails = true,
+    ab = "taken; nothing; nothing", ba = "nothing; taken; nothing" },
+  { "mail: claim × claim", MAIL_WAITS, claim_mail(A), claim_mail(B), mails = true,
+    ab = "sending; nothing; Y sending 1 A", ba = "nothing; sending; Y sending 1 B" },
+  { "mail: claim × cancel", MAIL_WAITS, claim_mail(A), MAIL_CANCEL, mails = true,
+    ab = "sending; conflict sending; Y sending 1 A", ba = "nothing; done; Y cancelled 0" },
+  { "mail: claim × requeue", MAIL_WAITS, claim_mail(A), MAIL_AGAIN, mails = true,
+    ab = "sending; conflict sending; Y sending 1 A", ba = "sending; done; Y sending 1 A",
+    a_during_b = "nothing; done; Y waiting 0" },
+  { "mail: takeover × takeover", MAIL_LEFT, MAIL_TAKEOVER, MAIL_TAKEOVER, mails = true,
+    ab = "Y; nothing; Y waiting 1", ba = "nothing; Y; Y waiting 1" },
+  { "mail: sent × takeover", MAIL_LEFT, outcome_of "sent", MAIL_TAKEOVER, mails = true,
+    ab = "sent; nothing; Y sent 1", ba = "stale; Y; Y waiting 1" },
+  { "mail: sent × release", MAIL_SENDING, outcome_of "sent", MAIL_RELEASE, mails = true,
+    ab = "sent; nothing; Y sent 1", ba = "stale; Y; Y waiting 1" },
+  { "mail: sent × the same again", MAIL_SENDING, outcome_of "sent", outcome_of "sent", mails = true,
+    ab = "sent; repeated; Y sent 1", ba = "repeated; sent; Y sent 1" },
+  { "mail: sent × a failed try", MAIL_SENDING, outcome_of "sent", outcome_of "retry", mails = true,
+    ab = "sent; stale; Y sent 1", ba = "stale; waiting; Y waiting 1" },
+  { "mail: sent × cancel", MAIL_SENDING, outcome_of "sent", MAIL_CANCEL, mails = true,
+    ab = "sent; conflict sent; Y sent 1", ba = "sent; conflict sending; Y sent 1" },
+  { "mail: sent × once more", MAIL_SENDING, outcome_of "sent", MAIL_AGAIN, mails = true,
+    ab = "sent; done; Y waiting 1", ba = "sent; conflict sending; Y sent 1" },
+
+  { "mail: sent × release and the same server's next claim", MAIL_SENDING, { outcome_of "sent", COMMIT },
+    { MAIL_RELEASE, COMMIT, claim_mail(A), COMMIT }, mails = true,
+    any = {
+      "sent; nothing, nothing; Y sent 1", "stale; Y, sending; Y sending 2 A",
+      "stale; Y, nothing; Y waiting 1", -- the stale answer is not committed yet: the next claim finds it
+    } },
+
   { "success × takeover and the next claim", DEAD_RUNNING, { finish(X), COMMIT },
     { TAKEOVER, COMMIT, claim(B), COMMIT },
     any = {
@@ -205,7 +259,7 @@ local PAIRS <const> = {
 
 -- None of these ever waits for what another session has locked: claims, takeovers and clean-ups go on with the rest.
 local NEVER_WAITS <const> = { claim = true, claim_chosen = true, takeover = true, bulk_retry = true, retention = true,
-  commit = true }
+  commit = true, outbox_take = true, deliveries_claim = true, deliveries_takeover = true }
 
 -- What was answered, in few words ---------------------------------------------------------------------------------
 
@@ -238,6 +292,8 @@ local SAY <const> = {
     local cancel = named(answer):match '"cancels": %[{.-"id": "(%a)"'
     return "alive" .. (cancel and ", cancel " .. cancel or "")
   end,
+  outbox_take = function(answer) return answer ~= "" and "taken" or "nothing" end,
+  deliveries_claim = function(answer) return answer:match "^%a+" or "nothing" end,
   pause = function() return "paused" end,
   bulk_retry = function(answer) return answer:match "%d+" end,
 }
@@ -247,7 +303,7 @@ local function said(name, answer)
   if SAY[name] then return SAY[name](answer) end
   local outcome = answer:match '"outcome": "(%a+)"'
   if outcome then
-    return outcome == "conflict" and "conflict " .. answer:match '"status": "(%a+)"' or outcome
+    return outcome == "conflict" and "conflict " .. answer:match '"stat%a+": "(%a+)"' or outcome
   end
   return answer ~= "" and named(answer):gsub("[|\n]", " ") or "nothing"
 end
@@ -292,6 +348,8 @@ local STATE <const> = [[select string_agg(concat_ws(' ', b.id, b.status, b.attem
     case when cancel_requested_at is not null then 'cancel' end, case when round > 0 then 'round ' || round end,
     case when claim_key < 100 then 'key ' || claim_key end), ', ' order by b.id) from build_queue b]]
 
+local MAILS <const> = [[select string_agg(concat_ws(' ', id, state, claim, node_id), ', ' order by id) from deliveries]]
+
 local CLEAN <const> = [[delete from build_queue; delete from build_events; delete from builds_to_place;
   delete from nodes;
   update queue_control set paused = false, pause_reason = null, paused_at = null]]
@@ -330,6 +388,7 @@ local function expected(pair, order)
   return pair.a_during_b or pair.ba
 end
 
+-- What has come of it, and what is wrong with it, a line each.
 local function outcome(pair, steps, result)
   local words = {}
   for _, letter in ipairs { "a", "b" } do
@@ -341,9 +400,10 @@ local function outcome(pair, steps, result)
     words[#words + 1] = table.concat(list, ", ")
   end
   if pair.after then watcher:ask(watcher:text(pair.after)) end
-  local state = named(watcher:ask(STATE))
-  words[#words + 1] = state ~= "" and state or "nothing"
-  return table.concat(words, "; ")
+  local lines = watcher:ask((pair.mails and MAILS or STATE) .. ";\n" .. FAULTS) .. "\n"
+  local state, faults = lines:match "^([^\n]*)\n(.*)"
+  words[#words + 1] = state ~= "" and named(state) or "nothing"
+  return table.concat(words, "; "), faults
 end
 
 local function run(pair)
@@ -354,7 +414,7 @@ local function run(pair)
     local result = sessions.interleave(two, watcher, steps, order)
     for name in pairs(result.waited) do assert.is_nil(NEVER_WAITS[name], order .. ": " .. name .. " waits") end
     if result.possible then
-      local came = outcome(pair, steps, result)
+      local came, faults = outcome(pair, steps, result)
       possible, seen[came] = possible + 1, true
       if pair.any then
         local allowed = {}
@@ -363,7 +423,7 @@ local function run(pair)
       else
         assert.equal(expected(pair, order), came, order)
       end
-      assert.equal("", watcher:ask(FAULTS), ("%s: %s"):format(order, came))
+      assert.equal("", faults, ("%s: %s"):format(order, came))
     end
   end
   for _, text in ipairs(pair.any or {}) do assert.is_true(seen[text], "in no order: " .. text) end

@@ -38,6 +38,7 @@ end
 ---@field statements table<string, string>
 ---@field prepared table<string, boolean>
 ---@field answer string|nil to the last step; nil while it is under way
+---@field begun boolean it is in a transaction that has done nothing yet
 local Session = {}
 Session.__index = Session
 
@@ -143,7 +144,7 @@ local function settle(session, watcher)
   end, 20, "a step's answer or its wait")
 end
 
---- Runs the steps of two sessions in one order.
+--- Runs the steps of two sessions in one order. The last step of each is a commit.
 ---@param two {a: Session, b: Session}
 ---@param watcher Session a third one
 ---@param steps {a: Step[], b: Step[]}
@@ -161,7 +162,8 @@ function sessions.interleave(two, watcher, steps, order)
     for _, step in ipairs(steps[letter]) do
       if step[1] ~= "commit" then two[letter]:prepare(step[1]) end
     end
-    two[letter]:ask "begin"
+    if not two[letter].begun then two[letter]:ask "begin" end
+    two[letter].begun = true
   end
   for letter in order:gmatch "%a" do
     local session, other = two[letter], letter == "a" and "b" or "a"
@@ -185,10 +187,11 @@ function sessions.interleave(two, watcher, steps, order)
     if waits[other] and settle(two[other], watcher) == "done" then take(other) end
     if waits[letter] and session:done() then take(letter) end
   end
+  if result.possible then return result end
   -- Whoever does not wait lets the other one go on.
   for _, letter in ipairs(waits.a and { "b", "a" } or { "a", "b" }) do
     process.wait_for(function() return two[letter]:done() end, 20, "the last step")
-    two[letter]:ask "rollback"
+    two[letter]:ask "rollback and chain"
   end
   return result
 end

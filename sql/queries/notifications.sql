@@ -165,29 +165,31 @@ select answer from judged order by place;
 -- name: delivery_requeue
 -- $1 id, $2 whether it is sent again though it was sent (with a new Message-ID). At once, with all tries. JSON
 -- {outcome: done, delivery} or {outcome: conflict, state}.
-with changed as (
+with found as materialized (
+  select id, state from deliveries where id = $1::uuid for update
+), changed as (
   update deliveries d set state = 'waiting', run_after = buildq_now(), tries = 0, first_tried_at = null, fault = null,
-    fault_generations = null, reason = null, ended_at = null, resend = d.resend + (d.state = 'sent')::integer
-  where id = $1::uuid and (state in ('waiting', 'faulty', 'dead', 'cancelled', 'skipped')
-                           or (state = 'sent' and $2::boolean))
+    fault_generations = null, reason = null, ended_at = null, resend = d.resend + (found.state = 'sent')::integer
+  from found where d.id = found.id and (found.state in ('waiting', 'faulty', 'dead', 'cancelled', 'skipped')
+                                        or (found.state = 'sent' and $2::boolean))
   returning d as delivery
 )
 select jsonb_build_object('outcome', 'done', 'delivery', buildq_delivery_view(delivery)) from changed
 union all
-select jsonb_build_object('outcome', 'conflict', 'state', state) from deliveries
-  where id = $1::uuid and not exists (select from changed);
+select jsonb_build_object('outcome', 'conflict', 'state', state) from found where not exists (select from changed);
 
 -- name: delivery_cancel
 -- $1 id. What waits is not sent. JSON as of delivery_requeue.
-with changed as (
+with found as materialized (
+  select id, state from deliveries where id = $1::uuid for update
+), changed as (
   update deliveries d set state = 'cancelled', ended_at = buildq_now()
-  where id = $1::uuid and state in ('waiting', 'faulty')
+  from found where d.id = found.id and found.state in ('waiting', 'faulty')
   returning d as delivery
 )
 select jsonb_build_object('outcome', 'done', 'delivery', buildq_delivery_view(delivery)) from changed
 union all
-select jsonb_build_object('outcome', 'conflict', 'state', state) from deliveries
-  where id = $1::uuid and not exists (select from changed);
+select jsonb_build_object('outcome', 'conflict', 'state', state) from found where not exists (select from changed);
 
 -- name: delivery_test
 -- $1 a new id, $2 channel, $3 recipient, $4 event, $5 build or null for a sample, $6 data or null. Goes out as any
