@@ -1,5 +1,6 @@
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -52,4 +53,10 @@ char *bq_format(const char *fmt, ...) {
   if (text != NULL) (void)vsnprintf(text, (size_t)length + 1, fmt, again);
   va_end(again);
   return text;
+}
+
+void bq_memory_trim(void) {
+#ifdef __GLIBC__
+  (void)malloc_trim(0);
+#endif
 }

@@ -14,6 +14,9 @@ char *bq_strdup(const char *text);                        // NULL in, NULL out
 char *bq_strndup(const char *text, size_t length);        // copies exactly `length` bytes and a NUL
 char *bq_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); // owned by the caller
 
+// Gives what is free back to the system; milliseconds when there is much of it. A malloc that can't: nothing.
+void bq_memory_trim(void);
+
 // Replaces the three primitives for a test; NULL restores malloc's. Call before any thread starts.
 typedef void *(*bq_realloc_fn)(void *old, size_t size);
 void bq_memory_replace(bq_realloc_fn replacement);

@@ -99,6 +99,8 @@ typedef struct bq_server {
   bq_config **old_configs;      // owned; kept to the end: slices may still read their strings
   size_t old_config_count;
   int reading_config;           // the task is under way
+  bq_task trim_task;            // gives memory back
+  int trimming;                 // the task is under way
   int result;                   // of bq_serve
   bq_error error;               // why it ends, when result is negative
   // statistics, at most 2 s old

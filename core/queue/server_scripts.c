@@ -24,6 +24,23 @@ typedef struct storing {
   bq_generation *generation; // retained
 } storing;
 
+static void trim_work(bq_task *task) {
+  (void)task;
+  bq_memory_trim();
+}
+
+static void trim_done(bq_task *task) {
+  ((bq_server *)((char *)task - offsetof(bq_server, trim_task)))->trimming = 0;
+}
+
+// Reading, compiling, checking and storing scripts has used megabytes that nobody needs until the next change.
+static void trim_memory(bq_server *server) {
+  bq_error err;
+  if (server->trimming) return;
+  server->trim_task = (bq_task){.work = trim_work, .done = trim_done};
+  server->trimming = bq_pool_submit(server->blocking, &server->trim_task, &err) == 0; // a full pool has other worries
+}
+
 static void on_generation_stored(void *arg, const bq_pg_result *result) {
   storing *s = arg;
   bq_server *server = s->server;
@@ -37,6 +54,7 @@ static void on_generation_stored(void *arg, const bq_pg_result *result) {
     server->stored = bq_generation_retain(s->generation);
   }
   server->storing--;
+  trim_memory(server);
   bq_runner_wake(server->runner);
   bq_generation_release(s->generation);
   bq_free(s);
