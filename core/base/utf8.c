@@ -16,6 +16,14 @@ size_t bq_utf8_character(const char *text, size_t room) {
   return length;
 }
 
+int bq_utf8_is(const char *text, size_t length) {
+  for (size_t step; length > 0; text += step, length -= step) {
+    step = bq_utf8_character(text, length);
+    if (step == 0) return 0;
+  }
+  return 1;
+}
+
 // Whether the bytes to the end are the beginning of a character.
 static int is_cut(const char *text, size_t room) {
   unsigned char first = (unsigned char)*text;

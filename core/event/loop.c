@@ -97,7 +97,8 @@ int bq_loop_run(bq_loop *loop, bq_error *err) {
 }
 
 void bq_loop_stop(bq_loop *loop) {
-  (void)event_base_loopexit(loop->base, NULL);
+  // At once, in the middle of a turn, when there is no memory for an orderly end of it.
+  if (event_base_loopexit(loop->base, NULL) < 0) (void)event_base_loopbreak(loop->base);
 }
 
 void bq_loop_post(bq_loop *loop, bq_post *post) {

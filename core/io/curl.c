@@ -14,6 +14,7 @@ typedef struct transfer {
   bq_curl_done done;
   void *arg;
   CURLcode code;
+  int starved; // there was no memory to watch its socket
   struct transfer *next;
   struct transfer *previous;
 } transfer;
@@ -67,12 +68,21 @@ static void collect(bq_curl *curl) {
   }
 }
 
+// Ends the transfers that nothing would wake. Not where that was found out: libcurl is at work there.
+static void end_starved(bq_curl *curl) {
+  for (transfer *t = curl->first, *next; t != NULL; t = next) {
+    next = t->next;
+    if (t->starved) finish(t, CURLE_OUT_OF_MEMORY);
+  }
+}
+
 static void on_socket_ready(evutil_socket_t fd, short what, void *arg) {
   bq_curl *curl = arg;
   int running;
   int flags = ((what & EV_READ) != 0 ? CURL_CSELECT_IN : 0) | ((what & EV_WRITE) != 0 ? CURL_CSELECT_OUT : 0);
   (void)curl_multi_socket_action(curl->multi, fd, flags, &running);
   collect(curl);
+  end_starved(curl);
 }
 
 static void on_timeout(void *arg) {
@@ -83,11 +93,12 @@ static void on_timeout(void *arg) {
     bq_timer_set(curl->timer, AGAIN_MS);
   }
   collect(curl);
+  end_starved(curl);
 }
 
-// libcurl says what it waits for on a socket. `socket_data` is our event for it.
+// libcurl says what it waits for on a socket. `socket_data` is our event for it. Never answers -1: that would be the end
+// of all transfers, now and later.
 static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *socket_data) {
-  (void)easy;
   bq_curl *curl = user;
   struct event *event = socket_data;
   if (event != NULL) event_free(event);
@@ -96,12 +107,13 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *user, void
     short wanted = (short)(((what & CURL_POLL_IN) != 0 ? EV_READ : 0) | ((what & CURL_POLL_OUT) != 0 ? EV_WRITE : 0));
     event = event_new(bq_loop_base(curl->loop), fd, (short)(wanted | EV_PERSIST), on_socket_ready, curl);
     if (event == NULL || event_add(event, NULL) < 0) {
+      transfer *t = NULL;
+      if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&t) == CURLE_OK && t != NULL) t->starved = 1;
       if (event != NULL) event_free(event);
-      (void)curl_multi_assign(curl->multi, fd, NULL); // the earlier event is gone
-      return -1; // the transfer fails
+      event = NULL; // and the earlier one is gone
     }
   }
-  (void)curl_multi_assign(curl->multi, fd, event);
+  (void)curl_multi_assign(curl->multi, fd, event); // can't fail for a socket that libcurl has just named
   return 0;
 }
 

@@ -258,8 +258,12 @@ static void start_connecting(bq_pg_connection *connection) {
     return;
   }
   (void)PQsetNoticeReceiver(connection->pg, on_notice, connection);
-  if (PQstatus(connection->pg) == CONNECTION_BAD || watch(connection, EV_WRITE) < 0) {
+  if (PQstatus(connection->pg) == CONNECTION_BAD) {
     lose_libpq(connection, "can't connect to the database");
+  } else if (watch(connection, EV_WRITE) < 0) {
+    bq_error err;
+    (void)bq_fail(&err, BQ_ENOMEM, "out of memory to watch a database connection");
+    lose(connection, &err);
   }
 }
 

@@ -196,8 +196,13 @@ int bq_statements_load(bq_statements **out, const char *directory, bq_error *err
     result = bq_fail_errno(err, errno, "can't read the SQL statements in %s", directory);
     goto cleanup;
   }
-  struct dirent *file;
-  while (result == 0 && (file = readdir(dir)) != NULL) {
+  while (result == 0) {
+    errno = 0;
+    const struct dirent *file = readdir(dir);
+    if (file == NULL) {
+      if (errno != 0) result = bq_fail_errno(err, errno, "can't list the SQL statements in %s", directory);
+      break;
+    }
     size_t length = strlen(file->d_name);
     if (file->d_name[0] == '.' || length < 5 || strcmp(file->d_name + length - 4, ".sql") != 0) continue;
     result = load_file(statements, directory, file->d_name, err);

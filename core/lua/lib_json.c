@@ -153,21 +153,12 @@ static int refuse(conversion *c, const char *what) {
   return c->result;
 }
 
-// Whether it is UTF-8, without a NUL byte.
-static int is_text(const char *text, size_t length) {
-  for (size_t step; length > 0; text += step, length -= step) {
-    step = bq_utf8_character(text, length);
-    if (step == 0) return 0;
-  }
-  return 1;
-}
-
 static int put_string(conversion *c, const place *p, const char *text, size_t length) {
   if (memchr(text, '\0', length) != NULL) return refuse(c, "a string with a NUL byte");
   c->bytes += length;
   if (c->bytes > BQ_LUA_JSON_MAX_TEXT) return refuse(c, "more than 64 MiB of strings");
   json_t *value = json_stringn(text, length);
-  if (value == NULL && !is_text(text, length)) return refuse(c, "a string that is not UTF-8");
+  if (value == NULL && !bq_utf8_is(text, length)) return refuse(c, "a string that is not UTF-8");
   return put(c, p, value);
 }
 
@@ -231,7 +222,7 @@ static int convert_object(conversion *c, lua_State *L, int index, json_t *object
       break;
     }
     p.key = lua_tolstring(L, -2, &p.key_length);
-    if (!is_text(p.key, p.key_length)) {
+    if (!bq_utf8_is(p.key, p.key_length)) {
       (void)refuse(c, "a key with a NUL byte, or one that is not UTF-8");
       break;
     }

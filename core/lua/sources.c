@@ -251,8 +251,13 @@ static int read_tree(const walk *w, int fd, const char *prefix, int depth, bq_er
     return bq_fail_errno(err, errno, "can't read the directory %s", prefix);
   }
   int result = 0;
-  struct dirent *entry;
-  while (result == 0 && (entry = readdir(dir)) != NULL) {
+  while (result == 0) {
+    errno = 0;
+    const struct dirent *entry = readdir(dir);
+    if (entry == NULL) {
+      if (errno != 0) result = bq_fail_errno(err, errno, "can't read the directory %s", prefix);
+      break;
+    }
     if (entry->d_name[0] == '.') continue;
     char *path = bq_format("%s/%s", prefix, entry->d_name);
     if (path == NULL) {

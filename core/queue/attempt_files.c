@@ -277,20 +277,26 @@ void bq_attempt_publish(bq_task *task) {
   attempt->task_result = publish(attempt, &attempt->task_error);
 }
 
-// Removes a directory that is empty; one with other attempts in it stays.
-static void remove_if_empty(const char *path) {
+// Removes the directory that `path` was in when it is empty; one with other attempts in it stays.
+static int remove_if_empty(const char *path, bq_error *err) {
   char *parent = bq_strndup(path, (size_t)(strrchr(path, '/') - path));
-  if (parent != NULL) (void)rmdir(parent);
+  if (parent == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory to remove the directory of a build");
+  int result = 0;
+  if (rmdir(parent) < 0 && errno != ENOTEMPTY && errno != EEXIST && errno != ENOENT) {
+    result = bq_fail_errno(err, errno, "can't remove %s", parent);
+  }
   bq_free(parent);
+  return result;
 }
 
 // Keeps the first fault; all three removals are tried, whatever becomes of the others.
 static void clean_path(bq_attempt *attempt, const char *root, const char *path) {
   bq_error fault;
-  if (remove_path(root, path, &fault) < 0 && attempt->task_result == 0) {
+  int result = remove_path(root, path, &fault);
+  if (result == 0) result = remove_if_empty(path, &fault);
+  if (result < 0 && attempt->task_result == 0) {
     attempt->task_result = bq_fail(&attempt->task_error, fault.code, "%s", fault.message);
   }
-  remove_if_empty(path);
 }
 
 // What the build needed at its end, of the disk of workspaces and of artifacts together. What isn't there is nothing.

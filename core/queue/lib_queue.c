@@ -33,6 +33,7 @@ struct call_op {
   void (*after)(call_op *call); // on the loop, after success; may be NULL
   PGresult *rows;         // owned copy
   json_t *answer;         // owned; first column of the first row
+  char *text;             // owned; of what is pushed, in case that Lua has no memory for it; NULL: none
   bq_error error;         // code 0: none
   char sqlstate[6];
   int64_t limit;          // of a page
@@ -53,7 +54,8 @@ static void on_answer(void *arg, const bq_pg_result *result) {
   } else {
     call->rows = PQcopyResult(result->rows, PG_COPYRES_ATTRS | PG_COPYRES_TUPLES);
     call->answer = bq_store_json(result->rows, 0);
-    if (call->rows == NULL) (void)bq_fail(&call->error, BQ_ENOMEM, "out of memory for an answer");
+    int unread = call->answer == NULL && PQntuples(result->rows) > 0 && !PQgetisnull(result->rows, 0, 0);
+    if (call->rows == NULL || unread) (void)bq_fail(&call->error, BQ_ENOMEM, "out of memory for an answer");
     else if (call->after != NULL) call->after(call);
   }
   bq_op_complete(&call->op);
@@ -103,6 +105,7 @@ static void call_release(bq_op *op) {
   for (int i = 0; i < call->param_count; i++) bq_free(call->params[i]);
   PQclear(call->rows);
   json_decref(call->answer);
+  bq_free(call->text);
   bq_free(call);
 }
 
@@ -249,11 +252,9 @@ static int queue_get(lua_State *L) {
 
 static int push_text(call_op *call, lua_State *L) {
   if (call->answer == NULL) return push_not_found(L);
-  char *text = NULL;
-  if (bq_estimator_add(call->server, call->answer)) text = bq_json_dumps(call->answer, JSON_COMPACT);
-  if (text != NULL) lua_pushstring(L, text);
+  if (bq_estimator_add(call->server, call->answer)) call->text = bq_json_dumps(call->answer, JSON_COMPACT);
+  if (call->text != NULL) lua_pushstring(L, call->text);
   else lua_pushlstring(L, PQgetvalue(call->rows, 0, 0), (size_t)PQgetlength(call->rows, 0, 0));
-  bq_free(text);
   return 1;
 }
 

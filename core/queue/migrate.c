@@ -94,8 +94,8 @@ static int by_version(const void *a, const void *b) {
 }
 
 static int read_directory(migrations *all, DIR *dir, const char *directory, bq_error *err) {
-  struct dirent *file;
-  while ((file = readdir(dir)) != NULL) {
+  const struct dirent *file;
+  for (errno = 0; (file = readdir(dir)) != NULL; errno = 0) {
     if (version_of(file->d_name) == 0) continue;
     if (all->count == MAX_MIGRATIONS) {
       return bq_fail(err, BQ_ELIMIT, "%s holds more than %d migrations", directory, MAX_MIGRATIONS);
@@ -103,6 +103,7 @@ static int read_directory(migrations *all, DIR *dir, const char *directory, bq_e
     int result = read_migration(&all->list[all->count++], directory, file->d_name, err);
     if (result < 0) return result;
   }
+  if (errno != 0) return bq_fail_errno(err, errno, "can't list the migrations in %s", directory);
   if (all->count == 0) return bq_fail(err, BQ_EINVAL, "there is no migration in %s", directory);
   qsort(all->list, (size_t)all->count, sizeof all->list[0], by_version);
   for (int i = 0; i < all->count; i++) {

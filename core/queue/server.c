@@ -445,6 +445,7 @@ static void free_parts(bq_server *server) {
   }
   bq_timer_free(server->wind_timer);
   bq_timer_free(server->patience_timer);
+  bq_timer_free(server->store_timer);
   bq_generation_release(server->announced);
   json_decref(server->change);
   bq_generation_release(server->stored);

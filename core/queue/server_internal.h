@@ -81,6 +81,7 @@ typedef struct bq_server {
   bq_generation *announced;     // retained; the last one that the log has called active
   json_t *change;               // owned; {previous, added, changed, removed}: what it was the change of; NULL: the first
   int64_t change_us;            // bq_clock_mono_us of it
+  bq_timer *store_timer;        // owned; the newest could not be sent there: it is tried again
   bq_generation *stored;        // retained; the newest that is safely in SQL: what builds start on
   char host_name[256];
   bq_mask_set *hidden;          // owned; what no log of a build shows

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "queue/server_internal.h"
 #include "queue/server_metrics.h"
 #include "queue/server_modules.h"
@@ -14,6 +15,7 @@
 enum {
   HANDLER_SLICE_US = 50000, // of one route between two waits
   LOGGED_BYTES = 400,       // of a change's paths in the log; then they are counted
+  STORE_AGAIN_MS = 1000,    // when scripts could not be sent to the database
   WATCH_QUIET_MS = 60,      // without a further change before files are read
   WATCH_LONGEST_MS = 2000   // from the first change: a checkout of many files is one change, not several mixtures
 };
@@ -60,26 +62,35 @@ static void on_generation_stored(void *arg, const bq_pg_result *result) {
   bq_free(s);
 }
 
-static void store_generation(bq_server *server) {
-  bq_generation *current = bq_script_host_current(server->host);
-  const bq_sources *sources = bq_generation_sources(current);
+// The files as JSON, to be freed by the caller; NULL when memory is out.
+static char *list_files(const bq_sources *sources) {
   json_t *files = json_array();
-  for (size_t i = 0; i < bq_sources_count(sources); i++) {
+  int failed = files == NULL;
+  for (size_t i = 0; i < bq_sources_count(sources) && !failed; i++) {
     const bq_source *source = bq_sources_at(sources, i);
     // What is no UTF-8 can't be kept as text: such a template is given back empty, and its hash tells.
-    json_t *content = json_stringn(source->text, source->length);
-    (void)json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
-                                                 "content", content != NULL ? content : json_string("")));
+    size_t length = bq_utf8_is(source->text, source->length) ? source->length : 0;
+    json_t *content = json_stringn(source->text, length);
+    failed = json_array_append_new(files, json_pack("{s:s, s:s, s:o}", "path", source->path, "hash", source->hash,
+                                                    "content", content)) < 0;
   }
-  char *text = bq_json_dumps(files, JSON_COMPACT);
+  char *text = !failed ? bq_json_dumps(files, JSON_COMPACT) : NULL;
   json_decref(files);
+  return text;
+}
+
+static void store_generation(void *arg) {
+  bq_server *server = arg;
+  bq_generation *current = bq_script_host_current(server->host);
+  char *text = list_files(bq_generation_sources(current));
   bq_error err;
   const char *params[] = {bq_generation_hash(current), text};
   storing *s = bq_alloc(sizeof *s);
   if (s != NULL) *s = (storing){.server = server, .generation = bq_generation_retain(current)};
   if (text == NULL || s == NULL ||
       bq_store_write(server->store, "store_generation", 2, params, on_generation_stored, s, &err) < 0) {
-    bq_log(BQ_ERROR, "the scripts could not be stored: builds go on with the ones before", NULL);
+    bq_log(BQ_ERROR, "the scripts could not be stored (trying again): builds go on with the ones before", NULL);
+    bq_timer_set(server->store_timer, STORE_AGAIN_MS);
     bq_generation_release(s != NULL ? s->generation : NULL);
     bq_free(s);
   } else {
@@ -165,6 +176,7 @@ static void on_scripts_loaded(void *arg, int swapped, const bq_error *error) {
   }
   if (!swapped) return;
   if (!server->ready) bq_server_become_ready(server);
+  bq_timer_clear(server->store_timer);
   store_generation(server);
   bq_scheduler_wake(server->scheduler);
   bq_sender_wake(server->sender);
@@ -213,6 +225,7 @@ int bq_server_open_scripts(bq_server *server, bq_error *err) {
       .loaded = on_scripts_loaded,
       .arg = server};
   int result = bq_script_host_new(&server->host, &options, err);
+  if (result == 0) result = bq_timer_new(&server->store_timer, server->loop, store_generation, server, err);
   if (result < 0) return result;
   char *scripts = bq_format("%s/scripts", server->share);
   char *templates = bq_format("%s/templates", server->share);

@@ -169,8 +169,6 @@ CALL(LIBCURL, CURLE_OUT_OF_MEMORY, ENOMEM, CURLcode, curl_easy_perform, (CURL *c
 CALL(LIBCURL, NULL, ENOMEM, char *, curl_easy_escape, (CURL *c, const char *text, int length), (c, text, length))
 CALL(LIBCURL, NULL, ENOMEM, CURLM *, curl_multi_init, (void), ())
 CALL(LIBCURL, CURLM_OUT_OF_MEMORY, ENOMEM, CURLMcode, curl_multi_add_handle, (CURLM *m, CURL *c), (m, c))
-CALL(LIBCURL, CURLM_OUT_OF_MEMORY, ENOMEM, CURLMcode, curl_multi_assign, (CURLM *m, curl_socket_t fd, void *arg),
-     (m, fd, arg))
 CALL(LIBCURL, CURLM_INTERNAL_ERROR, ENOMEM, CURLMcode, curl_multi_socket_action,
      (CURLM *m, curl_socket_t fd, int what, int *running), (m, fd, what, running))
 CALL(LIBCURL, NULL, ENOMEM, struct curl_slist *, curl_slist_append, (struct curl_slist *list, const char *text),

@@ -113,10 +113,7 @@ local function look_behind(world, seen)
     add(seen, "lost", "afterwards a build %s", not id and "is not accepted" or "does not succeed")
   end
   if not world.server.child:alive() then return end
-  for _, text in ipairs(world:settle()) do
-    -- What could not be removed, and is told, is swept later.
-    if not (text:find "^workspace " and #seen.complaints > 0) then add(seen, "left", "%s", text) end
-  end
+  for _, text in ipairs(world:settle()) do add(seen, "left", "%s", text) end
   if world:leaks() then add(seen, "leak", "%s", world.server:log():match ".*(ERROR: LeakSanitizer.*)" or "?") end
 end
 

@@ -185,17 +185,17 @@ function start.act(world)
   local seen = { findings = {}, signs = {} }
   local server = world.server
   server:spawn()
+  server.address = server.config.BuildQueue.Listen
   local ready
   pcall(process.wait_for, function()
     if not server.child:alive() then return true end
-    ready = server:listens() and (world:ask("GET", "/readyz") or {}).status == 200
+    ready = (world:ask("GET", "/readyz") or {}).status == 200
     return ready
   end, START_SECONDS)
   if server.child:alive() and not ready then
-    local answer = server:listens() and world:ask("GET", "/readyz")
+    local answer = world:ask("GET", "/readyz")
     note(seen, "it does not become ready: %s", answer and answer.body or "it does not listen")
-    local address = server:listens()
-    if not address or not answer then add(seen, "lost", "it neither became ready nor ended") end
+    if not answer then add(seen, "lost", "it neither became ready nor ended") end
   end
   if ready then
     local id = world:submit "quick"
