@@ -205,7 +205,7 @@ describe("a .NET product", function()
   for name, optimizations in pairs {
     ["self-contained"] = { nativeAot = false, trim = false, readyToRun = false },
     ["ReadyToRun"] = { nativeAot = false, trim = false },
-    ["trimmed"] = { nativeAot = false, readyToRun = false },
+    ["trimmed"] = { nativeAot = false }, -- and ReadyToRun: see scripts/README.md, .NET
     ["native AOT"] = { nativeAot = true },
   } do
     if ALL then
@@ -220,7 +220,33 @@ describe("a .NET product", function()
     end
   end
 
+  -- scripts/README.md, Images
+  local RECIPE <const> = [[
+    cd "$1"
+    mmdebstrap --quiet --variant=minbase --include=libstdc++6,ca-certificates bookworm base.tar
+    mkdir debian && tar -C debian --exclude='./dev/*' -xf base.tar
+    umoci init --layout "$1/debian-base" && umoci new --image "$1/debian-base:base"
+    umoci insert --image "$1/debian-base:base" debian / && umoci gc --layout "$1/debian-base"
+    chmod -R a+rX "$1/debian-base"
+  ]]
+
   if ALL then
+    try("answers on a base that is made as the manual says", function()
+      if process.run({ "sh", "-c", "command -v mmdebstrap" }).code ~= 0 then return pending "there is no mmdebstrap" end
+      local directory = process.directory()
+      process.check({ "sh", "-ec", RECIPE, "sh", directory }, { seconds = 600 })
+      server.config.BuildQueue.BaseImages["linux-x64"] = directory .. "/debian-base"
+      server:write_config()
+      server:stop()
+      server:launch()
+      local build = builds.run(server, form { nativeAot = false, trim = false, readyToRun = false }, "success", SECONDS)
+      local archive = directory .. "/image.tar"
+      process.write(archive, server:get(("/downloads/%s/Sample-x64.oci.tar"):format(build.id)).body)
+      forge:skopeo("copy", "--quiet", "oci-archive:" .. archive, ("oci:%s/layout:image"):format(directory))
+      local root = image.answers(directory .. "/layout:image")
+      assert.equal("ID=debian", process.read(root .. "/etc/os-release"):match "\n(ID=%w+)")
+    end)
+
     try("is ordered by its modules alone", function()
       local build = builds.run(server, { pipeline = "honua-server", manifest = {
         name = "Sample", architecture = "linux-x64", tier = "pro", modules = { "VectorTiles" },
