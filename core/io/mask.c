@@ -14,13 +14,18 @@ typedef struct pattern {
   int next; // index of the next pattern with the same first byte, or NO_PATTERN
 } pattern;
 
-struct bq_mask_set {
-  const bq_mask_set *base; // borrowed; NULL: none
+// Most builds have no secrets of their own: their set has no such table, which is large.
+typedef struct table {
   pattern patterns[MAX_PATTERNS];
-  int count;            // patterns in use
-  int secrets;          // secrets they stand for
   int first[256];       // index of the first pattern that begins with this byte, or NO_PATTERN
   uint8_t pairs[65536]; // 1: some pattern begins with these two bytes
+} table;
+
+struct bq_mask_set {
+  const bq_mask_set *base; // borrowed; NULL: none
+  table *table;            // owned; from the first secret on
+  int count;               // patterns in use
+  int secrets;             // secrets they stand for
 };
 
 static const char standard[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -29,7 +34,6 @@ static const char for_urls[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 int bq_mask_set_new(bq_mask_set **out, const bq_mask_set *base, bq_error *err) {
   *out = bq_alloc(sizeof **out);
   if (*out == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the secrets of a build");
-  for (size_t i = 0; i < 256; i++) (*out)->first[i] = NO_PATTERN;
   (*out)->base = base;
   return 0;
 }
@@ -37,9 +41,10 @@ int bq_mask_set_new(bq_mask_set **out, const bq_mask_set *base, bq_error *err) {
 void bq_mask_set_free(bq_mask_set *set) {
   if (set == NULL) return;
   for (int i = 0; i < set->count; i++) {
-    explicit_bzero(set->patterns[i].bytes, set->patterns[i].length);
-    bq_free(set->patterns[i].bytes);
+    explicit_bzero(set->table->patterns[i].bytes, set->table->patterns[i].length);
+    bq_free(set->table->patterns[i].bytes);
   }
+  bq_free(set->table);
   bq_free(set);
 }
 
@@ -54,9 +59,18 @@ const bq_mask_set *bq_mask_set_base(const bq_mask_set *set) {
 static int has(const bq_mask_set *set, const char *bytes, size_t length) {
   if (set->base != NULL && has(set->base, bytes, length)) return 1;
   for (int i = 0; i < set->count; i++) {
-    const pattern *p = &set->patterns[i];
+    const pattern *p = &set->table->patterns[i];
     if (p->length == length && memcmp(p->bytes, bytes, length) == 0) return 1;
   }
+  return 0;
+}
+
+static int make_table(bq_mask_set *set, bq_error *err) {
+  if (set->table != NULL) return 0;
+  table *made = bq_alloc(sizeof *made);
+  if (made == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for the secrets of a build");
+  for (size_t i = 0; i < 256; i++) made->first[i] = NO_PATTERN;
+  set->table = made;
   return 0;
 }
 
@@ -65,9 +79,10 @@ static int add_pattern(bq_mask_set *set, const char *bytes, size_t length, bq_er
   char *copy = bq_strndup(bytes, length);
   if (copy == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a secret");
   const unsigned char *u = (const unsigned char *)bytes;
-  set->patterns[set->count] = (pattern){.bytes = copy, .length = length, .next = set->first[u[0]]};
-  set->first[u[0]] = set->count++;
-  set->pairs[u[0] << 8 | u[1]] = 1;
+  table *t = set->table;
+  t->patterns[set->count] = (pattern){.bytes = copy, .length = length, .next = t->first[u[0]]};
+  t->first[u[0]] = set->count++;
+  t->pairs[u[0] << 8 | u[1]] = 1;
   return 0;
 }
 
@@ -95,8 +110,10 @@ int bq_mask_set_add(bq_mask_set *set, const char *secret, size_t length, bq_erro
   if (set->secrets == BQ_MASK_MAX_SECRETS) {
     return bq_fail(err, BQ_ELIMIT, "a build can't use more than %d secrets", BQ_MASK_MAX_SECRETS);
   }
+  int result = make_table(set, err);
+  if (result < 0) return result;
   set->secrets++;
-  int result = add_pattern(set, secret, length, err);
+  result = add_pattern(set, secret, length, err);
   if (result < 0) return result;
   size_t room = length / 3 * 4 + 8;
   char *text = bq_alloc(room);
@@ -118,8 +135,10 @@ static size_t match(const bq_mask_set *set, const char *bytes, size_t length, in
   size_t longest = 0;
   *may_go_on = 0;
   for (; set != NULL; set = set->base) {
-    for (int i = set->first[(unsigned char)bytes[0]]; i != NO_PATTERN; i = set->patterns[i].next) {
-      const pattern *p = &set->patterns[i];
+    const table *t = set->table;
+    if (t == NULL) continue;
+    for (int i = t->first[(unsigned char)bytes[0]]; i != NO_PATTERN; i = t->patterns[i].next) {
+      const pattern *p = &t->patterns[i];
       size_t compare = p->length < length ? p->length : length;
       if (memcmp(p->bytes, bytes, compare) != 0) continue;
       if (p->length > length) *may_go_on = 1;
@@ -132,7 +151,9 @@ static size_t match(const bq_mask_set *set, const char *bytes, size_t length, in
 static int may_begin(const bq_mask_set *set, const char *bytes, size_t length) {
   const unsigned char *u = (const unsigned char *)bytes;
   for (; set != NULL; set = set->base) {
-    if (length == 1 ? set->first[u[0]] != NO_PATTERN : set->pairs[u[0] << 8 | u[1]]) return 1;
+    const table *t = set->table;
+    if (t == NULL) continue;
+    if (length == 1 ? t->first[u[0]] != NO_PATTERN : t->pairs[u[0] << 8 | u[1]]) return 1;
   }
   return 0;
 }
