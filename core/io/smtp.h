@@ -46,7 +46,8 @@ int bq_smtp_new(bq_smtp **out, bq_loop *loop, unsigned threads, bq_error *err) B
 void bq_smtp_free(bq_smtp *smtp); // NULL is fine
 
 // Sends a mail (CRLF at the end of each line) from one address to another. `account` is copied, `content` is asked on the
-// mail's thread: whether it may go when the thread has time for it, and again when the server waits for the mail itself. `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM, BQ_ELIMIT (too many wait).
+// mail's thread: whether it may go when the thread has time for it, and again when the server waits for the mail itself.
+// `done` follows on a later turn. BQ_EINVAL: an address can't be one. BQ_ENOMEM, BQ_ELIMIT (too many wait).
 int bq_smtp_send(bq_smtp *smtp, const bq_smtp_account *account, const char *from, const char *to,
                  const bq_content *content, bq_transport_done done, void *arg, bq_error *err) BQ_MUSTCHECK;
 

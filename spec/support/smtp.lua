@@ -87,6 +87,16 @@ function Sink:mails()
   return list
 end
 
+--- How many that are.
+---@return integer
+function Sink:count()
+  local count = 0
+  for name in uv.fs_scandir_next, assert(uv.fs_scandir(self.directory .. "/mails")) do
+    if name:find "%.json$" then count = count + 1 end
+  end
+  return count
+end
+
 --- Section Email of a server that sends here, with `more` laid over it.
 ---@param more? table
 ---@return table
