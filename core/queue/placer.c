@@ -4,20 +4,34 @@
 // placed anew. What came by plain SQL, or had its priority changed by hand, is noted by triggers. Here batches of that are
 // read, decided on and written, while claims go on; one node does it at a time, while it keeps asking.
 //
-//   TELLING → READING ⇄ WRITING → FORGETTING → IDLE
+// Builds that were being written while the policy changed have noticed nothing and were not noticed: for as long as a
+// statement may take, the server that told of the change looks for such whenever nothing else is to be placed.
+//
+//   TELLING → READING ⇄ WRITING → (FINDING → READING …) → FORGETTING → IDLE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "queue/facts.h"
 #include "queue/server_internal.h"
 
-enum { BATCH = 200 };
+enum {
+  BATCH = 200,
+  UNSURE_MS = 40000 // after a change: an enqueue that began before it has ended, as statements have 30 s
+};
 
-typedef enum placer_state { PLACER_IDLE, PLACER_TELLING, PLACER_READING, PLACER_WRITING, PLACER_FORGETTING } placer_state;
+typedef enum placer_state {
+  PLACER_IDLE,
+  PLACER_TELLING,
+  PLACER_READING,
+  PLACER_WRITING,
+  PLACER_FINDING,
+  PLACER_FORGETTING
+} placer_state;
 
 struct bq_placer {
   bq_server *server; // borrowed
@@ -26,6 +40,8 @@ struct bq_placer {
   int again;         // a generation went live meanwhile
   int stopped;
   int told;          // the database knows of the running policy
+  int64_t unsure_until_us; // bq_clock_mono_us; 0: all builds know of the policy, or are noted
+  int searched;      // in this run
   int placed;        // by this run
   char fingerprint[BQ_FINGERPRINT_SIZE]; // of this run's policy
   json_t *tags;      // owned; of the batch: customer → its tags at each priority
@@ -141,18 +157,37 @@ static void decide_batch(bq_placer *placer, const PGresult *rows) {
   json_decref(tags);
 }
 
+static void on_found(void *arg, const bq_pg_result *result) {
+  bq_placer *placer = arg;
+  if (result->error != NULL) {
+    rest_after(placer, result->error);
+    return;
+  }
+  placer->searched = 1;
+  if (bq_clock_mono_us() >= placer->unsure_until_us) placer->unsure_until_us = 0;
+  if (placer->stopped || placer->again) rest(placer);
+  else read_batch(placer);
+}
+
+// Nothing more is noted.
+static void end_run(bq_placer *placer) {
+  bq_error err = {0};
+  int is_unsure = placer->unsure_until_us != 0 && !placer->searched;
+  placer->state = is_unsure ? PLACER_FINDING : PLACER_FORGETTING;
+  if (bq_store_query(placer->server->store, is_unsure ? "find_unplaced" : "forget_placed", 0, NULL,
+                     is_unsure ? on_found : on_forgotten, placer, &err) < 0) {
+    rest_after(placer, &err);
+  }
+}
+
 static void on_batch(void *arg, const bq_pg_result *result) {
   bq_placer *placer = arg;
-  bq_error err = {0};
   if (result->error != NULL) {
     rest_after(placer, result->error);
     return;
   }
   if (PQntuples(result->rows) == 0) {
-    placer->state = PLACER_FORGETTING;
-    if (bq_store_query(placer->server->store, "forget_placed", 0, NULL, on_forgotten, placer, &err) < 0) {
-      rest_after(placer, &err);
-    }
+    end_run(placer);
     return;
   }
   // The policy may be another one by now: what it decides must bear its own name.
@@ -186,6 +221,7 @@ static void on_told(void *arg, const bq_pg_result *result) {
     return;
   }
   placer->told = 1;
+  if (PQntuples(result->rows) > 0) placer->unsure_until_us = bq_clock_mono_us() + (int64_t)UNSURE_MS * 1000;
   if (placer->again) rest(placer);
   else read_batch(placer);
 }
@@ -198,6 +234,7 @@ static void begin(bq_placer *placer) {
   if (strcmp(fingerprint, placer->fingerprint) != 0) placer->told = 0;
   (void)snprintf(placer->fingerprint, sizeof placer->fingerprint, "%s", fingerprint);
   placer->again = 0;
+  placer->searched = 0;
   if (placer->server->env.node_id[0] == '\0') {
     bq_timer_set(placer->timer, 100);
   } else if (placer->told) {

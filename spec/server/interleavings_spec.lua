@@ -29,6 +29,11 @@ local function finish_end(status) return step("finish_end", X, 1, A, status, "it
 local function place(key)
   return step("place", nil, ('[{"id": "%s", "priority": 1, "key": %d}]'):format(X, key), "[]")
 end
+local POLICY <const> = step("use_policy", "another")
+local ENQUEUE <const> = step("enqueue_all", ([[ [{"id": "%s", "customerId": "acme", "customerName": "Acme",
+  "customerEmail": "a@acme.example", "configurationName": "web", "manifestPath": "web.json", "tier": "pro",
+  "architecture": "linux-x64", "cloudProvider": "aws", "priority": 1, "pipeline": "quick",
+  "manifest": {}}] ]]):format(X))
 local CANCEL <const> = step("cancel", X, "not wanted")
 local RETRY <const> = step("retry", X)
 local BULK <const> = step("bulk_retry", "failed", nil, 10)
@@ -106,6 +111,10 @@ local PAIRS <const> = {
   { "re-key × re-key", WAITING, place(7), place(8), ab = "1; 1; X pending 0 key 8", ba = "1; 1; X pending 0 key 7" },
   { "re-key by a policy × by hand", WAITING, place(7), RAISE,
     ab = "1; done; X pending 0", ba = "1; done; X pending 0 key 7" },
+  { "re-key of all × enqueue", {}, POLICY, ENQUEUE, after = step "find_unplaced",
+    ab = "1; accepted; X pending 0 to place", ba = "1; accepted; X pending 0 to place" },
+  { "re-key of all × re-key by a policy", WAITING, POLICY, place(7),
+    ab = "1; 0; X pending 0 to place", ba = "1; 1; X pending 0 key 7 to place" },
   { "re-key by a policy × cancel", WAITING, place(7), CANCEL,
     ab = "1; cancelled; X cancelled 0 key 7", ba = "0; cancelled; X cancelled 0" },
   { "re-key by hand × cancel", WAITING, RAISE, CANCEL,
@@ -294,6 +303,7 @@ local SAY <const> = {
   end,
   outbox_take = function(answer) return answer ~= "" and "taken" or "nothing" end,
   deliveries_claim = function(answer) return answer:match "^%a+" or "nothing" end,
+  enqueue_all = function() return "accepted" end,
   pause = function() return "paused" end,
   bulk_retry = function(answer) return answer:match "%d+" end,
 }
@@ -346,13 +356,14 @@ union all select 'rows of a build that is gone' from build_attempts where build_
 
 local STATE <const> = [[select string_agg(concat_ws(' ', b.id, b.status, b.attempt, b.node_id,
     case when cancel_requested_at is not null then 'cancel' end, case when round > 0 then 'round ' || round end,
-    case when claim_key < 100 then 'key ' || claim_key end), ', ' order by b.id) from build_queue b]]
+    case when claim_key < 100 then 'key ' || claim_key end,
+    (select 'to place' from builds_to_place where build_id = b.id)), ', ' order by b.id) from build_queue b]]
 
 local MAILS <const> = [[select string_agg(concat_ws(' ', id, state, claim, node_id), ', ' order by id) from deliveries]]
 
 local CLEAN <const> = [[delete from build_queue; delete from build_events; delete from builds_to_place;
   delete from nodes;
-  update queue_control set paused = false, pause_reason = null, paused_at = null]]
+  update queue_control set paused = false, pause_reason = null, paused_at = null, priority_policy = null]]
 
 local function insert(id)
   return ([[insert into build_queue (id, customer_id, customer_name, customer_email, configuration_name, manifest_path,

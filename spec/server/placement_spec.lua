@@ -3,6 +3,7 @@ local Server = require "spec.support.server"
 local builds = require "spec.support.builds"
 local json = require "dkjson"
 local process = require "spec.support.process"
+local sessions = require "spec.support.sessions"
 
 local server
 
@@ -148,6 +149,21 @@ describe("a priority policy", function()
     use { priority = "strict" }
     server:wait_for(function() return order():find "^a1 a2 a3 a4" end, 20, "the old places")
     server:wait_for(function() return server:sql "select count(keyed_by) from build_queue" == "0" end, 20, "all")
+  end)
+
+  it("that is changed places also what was being written meanwhile", function()
+    use { priority = "strict" }
+    local session = sessions.open(server.database)
+    session:ask "begin"
+    session:ask [[insert into build_queue (customer_id, customer_name, customer_email, configuration_name,
+      manifest_path, tier, architecture, cloud_provider, pipeline) values ('x', 'X', 'x@x.example', 'slow', 'm.json',
+      'pro', 'linux-x64', 'aws', 'quick')]]
+    use { priority = "fair" }
+    server:wait_for(function()
+      return server:sql "select priority_policy is not null from queue_control" == "t"
+    end, 20, "the change")
+    session:ask "commit"
+    server:wait_for(function() return server:sql "select count(keyed_by) from build_queue" == "1" end, 30, "its place")
   end)
 
   it("that is changed places what is pending anew while claims go on", function()

@@ -31,6 +31,13 @@ with changed as (
 )
 select 1 from changed;
 
+-- name: find_unplaced
+-- Notes what has another policy's place and was not noted: builds that were being written while the policy changed, so that
+-- neither change saw the other one.
+insert into builds_to_place (build_id, priority, enqueued_at) select b.id, b.priority, b.enqueued_at
+from build_queue b, queue_control c where b.status = 'pending' and b.keyed_by is distinct from c.priority_policy
+on conflict do nothing;
+
 -- name: builds_to_place
 -- $1 node, $2 fingerprint, $3 how many, $4 facts that are wanted (a JSON list of names). The next builds to be placed,
 -- first those that are to run first: JSON as the priority policy is given it, with its facts. One node does this at a
