@@ -47,7 +47,7 @@ local RETENTION <const> = step("retention", 30, 10)
 local COMMIT <const> = step "commit"
 
 -- The mail that build X owes for its enqueue; it bears the id Y.
-local function claim_mail(node) return step("deliveries_claim", node, 5, "generation", 3, 30) end
+local function claim_mail(node) return step("deliveries_claim", node, 5, "generation", 3, 30, "honua.example") end
 local function outcome_of(word)
   return step("delivery_outcomes", ([[ [{"id": "%s", "node": "%s", "claim": 1, "outcome": "%s", "retry": 0,
     "window": 3600, "messageId": "<x@y>", "generation": "generation"}] ]]):format(Y, A, word))
