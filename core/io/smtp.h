@@ -2,7 +2,7 @@
 //
 // Port 465 is TLS from the first byte (RFC 8314); on other ports STARTTLS (RFC 3207) must work unless `tls` is 0. The
 // server's certificate is always checked. A login goes by what the server offers: a password (SASL PLAIN, LOGIN,
-// CRAM-MD5), or an OAuth 2 token (XOAUTH2, RFC 7628).
+// CRAM-MD5), or an OAuth 2 token (OAUTHBEARER of RFC 7628, else XOAUTH2).
 //
 // What a reply means: 5xx to the sender, the recipient or the mail itself is the end (BQ_TRANSPORT_DEAD, with the
 // server's words). Everything else may go well later: 4xx, no connection, a certificate that does not fit, a timeout, a

@@ -156,6 +156,16 @@ describe("the login", function()
     sink:stop()
   end)
 
+  it("goes with a token by the standard's mechanism where that is offered (RFC 7628)", function()
+    for _, mechanisms in ipairs { { "OAUTHBEARER" }, { "XOAUTH2", "OAUTHBEARER" } } do
+      local sink = smtp.sink { cert = certificate.cert, key = certificate.key, ca = certificate.ca, user = "u@x",
+        token = "bearer-123456", mechanisms = mechanisms }
+      local mail = sent(sink, { OAuthToken = "command:echo bearer-123456" })
+      assert.equal("OAUTHBEARER", mail.mechanism)
+      sink:stop()
+    end
+  end)
+
   it("that is refused kills no mail", function()
     local sink = smtp.sink { user = "u", password = "right" }
     local server = start(sink, { SmtpPassword = "wrong-password" })

@@ -7,7 +7,8 @@ any time: a list of {stage, action, recipient?, times?, chance?}; the first that
 stages: connect, ehlo, auth, mail, rcpt, data (the command), body (behind its end)
 actions: a reply ("451 4.3.0 later"), "hang", "drop", "keep-drop" (body: the mail is kept and the reply lost), "wait" (makes
 DIRECTORY/waits, and goes on when there is no file DIRECTORY/wait any more)
-options: cert, key (TLS is offered), implicit (TLS from the first byte), user, password, token (login is required),
+options: cert, key (TLS is offered), implicit (TLS from the first byte), user, password, token (login is required; with a
+token by the mechanisms in `mechanisms`: XOAUTH2 when absent, OAUTHBEARER),
 slow (seconds between two bytes of a reply), keep ("ids": only Message-ID, recipients and whether the reply was lost; false:
 mails are counted only)
 """
@@ -137,14 +138,21 @@ class Handler:
             raise ConnectionResetError("as planned")
         return "250 2.0.0 kept as %d" % count
 
-    async def auth_XOAUTH2(self, server, args):
+    async def bearer(self, server, args, mechanism, form):
         import base64
         blob = await server.challenge_auth("") if len(args) < 2 else base64.b64decode(args[1])
         blob = blob.decode() if isinstance(blob, bytes) else ""
-        good = blob == "user=%s\x01auth=Bearer %s\x01\x01" % (options["user"], options.get("token"))
-        server.session.mechanism = "XOAUTH2"
+        good = re.fullmatch(form.format(user=re.escape(options["user"]), token=re.escape(options.get("token"))), blob)
+        server.session.mechanism = mechanism
         server.session.login_name = options["user"]
-        return AuthResult(success=good, handled=False)
+        return AuthResult(success=good is not None, handled=False)
+
+    async def auth_XOAUTH2(self, server, args):
+        return await self.bearer(server, args, "XOAUTH2", "user={user}\x01auth=Bearer {token}\x01\x01")
+
+    async def auth_OAUTHBEARER(self, server, args):  # RFC 7628, section 3.1
+        return await self.bearer(server, args, "OAUTHBEARER",
+                                 "n,a={user},\x01host=[^\x01]+\x01port=\\d+\x01auth=Bearer {token}\x01\x01")
 
 
 def authenticate(server, session, envelope, mechanism, data):
@@ -160,7 +168,8 @@ async def main():
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(options["cert"], options["key"])
     login = options.get("user") is not None
-    exclude = ["LOGIN", "PLAIN"] if options.get("token") else ["XOAUTH2"]
+    offered = options.get("mechanisms", ["XOAUTH2"]) if options.get("token") else ["LOGIN", "PLAIN"]
+    exclude = [name for name in ("LOGIN", "PLAIN", "XOAUTH2", "OAUTHBEARER") if name not in offered]
     loop = asyncio.get_running_loop()
 
     def make():
