@@ -1,5 +1,6 @@
 // build:exec: one program in the sandbox, its output to the attempt's log.
 #include <lauxlib.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -310,6 +311,18 @@ static void add_last_lines(const exec_op *exec, bq_buf *message) {
   }
 }
 
+// The kernel kills a process when memory is out (in the sandbox its shell says 128 + 9), and compilers say so themselves
+// when it is one of theirs, or when a limit of ChildAddressSpaceMegabytes has refused them some.
+static int ran_out_of_memory(const exec_op *exec) {
+  static const char *const words[] = {"Killed signal terminated program", "Cannot allocate memory", "virtual memory exhausted",
+                                      "out of memory allocating", "std::bad_alloc", "OutOfMemoryException"};
+  if (exec->end.signal == SIGKILL || exec->end.code == 128 + SIGKILL) return 1;
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+    if (exec->last.data != NULL && strstr(exec->last.data, words[i]) != NULL) return 1;
+  }
+  return 0;
+}
+
 // 1 when the exit is to be raised; `error` says how.
 static int is_failure(exec_op *exec) {
   const char *name = exec->argv.items[0];
@@ -329,8 +342,10 @@ static int is_failure(exec_op *exec) {
     } else {
       bq_buf_addf(&message, "%s: exit code %d after %.1f s", name, exec->end.code, seconds);
     }
+    int no_memory = ran_out_of_memory(exec);
+    if (no_memory) bq_buf_adds(&message, ", as when the machine or a limit has no more memory for it");
     add_last_lines(exec, &message);
-    (void)bq_fail(&exec->error, BQ_ESCRIPT, "%s", message.data != NULL ? message.data : name);
+    (void)bq_fail(&exec->error, no_memory ? BQ_ENOMEM : BQ_ESCRIPT, "%s", message.data != NULL ? message.data : name);
     bq_buf_free(&message);
   }
   return exec->error.code != 0;

@@ -123,6 +123,12 @@ static int kind_is(const bq_past_attempt *attempt, const char *kind) {
   return text != NULL && strcmp(text, kind) == 0;
 }
 
+// Lua's own: a command that got no memory may get it another time.
+static int is_out_of_lua_memory(const bq_past_attempt *attempt) {
+  const char *message = json_string_value(attempt->message);
+  return kind_is(attempt, "memory") && message != NULL && strstr(message, "of Lua memory") != NULL;
+}
+
 static int add_attempt(bq_past *past, const json_t *from, bq_error *err) {
   bq_past_outcome outcome;
   int64_t took_us = duration_of(from, "seconds");
@@ -136,8 +142,8 @@ static int add_attempt(bq_past *past, const json_t *from, bq_error *err) {
   if (attempt->message == NULL || attempt->kind == NULL || attempt->step == NULL) {
     return bq_fail(err, BQ_ENOMEM, "out of memory for the history's texts");
   }
-  attempt->retryable = !kind_is(attempt, "timeout") && !kind_is(attempt, "limit") && !kind_is(attempt, "memory") &&
-                       outcome != BQ_PAST_TIMEDOUT;
+  attempt->retryable = !kind_is(attempt, "timeout") && !kind_is(attempt, "limit") &&
+                       !is_out_of_lua_memory(attempt) && outcome != BQ_PAST_TIMEDOUT;
   return 0;
 }
 

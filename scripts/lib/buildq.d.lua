@@ -1007,7 +1007,7 @@ function Build:secret(name) end
 ---@class buildq.RetryFailure a charged failure, or a build that ran longer than BuildTimeoutMinutes
 ---@field build buildq.PolicyBuild
 ---@field message string
----@field kind "step"|"timeout"|"memory"|"limit"|"infrastructure" timeout: of the whole build; memory: Lua's; limit: Lua's time, a bound
+---@field kind "step"|"timeout"|"memory"|"limit"|"infrastructure" timeout: of the whole build; memory: Lua's, or a command got none; limit: Lua's time, a bound
 ---@field step string the step it failed in, "" for none
 ---@field retryable boolean false after build:fail(…, {retry = false}), a limit, a timeout
 ---@field attempt integer this attempt, counted from 1 over the build's whole life

@@ -28,6 +28,9 @@ setup(function()
       ["pipelines/memory.lua"] = [[return { run = function() local t = {} while true do t[#t + 1] = {} end end }]],
       ["pipelines/limit.lua"] = [[return { run = function() while true do end end }]],
       ["pipelines/step.lua"] = [[return { run = function(build) build:exec { argv = { "false" } } end }]],
+      ["pipelines/killed.lua"] = [[return { run = function(build)
+        build:exec { argv = { "sh", "-c", build.metadata.line } }
+      end }]],
       ["pipelines/infrastructure.lua"] = [[return { run = function()
         require("buildq").http.request { url = "http://127.0.0.1:1/" }
       end }]],
@@ -60,6 +63,18 @@ describe("a retry policy", function()
       builds.run(server, { pipeline = kind }, "failed")
       assert.truthy(server:log():find(("of the kind %s %s"):format(kind, retryable), 1, true), kind)
     end
+  end)
+
+  it("is told when a command got no memory", function()
+    policy "return { retry = false, reason = 'for ' .. failure.kind .. ' ' .. tostring(failure.retryable) }"
+    for _, line in ipairs { "kill -9 $$", "echo 'gcc: fatal error: Killed signal terminated program cc1'; exit 1" } do
+      local from = #server:log()
+      local build = builds.run(server, { pipeline = "killed", metadata = { line = line } }, "failed")
+      assert.truthy(build.errorMessage:find("has no more memory for it", 1, true), build.errorMessage)
+      assert.truthy(server:log():find("for memory true", from, true), server:log():sub(from))
+    end
+    local build = builds.run(server, { pipeline = "killed", metadata = { line = "kill -15 $$" } }, "failed")
+    assert.is_nil(build.errorMessage:find("memory", 1, true), build.errorMessage)
   end)
 
   it("that fails leaves the decision to the configuration, and is counted", function()
