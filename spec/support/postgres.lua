@@ -161,10 +161,11 @@ end
 --- Runs SQL through psql; rows as lines, columns joined by "|". Errors are raised with PostgreSQL's message.
 ---@param database string
 ---@param text string
+---@param seconds? number how long it may take; 60
 ---@return string
-function postgres.sql(database, text)
+function postgres.sql(database, text, seconds)
   local argv = { "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", postgres.connection_string(database), "-f", "-" }
-  return process.check(argv, { stdin = text .. "\n" })
+  return process.check(argv, { stdin = text .. "\n", seconds = seconds })
 end
 
 return postgres

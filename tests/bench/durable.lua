@@ -12,12 +12,15 @@ local SETTINGS <const> = { "max_connections=300", "shared_buffers=512MB", "max_w
 --- The pipeline of all groups: one step that does nothing.
 local NOOP <const> = [[return { run = function(build) build:step("Only", function() end) end }]]
 
+--- Before the first database of a group; the second call finds the cluster running.
+function durable.cluster() pcall(postgres.use, SETTINGS) end
+
 --- A server that has not been started, with the cluster behind it.
 ---@param options? ServerOptions
 ---@return Server
 function durable.server(options)
   options = options or {}
-  if not options.database then pcall(postgres.use, SETTINGS) end -- the second server finds the cluster running
+  if not options.database then durable.cluster() end
   options.scripts = options.scripts or {}
   options.scripts["pipelines/noop.lua"] = NOOP
   options.config = options.config or {}
@@ -35,16 +38,62 @@ insert into build_queue (id, customer_id, customer_name, customer_email, manifes
   select gen_random_uuid(), 'c' || i %% 100, 'Customer', 'c@example.org', '', 'main', 'pro', 'linux-x64', 'aws', i %% 4,
     '%s', 'bench'
   from generate_series(1, %d) as i;
-vacuum analyze build_queue;
-checkpoint;
 ]]
 
 --- Puts builds into the queue.
 ---@param database string
 ---@param count integer
 ---@param pipeline? string noop
+function durable.add(database, count, pipeline) postgres.sql(database, FILL:format(pipeline or "noop", count)) end
+
+--- The same before a measurement: tables and disk are tidy afterwards.
+---@param database string
+---@param count integer
+---@param pipeline? string noop
 function durable.fill(database, count, pipeline)
-  postgres.sql(database, FILL:format(pipeline or "noop", count))
+  postgres.sql(database, FILL:format(pipeline or "noop", count) .. "vacuum analyze build_queue;\ncheckpoint;")
+end
+
+-- Many at once, as our own statements leave them: no trigger's call for each. One that waits has come in the last hour;
+-- one that has ended, its attempt and its history are of the day that is given.
+local MANY <const> = [[
+insert into build_manifests (hash, content) values ('bench', '{"version": "1.0", "name": "bench"}')
+  on conflict do nothing;
+create temp table made as
+  select gen_random_uuid() as id, i, case when i <= %d then 'pending' else 'success' end as status, i %% 4 as priority,
+    case when i <= %d then buildq_now() - interval '1 hour' + i * interval '1 ms'
+      else buildq_now() - make_interval(days => %d) - i * interval '1 ms' end as at
+  from generate_series(1, %d) as i;
+insert into build_queue (id, customer_id, customer_name, customer_email, manifest_path, configuration_name, tier,
+    architecture, cloud_provider, priority, pipeline, manifest_hash, status, enqueued_at, claim_key, told, event_seq,
+    attempt, generation, started_at, completed_at, build_duration_seconds, progress_percent, current_step)
+  select id, 'c' || i %% 100, 'Customer', 'c@example.org', '', 'main', 'pro', 'linux-x64', 'aws', priority, 'noop',
+    'bench', status, at, buildq_claim_key(priority, at), seq, seq, has_ended::integer,
+    case when has_ended then 'bench' end, case when has_ended then at end, case when has_ended then at end,
+    case when has_ended then 0 end, case when has_ended then 100 else 0 end,
+    case when has_ended then 'Build complete' end
+  from made cross join lateral (select status = 'success' as has_ended) as e
+    cross join lateral (select case when has_ended then 3 else 1 end as seq) as s;
+insert into build_attempts (build_id, attempt, node_id, generation, started_at, ended_at, outcome, progress)
+  select id, 1, '00000000-0000-7000-8000-000000000001', 'bench', at, at, 'success', 100
+  from made where status = 'success';
+insert into build_events (build_id, seq, at, type, attempt, round)
+  select id, seq, at, type, least(seq - 1, 1), 0
+  from made cross join (values (1, 'queued'), (2, 'started'), (3, 'success')) as told(seq, type)
+  where seq = 1 or status = 'success';
+drop table made;
+vacuum analyze build_queue, build_attempts, build_events;
+checkpoint;
+]]
+
+--- Puts so many builds into the queue that triggers would take too long, and ended ones.
+---@param database string
+---@param pending integer
+---@param ended integer
+---@param days? integer how long ago they have ended, 1
+function durable.fill_many(database, pending, ended, days)
+  local text = MANY:format(pending, pending, days or 1, pending + ended)
+  postgres.sql(database, text, 60 + (pending + ended) / 1000)
 end
 
 -- Looks for the end without disturbing: one session that sleeps.

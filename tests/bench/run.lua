@@ -2,7 +2,7 @@
 -- [GROUP…]. `make bench` calls it; README.md of this room says what is measured and how.
 package.path = "./?.lua;" .. package.path
 local alone = require "spec.support.alone"
-for _, name in ipairs { "support", "durable", "nginx", "graphile" } do
+for _, name in ipairs { "support", "durable", "nginx", "graphile", "claimer" } do
   package.preload["tests.bench." .. name] = function() return dofile("tests/bench/" .. name .. ".lua") end
 end
 
@@ -21,7 +21,8 @@ local process = require "spec.support.process"
 ---@field better "lower"|"higher"
 
 local GROUPS <const> = { "library", "runtime", "jobs", "latency", "api", "memory", "servers", "claims",
-  "reload", "neighbours", "rehearse", "route", "product", "mail" }
+  "depth", "sustained", "retention", "exec", "log", "startstop", "reload", "neighbours", "rehearse", "route", "product",
+  "mail" }
 
 local wanted, as_json = {}, false
 for _, word in ipairs(arg) do
