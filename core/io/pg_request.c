@@ -74,6 +74,12 @@ void bq_pg_request_fail_result(bq_pg_request *request, const PGresult *result) {
   const char *detail = bq_pg_field(result, PG_DIAG_MESSAGE_DETAIL);
   const char *sqlstate = bq_pg_field(result, PG_DIAG_SQLSTATE);
   (void)snprintf(request->sqlstate, sizeof request->sqlstate, "%s", sqlstate);
+  if (*sqlstate == '\0') { // libpq's own, of an answer that it could not keep: the statement may have been done
+    const char *why = PQresultErrorMessage(result);
+    bq_pg_request_fail(request, BQ_EUNKNOWN, "%s: the answer could not be read: %s", bq_pg_request_name(request),
+                       *why != '\0' ? why : "out of memory");
+    return;
+  }
   bq_pg_request_fail(request, BQ_EDATABASE, "%s: %s%s%s (SQLSTATE %s)", bq_pg_request_name(request),
                      bq_pg_field(result, PG_DIAG_MESSAGE_PRIMARY), *detail != '\0' ? "; " : "", detail, sqlstate);
 }

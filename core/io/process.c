@@ -258,6 +258,7 @@ static void read_output(bq_process *p, int index) {
     return;
   }
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (n < 0) bq_log(BQ_ERROR, "the output of a command can't be read to its end", "error", strerror(errno), NULL);
   close_output(p, index);
   sweep_when_drained(p);
 }

@@ -60,7 +60,9 @@ static int add_all(bq_sandbox_command *command, const char *const *texts, size_t
 
 static int add_root_path(bq_sandbox_command *command, const char *path, bq_error *err) {
   struct stat st;
-  if (lstat(path, &st) < 0) return 0; // not on this machine
+  if (lstat(path, &st) < 0) {
+    return errno == ENOENT ? 0 : bq_fail_errno(err, errno, "can't look at %s for the sandbox", path); // not here: fine
+  }
   if (!S_ISLNK(st.st_mode)) return ADD("--ro-bind", path, path);
   char target[PATH_MAX];
   ssize_t length = readlink(path, target, sizeof target - 1);

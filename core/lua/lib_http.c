@@ -229,7 +229,8 @@ static void http_release(bq_op *op) {
   bq_free(http);
 }
 
-static int add_headers(lua_State *L, int table, http_op *http) {
+// 0: they are not right, or (with *whole 0) there is no memory for them.
+static int add_headers(lua_State *L, int table, http_op *http, int *whole) {
   int count = 0;
   lua_pushnil(L);
   while (lua_next(L, table) != 0) {
@@ -239,6 +240,7 @@ static int add_headers(lua_State *L, int table, http_op *http) {
     char *line = value[0] != '\0' ? bq_format("%s: %s", name, value) : bq_format("%s;", name);
     struct curl_slist *grown = line != NULL ? curl_slist_append(http->headers, line) : NULL;
     bq_free(line);
+    *whole = grown != NULL;
     if (grown == NULL || ++count > MAX_HEADERS) return 0;
     http->headers = grown;
     lua_pop(L, 1);
@@ -307,8 +309,12 @@ static int http_request(lua_State *L) {
   http->max_bytes = (size_t)max_bytes;
   http->easy = curl_easy_init();
   if (body != NULL) http->body = bq_strndup(body, body_length);
-  int fits = http->easy != NULL && (body == NULL || http->body != NULL);
-  if (fits && lua_istable(L, 7)) fits = add_headers(L, 7, http);
+  int whole = http->easy != NULL && (body == NULL || http->body != NULL);
+  int fits = !whole || !lua_istable(L, 7) || add_headers(L, 7, http, &whole);
+  if (!whole) {
+    http_release(&http->op);
+    return bq_lua_raise(L, BQ_ENOMEM, "out of memory for http.request");
+  }
   if (!fits) {
     http_release(&http->op);
     return luaL_error(L, "http.request: headers are at most 100 pairs of strings without line breaks");

@@ -266,7 +266,9 @@ static int read_tree(const walk *w, int fd, const char *prefix, int depth, bq_er
     }
     // Links are followed: a team may switch a whole release by one.
     int sub = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (sub >= 0 && depth >= BQ_SOURCES_MAX_DEPTH) {
+    if (sub < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)) {
+      result = bq_fail_errno(err, errno, "can't read %s", path); // else half of the scripts would be taken for all
+    } else if (sub >= 0 && depth >= BQ_SOURCES_MAX_DEPTH) {
       close(sub);
       result = bq_fail(err, BQ_ELIMIT, "%s is nested more than %d directories deep", path, BQ_SOURCES_MAX_DEPTH);
     } else if (sub >= 0 && is_for_tests(path)) {

@@ -43,6 +43,7 @@ struct bq_attempt_log {
   uint64_t file_bytes;  // written to fd, without a tail's first line
   uint64_t size;        // written in all
   int hurried;          // nothing stays in memory
+  int lost;             // a line had no room: the server's log has been told
   void (*began)(void *arg); // the first line is in memory; NULL: was called, or nobody asked
   void *began_arg;
   bq_buf batch;         // whole lines that wait to be written to fd; in memory: all
@@ -201,6 +202,11 @@ static void tell_first(bq_attempt_log *log) {
   if (began != NULL) began(log->began_arg);
 }
 
+static void tell_lost(bq_attempt_log *log) {
+  if (!log->lost) bq_log(BQ_ERROR, "out of memory: a build's log misses lines", "path", log->path, NULL);
+  log->lost = 1;
+}
+
 // Stores one line (or one piece of a long one), masked already.
 static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_t when_us, int continued,
                   const char *text, size_t length) {
@@ -214,6 +220,7 @@ static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_
   if (log->batch.failed) { // the line is lost, the ones before it are not
     log->batch.failed = 0;
     log->batch.length = before;
+    tell_lost(log);
     return;
   }
   remember(&log->last, log->batch.data + safe_at, log->batch.length - 1 - safe_at);
@@ -250,9 +257,11 @@ static void take(bq_attempt_source *source, int index, const char *text, size_t 
     if (partial->length == 0) source->since_us[index] = now_us;
     if (n > room) {
       bq_buf_add(partial, text, room);
-      size_t cut = cut_length(partial->data, partial->length - 1);
-      store_piece(source, index, partial->data, cut, 0);
-      bq_buf_consume(partial, cut);
+      if (!partial->failed) {
+        size_t cut = cut_length(partial->data, partial->length - 1);
+        store_piece(source, index, partial->data, cut, 0);
+        bq_buf_consume(partial, cut);
+      }
       text += room;
       length -= room;
     } else if (end == NULL) {
@@ -269,7 +278,8 @@ static void take(bq_attempt_source *source, int index, const char *text, size_t 
       text += n + 1;
       length -= n + 1;
     }
-    if (partial->failed) { // out of memory: that line is lost
+    if (partial->failed) {
+      tell_lost(source->log);
       bq_buf_free(partial);
     }
   }
@@ -380,6 +390,7 @@ void bq_attempt_log_say(bq_attempt_log *log, const char *text) {
     store(log, NULL, "sys", now_us, continued, at, n);
     at = end == NULL || end[1] == '\0' ? NULL : end + 1;
   }
+  if (masked.failed) tell_lost(log);
   bq_buf_free(&masked);
   flush_and_tell(log);
 }
@@ -409,6 +420,7 @@ void bq_attempt_source_write(bq_attempt_source *source, int stream, const char *
   bq_buf masked = {0};
   bq_mask_feed(&source->masks[index], bytes, length, &masked);
   if (!masked.failed) take(source, index, masked.data, masked.length, bq_clock_wall_us());
+  else tell_lost(source->log);
   bq_buf_free(&masked);
   flush_and_tell(source->log);
 }
@@ -418,6 +430,7 @@ void bq_attempt_source_end(bq_attempt_source *source) {
     bq_buf masked = {0};
     bq_mask_end(&source->masks[i], &masked);
     if (!masked.failed) take(source, i, masked.data, masked.length, bq_clock_wall_us());
+    else tell_lost(source->log);
     bq_buf_free(&masked);
     if (source->partial[i].length > 0) {
       store_piece(source, i, source->partial[i].data, source->partial[i].length, 1);

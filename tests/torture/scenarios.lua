@@ -95,9 +95,9 @@ function build.check(world, seen, id)
   end
   answer = world:ask("GET", ("/builds/%s/log"):format(id))
   local text = answer and answer.status == 200 and answer.body or ""
-  if not text:find("input", 1, true) or not text:find("ok", 1, true) then
-    -- A log that could not be written says so.
-    if #seen.signs == 0 then note(seen, "the log: %s", text) end
+  local whole = text:find("input", 1, true) and text:find("ok", 1, true)
+  if not whole and #seen.complaints == 0 then -- one that could not be written is told of
+    add(seen, "lost", "lines of the build's log: %s", text)
   end
 end
 
