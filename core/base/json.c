@@ -112,7 +112,10 @@ int bq_json_parse(const char *text, size_t length, unsigned flags, json_t **out,
   if (code < 0) goto cleanup;
 
   json_error_t problem;
-  *out = json_loadb(copy, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
+  // A string that jansson has no memory for it calls an invalid token. What is wrong with a text is wrong twice.
+  for (int tries = 0; tries < 2 && *out == NULL; tries++) {
+    *out = json_loadb(copy, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
+  }
   if (*out != NULL) goto cleanup;
   // Of a text it says what is wrong.
   if (problem.text[0] == '\0' || json_error_code(&problem) == json_error_out_of_memory) {

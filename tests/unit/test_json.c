@@ -151,13 +151,37 @@ static void memory_can_run_out(void **state) {
   json_decref(value);
 }
 
+static void *allocate_later(size_t size) {
+  return calls_left-- > 0 ? malloc(size) : NULL;
+}
+
+// Also jansson's: whichever allocation fails, it is not the text that is wrong.
+static void memory_can_run_out_anywhere(void **state) {
+  (void)state;
+  static const char text[] = "{\"name\": [1, 2.5, \"text\", {\"deep\": [true, null, \"more\"]}]}";
+  json_t *value = NULL;
+  bq_error err;
+  int code = BQ_ENOMEM;
+  int fails = 0;
+  for (; code < 0; fails++) {
+    calls_left = fails;
+    json_set_alloc_funcs(allocate_later, free);
+    code = bq_json_parse(text, strlen(text), BQ_JSON_STRICT, &value, &err);
+    json_set_alloc_funcs(malloc, free);
+    if (code < 0) assert_int_equal(code, BQ_ENOMEM);
+    if (code < 0) assert_non_null(strstr(err.message, "out of memory"));
+  }
+  assert_true(fails > 10);
+  json_decref(value);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(survives_a_round_trip),   cmocka_unit_test(strict_refuses),
     cmocka_unit_test(relaxed_takes),           cmocka_unit_test(relaxed_refuses),
     cmocka_unit_test(errors_name_the_place),   cmocka_unit_test(errors_never_quote_the_text),
     cmocka_unit_test(depth_is_bounded),        cmocka_unit_test(finds_names_in_any_case),
-    cmocka_unit_test(memory_can_run_out),
+    cmocka_unit_test(memory_can_run_out),      cmocka_unit_test(memory_can_run_out_anywhere),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,8 @@
 // The module json: nothing changes on its way through, and what JSON can't hold is refused with its place.
 #include "lua_test.h"
 
+#include <stdlib.h>
+
 #include "base/json.h"
 
 static void round_trips(void **state) {
@@ -114,6 +116,41 @@ static void crosses_from_c(void **state) {
   world_close(&w);
 }
 
+static int calls_left;
+static void *allocate_later(size_t size) {
+  return calls_left-- > 0 ? malloc(size) : NULL;
+}
+
+// A value that there is no memory for is not a value that JSON can't hold.
+static void memory_can_run_out(void **state) {
+  (void)state;
+  world w;
+  world_open(&w);
+  bq_vm_options options = world_options(&w);
+  bq_vm *vm = vm_with(&options);
+  lua_State *L = bq_vm_state(vm);
+  bq_error err;
+  json_t *in, *out;
+  static const char text[] = "{\"list\":[1,2.5,\"text\",{\"deep\":[true,null,\"more\"]}]}";
+  assert_int_equal(bq_json_parse(text, strlen(text), BQ_JSON_STRICT, &in, &err), 0);
+  bq_lua_push_json(L, in);
+  int result = BQ_ENOMEM;
+  int fails = 0;
+  for (; result < 0; fails++) {
+    calls_left = fails;
+    json_set_alloc_funcs(allocate_later, free);
+    result = bq_lua_to_json(L, -1, &out, &err);
+    json_set_alloc_funcs(malloc, free);
+    if (result < 0) assert_int_equal(result, BQ_ENOMEM);
+  }
+  assert_true(fails > 10);
+  assert_true(json_equal(in, out));
+  json_decref(in);
+  json_decref(out);
+  bq_vm_free(vm);
+  world_close(&w);
+}
+
 static void hashes(void **state) {
   (void)state;
   assert_script_returns("return sha256('abc')", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -128,6 +165,7 @@ int main(void) {
     cmocka_unit_test(refuses_bad_text),
     cmocka_unit_test(bounds_what_is_in_many_places),
     cmocka_unit_test(crosses_from_c),
+    cmocka_unit_test(memory_can_run_out),
     cmocka_unit_test(hashes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,7 +22,12 @@ static void test_characters(void **state) {
                                      "\xf4\x90\x80\x80", "\xc3("};
   for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
     assert_int_equal(bq_utf8_character(none[i], strlen(none[i])), 0);
+    if (*none[i] != '\0') assert_false(bq_utf8_is(none[i], strlen(none[i])));
   }
+  assert_true(bq_utf8_is("", 0));
+  assert_true(bq_utf8_is("a\xc3\xbc\xe2\x82\xac", 6));
+  assert_false(bq_utf8_is("a\xc3\xbc\xe2\x82\xac", 5));
+  assert_false(bq_utf8_is("a\0b", 3));
 }
 
 static void test_clean(void **state) {
