@@ -1,5 +1,6 @@
 #include "base/utf8.h"
 
+#include <stdint.h>
 #include <string.h>
 
 size_t bq_utf8_character(const char *text, size_t room) {
@@ -14,6 +15,19 @@ size_t bq_utf8_character(const char *text, size_t room) {
   if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f)) return 0; // overlong, surrogates
   if ((u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f)) return 0; // overlong, above U+10FFFF
   return length;
+}
+
+size_t bq_utf8_ascii(const char *text, size_t length) {
+  const uint64_t ones = UINT64_MAX / 255, tops = ones * 128;
+  size_t i = 0;
+  uint64_t word;
+  // Eight at a time: no byte has its top bit, and none borrows because it is 0.
+  for (; i + sizeof word <= length; i += sizeof word) {
+    memcpy(&word, text + i, sizeof word);
+    if (((word | (word - ones)) & tops) != 0) break;
+  }
+  while (i < length && (unsigned char)text[i] - 1U < 0x7f) i++;
+  return i;
 }
 
 int bq_utf8_is(const char *text, size_t length) {

@@ -6,7 +6,7 @@
 #include "base/memory.h"
 
 // A secret itself, and base64 at three alignments in two alphabets.
-enum { FORMS = 7, MAX_PATTERNS = BQ_MASK_MAX_SECRETS * FORMS, NO_PATTERN = -1 };
+enum { FORMS = 7, MAX_PATTERNS = BQ_MASK_MAX_SECRETS * FORMS, NO_PATTERN = -1, SKIP_BYTES = 64 };
 
 typedef struct pattern {
   char *bytes; // owned
@@ -158,6 +158,21 @@ static int may_begin(const bq_mask_set *set, const char *bytes, size_t length) {
   return 0;
 }
 
+// Where to look next from `i` on: before it, no secret begins. A short way at a time, so that a set whose bytes are rare
+// is not walked again and again for the sake of another.
+static size_t skip(const bq_mask_set *set, const char *bytes, size_t i, size_t length) {
+  const unsigned char *u = (const unsigned char *)bytes;
+  size_t end = length - i > SKIP_BYTES ? i + SKIP_BYTES : length - 1; // the last byte has no pair
+  for (; set != NULL; set = set->base) {
+    const table *t = set->table;
+    if (t == NULL) continue;
+    for (size_t at = i; at < end; at++) {
+      if (t->pairs[u[at] << 8 | u[at + 1]]) end = at;
+    }
+  }
+  return end;
+}
+
 static int is_empty(const bq_mask_set *set) {
   while (set != NULL && set->count == 0) set = set->base;
   return set == NULL;
@@ -169,6 +184,7 @@ static size_t run(bq_mask *mask, const char *bytes, size_t length, int last, bq_
   size_t i = 0;
   while (i < length) {
     size_t found = 0;
+    if (mask->masked_left == 0) i = skip(mask->set, bytes, i, length);
     if (may_begin(mask->set, bytes + i, length - i)) {
       int may_go_on;
       found = match(mask->set, bytes + i, length - i, &may_go_on);

@@ -20,8 +20,8 @@ enum { FLUSH_BYTES = 256 * 1024 }; // gathered at most before they are written
 typedef enum log_state { MEMORY, HEAD, TAIL, BROKEN } log_state;
 
 typedef struct line_ring {
-  char *lines[BQ_LOG_LAST_LINES]; // owned; NULL where there was no line yet
-  size_t next;                    // index of the oldest, which is replaced next
+  bq_buf lines[BQ_LOG_LAST_LINES]; // without data where there was no line yet
+  size_t next;                     // index of the oldest, which is replaced next
 } line_ring;
 
 struct bq_attempt_follower {
@@ -47,6 +47,8 @@ struct bq_attempt_log {
   void (*began)(void *arg); // the first line is in memory; NULL: was called, or nobody asked
   void *began_arg;
   bq_buf batch;         // whole lines that wait to be written to fd; in memory: all
+  int64_t when_ms;      // since 1970, whose text is `when`
+  char when[BQ_CLOCK_TEXT_SIZE]; // "" at first
   line_ring last;
   bq_attempt_follower *followers;
   int telling;          // followers are being told: none is freed meanwhile
@@ -75,25 +77,25 @@ static size_t cut_length(const char *text, size_t length) {
 
 static void remember(line_ring *ring, const char *text, size_t length) {
   if (length > BQ_LOG_LAST_LINE_BYTES) length = cut_length(text, BQ_LOG_LAST_LINE_BYTES);
-  char *copy = bq_strndup(text, length);
-  if (copy == NULL) return; // the line is in the file; only the excerpt misses it
-  bq_free(ring->lines[ring->next]);
-  ring->lines[ring->next] = copy;
+  bq_buf *line = &ring->lines[ring->next];
+  bq_buf_clear(line);
+  bq_buf_add(line, text, length);
+  if (line->failed) bq_buf_free(line); // the line is in the file; only the excerpt misses it
   ring->next = (ring->next + 1) % BQ_LOG_LAST_LINES;
 }
 
 static void recall(const line_ring *ring, size_t count, bq_buf *out) {
   if (count > BQ_LOG_LAST_LINES) count = BQ_LOG_LAST_LINES;
   for (size_t i = BQ_LOG_LAST_LINES - count; i < BQ_LOG_LAST_LINES; i++) {
-    const char *line = ring->lines[(ring->next + i) % BQ_LOG_LAST_LINES];
-    if (line == NULL) continue;
-    bq_buf_adds(out, line);
+    const bq_buf *line = &ring->lines[(ring->next + i) % BQ_LOG_LAST_LINES];
+    if (line->data == NULL) continue;
+    bq_buf_add(out, line->data, line->length);
     bq_buf_addc(out, '\n');
   }
 }
 
 static void forget(line_ring *ring) {
-  for (size_t i = 0; i < BQ_LOG_LAST_LINES; i++) bq_free(ring->lines[i]);
+  for (size_t i = 0; i < BQ_LOG_LAST_LINES; i++) bq_buf_free(&ring->lines[i]);
   memset(ring, 0, sizeof *ring);
 }
 
@@ -183,7 +185,7 @@ static void flush_and_tell(bq_attempt_log *log) {
 
 static void add_safe(bq_buf *out, const char *text, size_t length) {
   size_t start = 0, i = 0;
-  while (i < length) {
+  while ((i += bq_utf8_ascii(text + i, length - i)) < length) {
     size_t n = bq_utf8_character(text + i, length - i);
     if (n > 0) {
       i += n;
@@ -207,13 +209,23 @@ static void tell_lost(bq_attempt_log *log) {
   log->lost = 1;
 }
 
+// Lines come many in a millisecond, and making the text takes longer than all else that is done to a line.
+static void add_time(bq_attempt_log *log, int64_t when_us) {
+  if (log->when[0] == '\0' || when_us / 1000 != log->when_ms) {
+    bq_clock_format(when_us, log->when);
+    log->when_ms = when_us / 1000;
+  }
+  bq_buf_adds(&log->batch, log->when);
+  bq_buf_addc(&log->batch, ' ');
+}
+
 // Stores one line (or one piece of a long one), masked already.
 static void store(bq_attempt_log *log, line_ring *also, const char *word, int64_t when_us, int continued,
                   const char *text, size_t length) {
-  char when[BQ_CLOCK_TEXT_SIZE];
-  bq_clock_format(when_us, when);
   size_t before = log->batch.length;
-  bq_buf_addf(&log->batch, "%s %s%c ", when, word, continued ? '+' : '|');
+  add_time(log, when_us);
+  bq_buf_adds(&log->batch, word);
+  bq_buf_adds(&log->batch, continued ? "+ " : "| ");
   size_t safe_at = log->batch.length;
   add_safe(&log->batch, text, length);
   bq_buf_addc(&log->batch, '\n');

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "queue/attempt_log.h"
 
@@ -118,6 +119,26 @@ static void lines_are_stamped_and_named(void **state) {
   assert_int_equal(stat(path, &st), 0);
   assert_int_equal(st.st_mode & 0777, 0640);
   assert_int_equal(bq_attempt_log_size(log), st.st_size);
+  bq_attempt_log_close(log);
+}
+
+static void each_line_has_the_time_of_its_moment(void **state) {
+  (void)state;
+  bq_attempt_log *log = open_log(0, NULL);
+  char stamps[8][2][BQ_CLOCK_TEXT_SIZE]; // before and after each line
+  for (int i = 0; i < 8; i++) {
+    bq_clock_format(bq_clock_wall_us(), stamps[i][0]);
+    bq_attempt_log_say(log, "line");
+    bq_clock_format(bq_clock_wall_us(), stamps[i][1]);
+    bq_clock_shift(i % 2 == 0 ? 3000 : (int64_t)86400 * 1000000);
+  }
+  char *text = read_from(0, 4096);
+  for (int i = 0; i < 8; i++) {
+    const char *line = text + (size_t)i * strlen("2026-11-23T21:36:17.123Z sys| line\n");
+    assert_true(strncmp(line, stamps[i][0], BQ_CLOCK_TEXT_SIZE - 1) >= 0);
+    assert_true(strncmp(line, stamps[i][1], BQ_CLOCK_TEXT_SIZE - 1) <= 0);
+  }
+  free(text);
   bq_attempt_log_close(log);
 }
 
@@ -394,7 +415,7 @@ static void a_full_disk_harms_nobody(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(lines_are_stamped_and_named),
+      cmocka_unit_test(lines_are_stamped_and_named), cmocka_unit_test(each_line_has_the_time_of_its_moment),
       cmocka_unit_test(a_piece_ends_with_a_line),
       cmocka_unit_test(bad_bytes_are_made_safe),
       cmocka_unit_test(long_lines_come_in_pieces),

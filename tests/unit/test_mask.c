@@ -187,9 +187,30 @@ static void a_set_masks_what_its_base_does(void **state) {
   bq_mask_set_free(base);
 }
 
+// Long texts are walked a stretch at a time, for each set in turn.
+static void secrets_are_found_at_every_place(void **state) {
+  (void)state;
+  bq_mask_set *base = make((const char *const[]){"hunter22", NULL});
+  bq_mask_set *set = NULL;
+  bq_error err;
+  assert_int_equal(bq_mask_set_new(&set, base, &err), 0);
+  assert_int_equal(bq_mask_set_add(set, "own-secret", 10, &err), 0);
+  for (int at = 0; at < 300; at++) {
+    char text[700], expected[700];
+    static const char *const secrets[] = {"hunter22", "own-secret"};
+    const char *first = secrets[at % 2], *second = secrets[at / 2 % 2];
+    (void)snprintf(text, sizeof text, "%0*d%s%0*d%s", at, 0, first, 300 - at, 0, second);
+    (void)snprintf(expected, sizeof expected, "%0*d***%0*d***", at, 0, 300 - at, 0);
+    check(set, text, sizeof text, expected);
+    check(set, text, 130, expected);
+  }
+  bq_mask_set_free(set);
+  bq_mask_set_free(base);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_set_masks_what_its_base_does),
+      cmocka_unit_test(a_set_masks_what_its_base_does), cmocka_unit_test(secrets_are_found_at_every_place),
       cmocka_unit_test(secrets_are_masked_however_split), cmocka_unit_test(overlaps_leave_nothing),
       cmocka_unit_test(base64_is_masked_at_every_alignment), cmocka_unit_test(only_what_may_be_a_secret_is_held),
       cmocka_unit_test(a_secret_may_come_late), cmocka_unit_test(bounds_hold),

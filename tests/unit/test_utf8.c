@@ -30,6 +30,20 @@ static void test_characters(void **state) {
   assert_false(bq_utf8_is("a\0b", 3));
 }
 
+static void test_ascii(void **state) {
+  (void)state;
+  static const char others[] = {'\0', '\x80', '\xc3', '\xff'};
+  char text[40];
+  for (size_t at = 0; at < sizeof text; at++) {
+    for (size_t i = 0; i < sizeof text; i++) text[i] = i % 3 == 0 ? '\x01' : i % 3 == 1 ? '\x7f' : 'a';
+    assert_int_equal(bq_utf8_ascii(text, at), at);
+    for (size_t i = 0; i < sizeof others; i++) {
+      text[at] = others[i];
+      assert_int_equal(bq_utf8_ascii(text, sizeof text), at);
+    }
+  }
+}
+
 static void test_clean(void **state) {
   (void)state;
   static const char *const cases[][2] = {{"", ""},
@@ -71,7 +85,7 @@ static void test_long_errors(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_characters), cmocka_unit_test(test_clean),
-                                     cmocka_unit_test(test_long_errors)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_characters), cmocka_unit_test(test_ascii),
+                                     cmocka_unit_test(test_clean), cmocka_unit_test(test_long_errors)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
