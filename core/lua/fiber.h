@@ -101,7 +101,9 @@ void bq_vm_free(bq_vm *vm);
 
 // For lua/stock.c, between slices. bq_vm_options.lent.
 unsigned bq_vm_lent(const bq_vm *vm);
-// Keeps a copy of a lent vm's memory as it is now; 0: it can't be kept.
+// What builds find in a lent vm is there: bq_vm_lend, and from here on its memory is a build's.
+void bq_vm_seal(bq_vm *vm);
+// Behind that: keeps a copy of its memory as it is now; 0: it can't be kept.
 int bq_vm_make_image(bq_vm *vm) BQ_MUSTCHECK;
 int bq_vm_has_image(const bq_vm *vm);
 // Like bq_vm_free, but then the state is what it was when its image was made, byte for byte. 0: it must be freed, since it

@@ -73,7 +73,7 @@ static int make(bq_vm **out, bq_stock *stock, const bq_vm_options *options, bq_g
     bq_vm_free(vm);
     return result;
   }
-  bq_vm_lend(vm);
+  bq_vm_seal(vm);
   // Without a copy, for want of memory say, it serves one build.
   if (generation == stock->of && stock->images < BQ_STOCK_MAX && bq_vm_make_image(vm)) stock->images++;
   *out = vm;

@@ -105,8 +105,11 @@ int bq_vm_new(bq_vm **out, const bq_vm_options *options, bq_error *err) {
   bq_vm *vm = bq_alloc(sizeof *vm);
   if (vm == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
   vm->options = *options;
-  vm->blocks.lent = options->lent != 0 && bq_blocks_can_lend();
   reset(vm);
+  if (options->lent != 0 && bq_blocks_can_lend() && !bq_blocks_lend(&vm->blocks)) {
+    result = bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
+    goto cleanup;
+  }
   vm->L = lua_newstate(allocate, vm);
   if (vm->L == NULL) {
     result = bq_fail(err, BQ_ENOMEM, "out of memory for a Lua state");
@@ -132,7 +135,7 @@ cleanup:
 void bq_vm_destroy(bq_vm *vm) {
   bq_timer_free(vm->retry);
   // Nothing in a lent state has a __gc: its memory is all there is to it.
-  if (vm->L != NULL && !vm->blocks.lent) lua_close(vm->L);
+  if (vm->L != NULL && vm->blocks.arena == NULL) lua_close(vm->L);
   bq_blocks_free(&vm->blocks);
   if (vm->release_extra != NULL) vm->release_extra(vm->extra);
   bq_kill_clear(&vm->kill);
@@ -178,8 +181,13 @@ unsigned bq_vm_lent(const bq_vm *vm) {
   return vm->options.lent;
 }
 
+void bq_vm_seal(bq_vm *vm) {
+  bq_vm_lend(vm);
+  bq_blocks_seal(&vm->blocks);
+}
+
 int bq_vm_make_image(bq_vm *vm) {
-  if (!vm->blocks.lent || !bq_blocks_make_image(&vm->blocks)) return 0;
+  if (!bq_blocks_make_image(&vm->blocks)) return 0;
   vm->image_bytes = atomic_load(&vm->memory);
   return 1;
 }

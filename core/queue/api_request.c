@@ -161,6 +161,7 @@ static int request_index(lua_State *L) {
 }
 
 static int next_field(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 2);
   return lua_next(L, 1) != 0 ? 2 : 0;
 }

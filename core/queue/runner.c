@@ -84,9 +84,20 @@ static void tell_when_idle(bq_runner *runner) {
 
 // Claiming ------------------------------------------------------------------------------------------------------------
 
+static size_t count_started(const bq_runner *runner) {
+  size_t count = 0;
+  for (const bq_running *r = runner->first; r != NULL; r = r->next) count++;
+  return count;
+}
+
 static void on_mine(void *arg, const bq_pg_result *result) {
   bq_runner *runner = arg;
   if (result->error != NULL) {
+    runner->adrift = 1;
+    return;
+  }
+  // A claim that was sent meanwhile may have brought what is not started yet: then this says nothing.
+  if (runner->claiming || count_started(runner) != runner->count) {
     runner->adrift = 1;
     return;
   }
@@ -101,9 +112,7 @@ static void on_mine(void *arg, const bq_pg_result *result) {
 
 // Only when no claim is under way and nothing is being loaded can what the database has be told from what we have.
 static void look_for_adrift(bq_runner *runner) {
-  size_t known = 0;
-  for (const bq_running *r = runner->first; r != NULL; r = r->next) known++;
-  if (!runner->adrift || runner->claiming || known != runner->count) return;
+  if (!runner->adrift || runner->claiming || count_started(runner) != runner->count) return;
   bq_error err;
   const char *params[] = {runner->node_id};
   if (bq_store_query(runner->options.store, "mine", 1, params, on_mine, runner, &err) == 0) runner->adrift = 0;
@@ -225,12 +234,14 @@ void bq_runner_set_node(bq_runner *runner, const char *node_id) {
     bq_runner_drop_claimed(runner);
   }
   (void)snprintf(runner->node_id, sizeof runner->node_id, "%s", node_id);
-  on_poll(runner);
+  if (runner->stopping) tell_when_idle(runner);
+  else on_poll(runner);
 }
 
 void bq_runner_cancel(bq_runner *runner, const char *build_id, const char *reason) {
   bq_running *r = find(runner, build_id);
   if (r != NULL) bq_attempt_stop(r->attempt, BQ_OUTCOME_CANCELLED, reason != NULL ? reason : "cancelled");
+  else bq_runner_cancel_claimed(runner, build_id, reason);
 }
 
 // The end of the server -------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ int bq_running_record_failure(bq_running *r, const char *message, const char *ki
 // runner_start.c
 void bq_runner_start_row(bq_runner *runner, json_t *row); // takes the claimed row; it counts from here on
 void bq_runner_drop_claimed(bq_runner *runner);           // what was not started is another server's
+// One that is not started yet will be, to be stopped at once. No such build: nothing.
+void bq_runner_cancel_claimed(bq_runner *runner, const char *build_id, const char *reason);
 // For a claimed build that has no attempt object: back to the queue, uncharged.
 void bq_runner_give_back(bq_runner *runner, const char *id, const char *attempt, const char *node_id, const char *why);
 

@@ -76,6 +76,10 @@ static int start_attempt(bq_runner *runner, json_t *row, const char *node_id, bq
                        json_number_value(json_object_get(row, "waitSeconds")));
   }
   runner->options.changed(runner->options.arg, r->id);
+  const char *reason = bq_row_text(row, "cancelReason");
+  if (json_is_true(json_object_get(row, "cancelRequested"))) { // while it waited to be started
+    bq_attempt_stop(r->attempt, BQ_OUTCOME_CANCELLED, reason[0] != '\0' ? reason : "cancelled");
+  }
   return 0;
 }
 
@@ -212,6 +216,15 @@ void bq_runner_start_row(bq_runner *runner, json_t *row) {
   else runner->claimed_last->next = claimed;
   runner->claimed_last = claimed;
   post_start(runner);
+}
+
+void bq_runner_cancel_claimed(bq_runner *runner, const char *build_id, const char *reason) {
+  bq_claimed *claimed = runner->claimed_first;
+  while (claimed != NULL && strcmp(bq_row_text(claimed->row, "id"), build_id) != 0) claimed = claimed->next;
+  if (claimed == NULL) return;
+  // Without memory for it the next heartbeat brings the cancel again.
+  (void)json_object_set_new(claimed->row, "cancelRequested", json_true());
+  if (reason != NULL) (void)json_object_set_new(claimed->row, "cancelReason", json_string(reason));
 }
 
 void bq_runner_drop_claimed(bq_runner *runner) {

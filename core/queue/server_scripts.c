@@ -38,7 +38,8 @@ static void trim_done(bq_task *task) {
 // Reading, compiling, checking and storing scripts has used megabytes that nobody needs until the next change.
 static void trim_memory(bq_server *server) {
   bq_error err;
-  if (server->trimming) return;
+  // Threads that want memory wait for it meanwhile: not beside builds.
+  if (server->trimming || bq_runner_count(server->runner) > 0) return;
   server->trim_task = (bq_task){.work = trim_work, .done = trim_done};
   server->trimming = bq_pool_submit(server->blocking, &server->trim_task, &err) == 0; // a full pool has other worries
 }

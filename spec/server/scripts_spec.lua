@@ -259,6 +259,8 @@ describe("the request of a route", function()
           local names = {}
           for name in pairs(request) do names[#names + 1] = name end
           table.sort(names)
+          local step = pairs(request)
+          assert(not pcall(step) and not pcall(step, 1)) -- not a way into the server
           request.mine = "set"
           return { json = { names = names, method = request.method, path = request.path, params = request.params,
             query = request.query, type = request.headers["content-type"], id = request.id, body = request.body,

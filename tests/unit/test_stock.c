@@ -229,7 +229,8 @@ static void restores_every_byte(void **state) {
   (void)state;
   if (!bq_blocks_can_lend()) skip();
   enum { COUNT = 300, ROUNDS = 20 };
-  bq_blocks blocks = {.lent = 1};
+  bq_blocks blocks = {0};
+  assert_true(bq_blocks_lend(&blocks));
   unsigned char *at[COUNT];
   size_t sizes[COUNT];
   unsigned seed = 7;
@@ -238,6 +239,7 @@ static void restores_every_byte(void **state) {
     at[i] = bq_blocks_resize(&blocks, NULL, 0, sizes[i]);
     memset(at[i], (int)i, sizes[i]);
   }
+  bq_blocks_seal(&blocks);
   assert_true(bq_blocks_make_image(&blocks));
   for (int round = 0; round < ROUNDS; round++) {
     unsigned char *now[COUNT];
@@ -272,6 +274,36 @@ static void restores_every_byte(void **state) {
   bq_blocks_free(&blocks);
 }
 
+// Also of a state that has no image: what is freed is used again, or is malloc's again.
+static void bounds_what_is_free(void **state) {
+  (void)state;
+  if (!bq_blocks_can_lend()) skip();
+  enum { SMALL_BYTES = 8 * 1024 * 1024 };
+  bq_blocks blocks = {0};
+  assert_true(bq_blocks_lend(&blocks));
+  bq_blocks_seal(&blocks);
+  for (int i = 0; i < 1000; i++) {
+    void *large = bq_blocks_resize(&blocks, NULL, 0, 1000000);
+    assert_non_null(large);
+    bq_blocks_give(&blocks, large, 1000000);
+  }
+  assert_int_equal(blocks.used, 0);
+  assert_null(blocks.others);
+  void **all = bq_alloc_array(SMALL_BYTES / BQ_BLOCK_STEP, sizeof *all);
+  for (size_t size = BQ_BLOCK_STEP; size <= BQ_BLOCK_STEP * BQ_BLOCK_SIZES; size += BQ_BLOCK_STEP) {
+    size_t count = SMALL_BYTES / size;
+    for (size_t i = 0; i < count; i++) {
+      all[i] = bq_blocks_resize(&blocks, NULL, 0, size);
+      assert_non_null(all[i]);
+    }
+    for (size_t i = 0; i < count; i++) bq_blocks_give(&blocks, all[i], size);
+    assert_null(blocks.others);
+  }
+  assert_true(blocks.free_bytes <= BQ_BLOCK_ARENA);
+  bq_free(all);
+  bq_blocks_free(&blocks);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(lends_states_as_they_were, setup, teardown),
@@ -283,6 +315,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(keeps_no_more_than_its_bound, setup, teardown),
       cmocka_unit_test_setup_teardown(frees_what_is_given_back_in_its_slice, setup, teardown),
       cmocka_unit_test(restores_every_byte),
+      cmocka_unit_test(bounds_what_is_free),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
