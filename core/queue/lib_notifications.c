@@ -230,6 +230,7 @@ int bq_notifications_open(lua_State *L) {
                                        {"disabled", notifications_disabled},
                                        {"enable", notifications_enable},
                                        {"mail_bytes", notifications_mail_bytes},
+                                       {"preview", bq_notifications_preview},
                                        {"unsubscribe_url", notifications_unsubscribe_url},
                                        {"read_unsubscribe", notifications_read_unsubscribe},
                                        {NULL, NULL}};

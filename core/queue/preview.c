@@ -2,13 +2,15 @@
 
 #include <lauxlib.h>
 #include <stdint.h>
+#include <string.h>
 
+#include "base/memory.h"
 #include "lua/generation.h"
 #include "lua/libs.h"
 #include "queue/server_internal.h"
 #include "queue/server_modules.h"
 
-enum { PREVIEW_BYTES = 64 * 1024 * 1024, SLICE_US = 5 * 1000 * 1000 };
+enum { PREVIEW_BYTES = 64 * 1024 * 1024, SLICE_US = 2 * 1000 * 1000 };
 
 // Called with the event's name, its facts or nil, and options. Two results: the preview, or nil and why there is none.
 static const char source[] =
@@ -66,6 +68,35 @@ static int call(json_t **out, bq_vm *vm, const bq_preview_options *options, bq_e
   return result;
 }
 
+static int add_file(bq_sources *sources, const char *name, const json_t *text, bq_error *err) {
+  char *path = bq_format("templates/%s", name);
+  if (path == NULL) return bq_fail(err, BQ_ENOMEM, "out of memory for a template");
+  int result = bq_sources_add(sources, path, json_string_value(text), json_string_length(text), 1, err);
+  bq_free(path);
+  return result;
+}
+
+// The generation's sources, but for those that were handed in.
+static int copy_sources(bq_sources **out, const bq_preview_options *options, bq_error *err) {
+  static const char room[] = "templates/";
+  const bq_sources *from = bq_generation_sources(options->generation);
+  const char *name;
+  json_t *text;
+  int result = bq_sources_new(out, err);
+  for (size_t i = 0; i < bq_sources_count(from) && result == 0; i++) {
+    const bq_source *file = bq_sources_at(from, i);
+    int replaced = strncmp(file->path, room, sizeof room - 1) == 0 &&
+                   json_object_get(options->files, file->path + sizeof room - 1) != NULL;
+    if (!replaced) result = bq_sources_add(*out, file->path, file->text, file->length, file->overlaid, err);
+  }
+  json_object_foreach((json_t *)(uintptr_t)options->files, name, text) {
+    if (result == 0) result = add_file(*out, name, text, err);
+  }
+  if (result == 0) result = bq_sources_seal(*out, err);
+  if (result < 0) bq_sources_free(*out);
+  return result;
+}
+
 static int read_generation(bq_generation **out, const bq_config *config, const bq_preview_options *options,
                            bq_error *err) {
   const char *templates = options->templates != NULL ? options->templates : config->template_directory;
@@ -74,8 +105,9 @@ static int read_generation(bq_generation **out, const bq_config *config, const b
       .scripts = config->script_directory[0] != '\0' ? config->script_directory : NULL,
       .templates = templates[0] != '\0' ? templates : NULL};
   bq_sources *sources = NULL;
-  int result = bq_sources_read(&sources, &directories, err);
-  return result == 0 ? bq_generation_compile(out, sources, NULL, err) : result;
+  int result = options->generation != NULL ? copy_sources(&sources, options, err)
+                                           : bq_sources_read(&sources, &directories, err);
+  return result == 0 ? bq_generation_compile(out, sources, options->generation, err) : result;
 }
 
 int bq_preview(json_t **out, const bq_config *config, const bq_preview_options *options, bq_error *err) {

@@ -132,6 +132,7 @@ const json_t *bq_activation_get(const bq_activation *activation);
 void bq_activation_loaded(bq_activation *activation, const bq_error *error); // a round of the script host has ended
 
 // lib_generations.c
+int bq_notifications_preview(lua_State *L); // lib_preview.c: notifications.preview
 int bq_generations_open(lua_State *L);                                        // the module `generations` of routes
 void bq_generations_loaded(bq_server *server, const bq_error *error);         // a round has ended: answers who waits
 

@@ -787,6 +787,14 @@ function notifications.enable(channel, recipient) end
 ---@return string
 function notifications.mail_bytes(delivery, mail) end
 
+---What would be sent for an event with other templates than those that run, rendered in a vm of its own.
+---@param event string
+---@param options {templates: table<string, string>, facts?: NotificationEvent, cloud?: string, channel?: string,
+---  recipient?: string}
+---@return table? preview as notify.preview gives it
+---@return Failure? failure invalid: there is no such event; script: a template's or script's file and line
+function notifications.preview(event, options) end
+
 ---The link that stops such mails; doesn't wait.
 ---@param event string
 ---@param customer string its id

@@ -1,7 +1,8 @@
 -- What a notification says, in a browser: with a build or a sample, by the scripts and templates that are live. The
--- page draws itself anew when others go live.
+-- page draws itself anew when others go live. And what it would say with templates that a request brings.
 
 local buildq = require "buildq"
+local check = require "check"
 local notify = require "notify"
 local page = require "page"
 local problem = require "problem"
@@ -13,6 +14,8 @@ local QUERY <const> = {
   build = { type = "text", max = 36 }, cloud = { type = "text", max = 50 }, channel = { type = "text", max = 100 },
   recipient = { type = "text", max = 1000 }, format = { type = "text", max = 10 },
 }
+-- Of templates that a request brings; MaxBodyKilobytes bounds them too.
+local MAX_FILES <const>, MAX_CHARACTERS <const> = 50, 262144
 local FORMATS <const> = { page = true, html = true, text = true, eml = true, json = true }
 
 local function header(list, name, value)
@@ -82,13 +85,13 @@ local function answer(format, shown, made, fault, facts)
   }
 end
 
-local function options_of(req)
+local function options_of(req, default)
   local options, faults = request.query(req.query, QUERY)
   if options and options.format and not FORMATS[options.format] then
     faults = { { path = "?format", message = "must be page, html, text, eml or json" } }
   end
   if faults then return nil, problem.faults(faults, "The query") end
-  options.format = options.format or "page"
+  options.format = options.format or default or "page"
   return options
 end
 
@@ -103,10 +106,33 @@ local function render(fn, ...)
   return nil, tostring(made)
 end
 
+-- {["email/failed.html"] = text}, or nil and the refusal.
+local function templates_of(req)
+  local body, refusal = reply.body(req)
+  if refusal then return nil, refusal end
+  local c = check.new()
+  local fields = c:object(body, "$", { "templates" }, function(path) c:fault(path, nil, "is unknown") end) or {}
+  local files = c:map(fields.templates, "$.templates", MAX_FILES, function(text, path, name)
+    local ok = #name <= 200 and name:find "^[%w_][%w_%-%./]*$" and not name:find("..", 1, true)
+    if not ok then c:fault(path, nil, "must be a path below templates, such as email/failed.html") end
+    return c:text(text, path, { max = MAX_CHARACTERS, min = 0, lines = true })
+  end)
+  if #c.faults > 0 then return nil, problem.faults(c.faults, "The request") end
+  return files
+end
+
 local function message_of(delivery)
   local message = notify.message(delivery)
   message.delivery = delivery
   return message
+end
+
+-- The event of a build as it was, or would be now; nil for a sample. Else the refusal.
+local function facts_of(options, name)
+  if not options.build then return nil end
+  local facts = buildq.notifications.facts(options.build, name)
+  if facts then return facts end
+  return nil, problem.new(404, ("There is no build %s."):format(options.build))
 end
 
 local function of_event(req)
@@ -115,11 +141,8 @@ local function of_event(req)
   if not known then return problem.new(404, refusal .. ".") end
   local options, bad = options_of(req)
   if not options then return bad end
-  local facts
-  if options.build then
-    facts = buildq.notifications.facts(options.build, name)
-    if not facts then return problem.new(404, ("There is no build %s."):format(options.build)) end
-  end
+  local facts, no_build = facts_of(options, name)
+  if no_build then return no_build end
   local made, fault = render(notify.preview, facts or name, options)
   local about = options.build and ("build %s"):format(options.build) or "a sample"
   if made and not made.owed then about = about .. "; no script sends this" end
@@ -127,6 +150,27 @@ local function of_event(req)
     event = name, about = about, build = options.build, cloud = not options.build and (options.cloud or "aws") or nil,
     channel = options.channel, prefix = "", clouds = not options.build and samples.clouds or nil,
   }, made, fault, facts)
+end
+
+-- Rendered elsewhere, so that what a request brings takes nothing from this vm.
+local function with_templates(req)
+  local name = req.params.event
+  local known, refusal = notify.is_event(name)
+  if not known then return problem.new(404, refusal .. ".") end
+  local options, bad = options_of(req, "json")
+  if not options then return bad end
+  if options.format == "page" then
+    return problem.new(400, "A page shows what is live: ask for json, html, text or eml.")
+  end
+  local files, malformed = templates_of(req)
+  if not files then return malformed end
+  local facts, no_build = facts_of(options, name)
+  if no_build then return no_build end
+  local made, failure = buildq.notifications.preview(name, { templates = files, facts = facts, cloud = options.cloud,
+    channel = options.channel, recipient = options.recipient })
+  local fault = failure and failure.message
+  if made then made, fault = render(function() return made end) end
+  return answer(options.format, { event = name }, made, fault, facts)
 end
 
 local function of_notification(req)
@@ -150,7 +194,7 @@ local function generation()
 end
 
 -- Before a generation goes live: a page that can't be drawn is found now. The mails themselves are notify's to check.
-local function check()
+local function check_page()
   local shown = { event = "completed", about = "a sample", cloud = "aws", prefix = "", clouds = samples.clouds }
   local mail = { to = { name = "Name", address = "a@b.example" }, subject = "Subject", text = "Text", html = "" }
   local made = { mail = mail, bytes = "To: a@b.example\r\n\r\nText" }
@@ -159,7 +203,8 @@ end
 
 return {
   { method = "GET", path = "/notifications/preview/{event}", handle = of_event },
+  { method = "POST", path = "/notifications/preview/{event}", handle = with_templates },
   { method = "GET", path = "/notifications/{id}/preview", handle = of_notification },
   { method = "GET", path = "/notifications/generation", handle = generation },
-  check = check,
+  check = check_page,
 }

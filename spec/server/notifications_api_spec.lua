@@ -283,6 +283,65 @@ describe("the link in a mail", function()
   end)
 end)
 
+describe("POST /notifications/preview/{event}", function()
+  local function preview(templates, query, event)
+    return server:post(("/notifications/preview/%s%s"):format(event or "completed", query or ""),
+      { templates = setmetatable(templates, { __jsontype = "object" }) })
+  end
+
+  it("shows what templates that are not live would say", function()
+    local live = server:get("/notifications/preview/completed?format=text").body
+    local answer = preview({ ["email/completed.txt"] = '{% include "email/mine.txt" %}',
+      ["email/mine.txt"] = "Ready: {{ build.configurationName }} for {{ customer.name }}" }, "?cloud=gcp")
+    assert.equal(200, answer.status, answer.body)
+    assert.matches("^Ready: .+ for ", answer.json.mail.text)
+    assert.truthy(answer.json.mail.html:find("<table", 1, true)) -- those that were not given are the live ones
+    assert.is_true(answer.json.owed)
+    local text = preview({ ["email/completed.txt"] = "only this" }, "?format=text")
+    assert.equal("only this", text.body)
+    assert.matches("only this", preview({ ["email/completed.txt"] = "only this" }, "?format=eml").body)
+    assert.equal(live, server:get("/notifications/preview/completed?format=text").body)
+    assert.equal(live, preview({}, "?format=text").body)
+  end)
+
+  it("shows a build", function()
+    local build = builds.run(server)
+    local answer = preview({ ["email/completed.txt"] = "{{ build.id }}" }, "?format=text&build=" .. build.id)
+    assert.equal(build.id, answer.body)
+    assert.equal(404, preview({}, "?build=00000000-0000-7000-8000-000000000000").status)
+  end)
+
+  it("says what is wrong with them, by file and line", function()
+    local answer = preview { ["email/completed.txt"] = "\n{{ build.nothing }}" }
+    assert.equal(200, answer.status)
+    assert.equal("templates/email/completed.txt:2: there is no build.nothing", answer.json.fault)
+    answer = preview({ ["email/completed.txt"] = "\n{{ build.nothing }}" }, "?format=text")
+    assert.equal(422, answer.status)
+    assert.matches("templates/email/completed.txt:2: ", answer.json.detail)
+    assert.equal(404, preview({}, "", "complete").status)
+    assert.equal(400, preview({}, "?format=page").status)
+    for _, name in ipairs { "../scripts/lib/notify.lua", "/etc/passwd", "email/../../x", "" } do
+      local refused = preview { [name] = "x" }
+      assert.equal(400, refused.status, name)
+      assert.matches("must be a path below templates", refused.body)
+    end
+    local many = {}
+    for n = 1, 51 do many["email/" .. n] = "x" end
+    assert.matches("at most 50", preview(many).body)
+    assert.equal(400, preview({ ["email/x"] = 1 }).status)
+    assert.equal(400, server:post("/notifications/preview/completed", { files = {} }).status)
+  end)
+
+  it("takes nothing from the server when they never end", function()
+    local loops, ends = ("{% for a in facts %}"):rep(12), ("{% end %}"):rep(12)
+    local answer = preview { ["email/completed.txt"] = loops .. ends }
+    assert.equal(200, answer.status)
+    assert.is_nil(answer.json.mail)
+    assert.matches("ran for more than", answer.json.fault)
+    assert.equal(200, server:get("/notifications/preview/completed?format=text").status)
+  end)
+end)
+
 describe("GET /notifications/preview/{event}", function()
   it("shows a sample, as a page, as HTML, as text and as JSON", function()
     local page = server:get "/notifications/preview/completed?cloud=gcp"

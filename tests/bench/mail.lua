@@ -1,6 +1,6 @@
 -- Mails: how many a second the completed one renders, and how many reach a mail server, beside curl alone sending the
--- same bytes to the same recipients over one connection. The mail servers are postfix's smtp-sink, which does nothing with what it takes, and
--- postfix itself, behind STARTTLS and a login, which throws it away.
+-- same bytes to the same recipients over one connection. The mail servers are postfix's smtp-sink, which does nothing
+-- with what it takes, and postfix itself, behind STARTTLS and a login, which throws it away.
 local uv = require "luv"
 local json = require "dkjson"
 local socket = require "socket"
