@@ -12,6 +12,7 @@
 #include "lua/lib_http.h"
 #include "lua/libs.h"
 #include "lua/modules.h"
+#include "lua/stock.h"
 #include "lua/stdlib.h"
 
 enum { ROUNDS = 9, YIELDS = 20000, STATES = 300, THREADS = 2, MEGABYTE = 1024 * 1024 };
@@ -212,22 +213,53 @@ static double time_vms(bench *b, bq_generation *generation, const char *load) {
   return (bench_seconds(CLOCK_THREAD_CPUTIME_ID) - began) / STATES * 1e6;
 }
 
+static int prepare_nothing(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+// Of a state from the stock and back: what a build costs from the second on.
+static double time_lent(bench *b, bq_generation *generation) {
+  bq_services services = {.loop = b->loop, .blocking = b->pool};
+  const bq_vm_options options = {.loop = b->loop, .pool = b->pool, .memory_bytes = 64 * MEGABYTE, .slice_us = 10000};
+  const bq_stock_options stock_options = {
+      .loop = b->loop, .modules = modules, .services = &services, .prepare = prepare_nothing};
+  bq_stock *stock;
+  bq_vm *vm;
+  bq_error err;
+  if (bq_stock_new(&stock, &stock_options, &err) < 0) bench_fail(err.message);
+  bq_stock_renew(stock, generation);
+  double began = bench_seconds(CLOCK_THREAD_CPUTIME_ID);
+  for (int i = 0; i < STATES; i++) {
+    if (bq_stock_take(&vm, stock, &options, generation, &err) < 0) bench_fail(err.message);
+    bq_stock_give(stock, vm);
+  }
+  double took = bench_seconds(CLOCK_THREAD_CPUTIME_ID) - began;
+  bq_stock_free(stock);
+  return took / STATES * 1e6;
+}
+
 static void measure_states(void) {
   bench b;
-  double values[ROUNDS], loaded[ROUNDS], limits[ROUNDS], ratios[ROUNDS], loaded_ratios[ROUNDS];
+  double values[ROUNDS], lent[ROUNDS], loaded[ROUNDS], limits[ROUNDS];
+  double ratios[ROUNDS], lent_ratios[ROUNDS], loaded_ratios[ROUNDS];
   bq_generation *generation = shipped_scripts();
   open_bench(&b, 1);
   for (int i = 0; i < ROUNDS; i++) {
     limits[i] = time_stock_states();
     values[i] = time_vms(&b, generation, NULL);
+    lent[i] = time_lent(&b, generation);
     loaded[i] = time_vms(&b, generation, "scripts/pipelines/honua-server.lua");
     ratios[i] = values[i] / limits[i];
+    lent_ratios[i] = lent[i] / limits[i];
     loaded_ratios[i] = loaded[i] / limits[i];
   }
   const char *beside = "a stock state with its libraries";
   double limit = bench_percentile(limits, ROUNDS, 0.5);
   bench_report("a build's state", "fresh", bench_percentile(values, ROUNDS, 0.5), "µs", beside, limit,
                bench_percentile(ratios, ROUNDS, 0.5), 2);
+  bench_report("a build's state", "lent again", bench_percentile(lent, ROUNDS, 0.5), "µs", beside, limit,
+               bench_percentile(lent_ratios, ROUNDS, 0.5), 0.5);
   bench_report("a build's state", "with the pipeline honua-server loaded", bench_percentile(loaded, ROUNDS, 0.5), "µs",
                beside, limit, bench_percentile(loaded_ratios, ROUNDS, 0.5), 20);
   close_bench(&b);
