@@ -81,7 +81,18 @@ static void set_timed(lua_State *L, const char *name, int place) {
   lua_setfield(L, -3, name);
 }
 
-// Replaces `os` and `math` in the environment of the vm by what is pure of them.
+// Makes the table on top `name` in the environment below it, and in the library that a global comes back from when a
+// script has set it to nil. Pops it.
+static void replace(lua_State *L, const char *name) {
+  if (!lua_getmetatable(L, -2)) return; // every environment has one
+  lua_getfield(L, -1, "__index");
+  lua_pushvalue(L, -3);
+  lua_setfield(L, -2, name);
+  lua_pop(L, 2);
+  lua_setfield(L, -2, name);
+}
+
+// Replaces `os` and `math` of the vm's scripts by what is pure of them.
 static void make_pure(lua_State *L) {
   static const char *const os_names[] = {"difftime", NULL};
   static const char *const math_names[] = {"abs", "ceil",  "floor", "fmod", "max",  "min",       "modf", "sqrt", "exp",
@@ -94,7 +105,7 @@ static void make_pure(lua_State *L) {
   set_timed(L, "date", 2);
   set_timed(L, "time", 1);
   lua_pop(L, 1);
-  lua_setfield(L, -2, "os");
+  replace(L, "os");
   lua_newtable(L);
   lua_getfield(L, -2, "math");
   copy_functions(L, math_names);
@@ -103,7 +114,7 @@ static void make_pure(lua_State *L) {
   lua_setfield(L, -2, "random");
   lua_pushcfunction(L, no_chance);
   lua_setfield(L, -2, "randomseed");
-  lua_setfield(L, -2, "math");
+  replace(L, "math");
   lua_pop(L, 1);
 }
 
