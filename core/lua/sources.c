@@ -115,25 +115,21 @@ static int by_path(const void *a, const void *b) {
 
 int bq_sources_seal(bq_sources *sources, bq_error *err) {
   if (sources->count > 0) qsort(sources->files, sources->count, sizeof sources->files[0], by_path);
-  int result = 0;
-  EVP_MD_CTX *digest = EVP_MD_CTX_new();
-  if (digest == NULL || EVP_DigestInit_ex(digest, EVP_sha256(), NULL) != 1) {
-    result = bq_fail(err, BQ_ENOMEM, "can't compute a SHA-256");
-    goto cleanup;
-  }
-  for (size_t i = 0; i < sources->count; i++) {
-    const bq_source *file = &sources->files[i];
-    // The NUL behind the path keeps "ab"+"c" apart from "a"+"bc".
-    (void)EVP_DigestUpdate(digest, file->path, strlen(file->path) + 1);
-    (void)EVP_DigestUpdate(digest, file->hash, sizeof file->hash);
-  }
   unsigned char bytes[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  (void)EVP_DigestFinal_ex(digest, bytes, &size);
-  for (unsigned int i = 0; i < size; i++) (void)snprintf(sources->hash + 2 * (size_t)i, 3, "%02x", bytes[i]);
-cleanup:
+  EVP_MD_CTX *digest = EVP_MD_CTX_new();
+  int good = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1;
+  for (size_t i = 0; i < sources->count && good; i++) {
+    const bq_source *file = &sources->files[i];
+    // The NUL behind the path keeps "ab"+"c" apart from "a"+"bc".
+    good = EVP_DigestUpdate(digest, file->path, strlen(file->path) + 1) == 1 &&
+           EVP_DigestUpdate(digest, file->hash, sizeof file->hash) == 1;
+  }
+  good = good && EVP_DigestFinal_ex(digest, bytes, &size) == 1;
   EVP_MD_CTX_free(digest);
-  return result;
+  if (!good) return bq_fail(err, BQ_ENOMEM, "can't compute the SHA-256 of the scripts");
+  for (unsigned int i = 0; i < size; i++) (void)snprintf(sources->hash + 2 * (size_t)i, 3, "%02x", bytes[i]);
+  return 0;
 }
 
 const char *bq_sources_hash(const bq_sources *sources) {

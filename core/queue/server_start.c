@@ -83,8 +83,9 @@ static int check_directories(const bq_config *config, bq_error *err) {
                      {"OutputDirectory", config->output_directory}};
   for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++) {
     if (access(directories[i].path, W_OK | X_OK) == 0) continue;
+    int errnum = errno;
     const struct passwd *user = getpwuid(geteuid());
-    return bq_fail_errno(err, errno, "%s can't write to the %s %s", user != NULL ? user->pw_name : "this user",
+    return bq_fail_errno(err, errnum, "%s can't write to the %s %s", user != NULL ? user->pw_name : "this user",
                          directories[i].option, directories[i].path);
   }
   return 0;
