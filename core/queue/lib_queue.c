@@ -537,12 +537,10 @@ static int metrics_push(bq_op *op, lua_State *L) {
   call_op *call = (call_op *)op;
   bq_buf text = {0};
   bq_metrics_write(call->server->metrics, &text);
-  if (text.failed) {
-    bq_buf_free(&text);
-    return luaL_error(L, "out of memory");
-  }
-  lua_pushlstring(L, text.data != NULL ? text.data : "", text.length);
-  bq_buf_free(&text);
+  int failed = text.failed;
+  call->text = bq_buf_take(&text);
+  if (failed) return luaL_error(L, "out of memory");
+  lua_pushstring(L, call->text != NULL ? call->text : "");
   return 1;
 }
 
