@@ -14,7 +14,7 @@
 #include "queue/sender_internal.h"
 
 enum {
-  EVENTS_AT_ONCE = 20,    // expanded side by side
+  EVENTS_AT_ONCE = 50,    // expanded side by side
   MOST_AHEAD = 250,       // deliveries claimed beyond those that are rendered and sent
   STOP_PATIENCE_MS = 5000 // how long a stop waits for what is under way
 };
@@ -30,6 +30,9 @@ int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) {
   int result = bq_timer_new(&sender->timer, server->loop, on_timer, sender, err);
   if (result == 0) result = bq_timer_new(&sender->patience, server->loop, on_patience, sender, err);
   if (result == 0) {
+    result = bq_batch_new(&sender->expansions, server->loop, server->store, "outbox_expand", BQ_BATCH_WRITE, err);
+  }
+  if (result == 0) {
     result = bq_batch_new(&sender->outcomes, server->loop, server->store, "delivery_outcomes", BQ_BATCH_WRITE, err);
   }
   if (result < 0) bq_sender_free(sender);
@@ -39,6 +42,7 @@ int bq_sender_new(bq_sender **out, bq_server *server, bq_error *err) {
 
 void bq_sender_free(bq_sender *sender) {
   if (sender == NULL) return;
+  bq_batch_free(sender->expansions);
   bq_batch_free(sender->outcomes);
   bq_timer_free(sender->timer);
   bq_timer_free(sender->patience);

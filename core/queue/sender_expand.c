@@ -1,5 +1,6 @@
-// An owed event becomes deliveries: the rules say which, each gets an id, and one statement stores them.
+// An owed event becomes deliveries: the rules say which, each gets an id, and one statement stores those of many events.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -31,23 +32,22 @@ static void end_event(bq_owed_event *e) {
   bq_sender_turn(sender);
 }
 
-static void on_stored(void *arg, const bq_pg_result *result) {
+static void on_stored(void *arg, const bq_pg_result *result, int row) {
   bq_owed_event *e = arg;
+  (void)row;
   if (result->error != NULL && result->error->code == BQ_EDATABASE) {
     bq_log_error("deliveries of an event can't be stored", result->error);
   }
   end_event(e);
 }
 
-static void store(bq_owed_event *e, const json_t *made) {
-  char again[16];
+static void store(bq_owed_event *e, json_t *made) {
   bq_error err;
-  (void)snprintf(again, sizeof again, "%d", FAULT_AGAIN_S);
-  char *text = bq_json_dumps(made, JSON_COMPACT);
-  const char *params[] = {e->id, text, e->call.generation, again};
-  int result = text != NULL ? bq_store_write(e->sender->server->store, "outbox_expand", 4, params, on_stored, e, &err)
+  json_t *item = json_pack("{s:I, s:O, s:s, s:i}", "event", (json_int_t)strtoll(e->id, NULL, 10), "made", made,
+                           "generation", e->call.generation, "again", FAULT_AGAIN_S);
+  int result = item != NULL ? bq_batch_add(e->sender->expansions, item, on_stored, e, &err)
                             : bq_fail(&err, BQ_ENOMEM, "out of memory for deliveries");
-  bq_free(text);
+  json_decref(item);
   if (result == 0) return;
   bq_log_error("deliveries of an event can't be stored", &err); // it is taken again
   end_event(e);

@@ -24,6 +24,7 @@ struct bq_sender {
   bq_server *server;        // borrowed
   bq_timer *timer;          // owned; the next look
   bq_timer *patience;       // owned; how long a stop waits
+  bq_batch *expansions;     // owned; what events became
   bq_batch *outcomes;       // owned; what becomes of deliveries
   bq_sender_state state;
   int looking;              // statements of a look that have not been answered

@@ -24,9 +24,47 @@ from taken o join build_queue b on b.id = o.build_id
 order by o.id;
 
 -- name: outbox_expand
--- $1 event, $2 JSON {deliveries: [{id, channel, recipient, template, data}]} or {fault}, $3 generation, $4 seconds
--- until a fault is tried with the same scripts again. How many were stored; null when another server was first.
-select buildq_outbox_expand($1::bigint, $2::jsonb, $3, $4::double precision);
+-- $1 JSON list of {event (id), made: {deliveries: [{id, channel, recipient, template, data}]} or {fault}, generation,
+-- again (seconds until a fault is tried with the same scripts again)}. A row for each, in their order: how many were
+-- stored; null when another server was first.
+with given as materialized (
+  select e.place, x.*, x.made ? 'fault' as failed
+  from jsonb_array_elements($1::jsonb) with ordinality as e(item, place),
+    jsonb_to_record(e.item) as x(event bigint, made jsonb, generation text, again double precision)
+), held as materialized (
+  select o.id, o.build_id, o.event, o.round, o.attempt
+  from (select distinct event from given) as g join outbox o on o.id = g.event
+  where o.state = 'pending'
+  order by o.id for update of o
+), faulty as (
+  update outbox o set fault = left(g.made ->> 'fault', 4000),
+    fault_generations = (array_append(array_remove(coalesce(o.fault_generations, '{}'), g.generation),
+                                      g.generation))[greatest(1, cardinality(o.fault_generations) - 18):],
+    taken_until = buildq_now() + make_interval(secs => g.again)
+  from given g join held h on h.id = g.event where o.id = h.id and g.failed
+), made as materialized (
+  select h.*, b.customer_id, d.id as delivery_id, d.channel, d.recipient, d.template, d.data,
+    case when exists (select from suppressions) or exists (select from disabled_recipients)
+      then buildq_skip_reason(d.channel, b.customer_id, d.recipient, h.event) end as reason
+  from given g join held h on h.id = g.event join build_queue b on b.id = h.build_id,
+    jsonb_to_recordset(g.made -> 'deliveries') as d(id uuid, channel text, recipient text, template text, data jsonb)
+), stored as (
+  insert into deliveries (id, outbox_id, build_id, event, round, attempt, customer_id, channel, recipient, template,
+                          data, created_at, state, reason, ended_at)
+  select m.delivery_id, m.id, m.build_id, m.event, m.round, m.attempt, m.customer_id, m.channel, m.recipient,
+    coalesce(m.template, m.event), coalesce(m.data, '{}'), buildq_now(),
+    case when m.reason is null then 'waiting' else 'skipped' end, m.reason,
+    case when m.reason is not null then buildq_now() end
+  from made m
+  on conflict (outbox_id, channel, recipient) do nothing
+  returning outbox_id
+), expanded as (
+  update outbox o set state = 'expanded', fault = null, fault_generations = null, taken_until = null
+  from given g join held h on h.id = g.event where o.id = h.id and not g.failed
+)
+select case when h.id is not null then (select count(*) from stored s where s.outbox_id = h.id) end
+from given g left join held h on h.id = g.event
+order by g.place;
 
 -- name: deliveries_claim
 -- $1 node, $2 how many, $3 generation, $4 retries of a build at most, $5 days that files are kept, $6 what stands behind

@@ -19,12 +19,20 @@ static const char *const one_mail =
 #define COLUMN(expression, table, expected) \
   EXPECT_SQL("select coalesce(string_agg((" expression ")::text, ' ' order by id), '') from " table, expected)
 
+static void expand(const char *expected, const char *event, const char *made, const char *generation,
+                   const char *again_s) {
+  char *list = bq_format("[{\"event\": %s, \"made\": %s, \"generation\": \"%s\", \"again\": %s}]", event, made, generation,
+                         again_s);
+  EXPECT(expected, "outbox_expand", list);
+  bq_free(list);
+}
+
 // A build with one mail that waits.
 static void owe_one(void) {
   set_clock("2026-01-01T12:00:00Z");
   insert(BUILD(1), "", "");
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("1", "outbox_expand", "1", one_mail, "g1", "3600");
+  expand("1", "1", one_mail, "g1", "3600");
 }
 
 static void claim_mail(const char *node, const char *generation, const char *states) {
@@ -75,10 +83,34 @@ static void an_event_is_expanded_once(void **state) {
   EXPECT("", "outbox_take", "10", "g1", "3", "30"); // it is being expanded
   set_clock("2026-01-01T12:01:01Z");                // the taker is gone
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("1", "outbox_expand", "1", one_mail, "g1", "3600");
-  EXPECT("null", "outbox_expand", "1", one_mail, "g1", "3600"); // the first taker is back
+  expand("1", "1", one_mail, "g1", "3600");
+  expand("null", "1", one_mail, "g1", "3600"); // the first taker is back
   COLUMN("state", "outbox", "expanded");
   COLUMN("state || event || template || customer_id", "deliveries", "waitingqueuedqueuedacme");
+}
+
+static void events_are_expanded_together(void **state) {
+  (void)state;
+  set_clock("2026-01-01T12:00:00Z");
+  insert(BUILD(1), "", "");
+  insert(BUILD(2), "", "");
+  insert(BUILD(3), "", "");
+  PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
+  expand("1", "2", "{\"deliveries\": [{\"id\": \"" MAIL(2) "\", \"channel\": \"email\", \"recipient\": \"b@x\"}]}", "g1", "60");
+  RUN("suppress", "email", "", "d@x", "", NULL, "command");
+  PGresult *rows = CALL("outbox_expand",
+      "[{\"event\": 3, \"made\": {\"deliveries\": ["
+      "   {\"id\": \"" MAIL(3) "\", \"channel\": \"email\", \"recipient\": \"c@x\", \"data\": {\"a\": 1}},"
+      "   {\"id\": \"" MAIL(4) "\", \"channel\": \"email\", \"recipient\": \"d@x\"}]}, \"generation\": \"g1\", \"again\": 60},"
+      " {\"event\": 2, \"made\": {\"deliveries\": []}, \"generation\": \"g1\", \"again\": 60},"
+      " {\"event\": 1, \"made\": {\"fault\": \"x.lua:1: oops\"}, \"generation\": \"g1\", \"again\": 60}]");
+  assert_int_equal(PQntuples(rows), 3);
+  assert_string_equal(PQgetvalue(rows, 0, 0), "2");
+  assert_true(PQgetisnull(rows, 1, 0)); // another server was first
+  assert_string_equal(PQgetvalue(rows, 2, 0), "0");
+  PQclear(rows);
+  COLUMN("state || coalesce(fault, '')", "outbox", "pendingx.lua:1: oops expanded expanded");
+  COLUMN("recipient || state || data", "deliveries", "b@xwaiting{} c@xwaiting{\"a\": 1} d@xskipped{}");
 }
 
 static void a_rule_that_fails_is_tried_again_by_other_scripts(void **state) {
@@ -86,13 +118,13 @@ static void a_rule_that_fails_is_tried_again_by_other_scripts(void **state) {
   set_clock("2026-01-01T12:00:00Z");
   insert(BUILD(1), "", "");
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("0", "outbox_expand", "1", "{\"fault\": \"email.lua:3: oops\"}", "g1", "3600");
+  expand("0", "1", "{\"fault\": \"email.lua:3: oops\"}", "g1", "3600");
   set_clock("2026-01-01T12:59:00Z");
   EXPECT("", "outbox_take", "10", "g1", "3", "30");
   PGresult *rows = CALL("outbox_take", "10", "g2", "3", "30");
   assert_int_equal(PQntuples(rows), 1);
   PQclear(rows);
-  EXPECT("0", "outbox_expand", "1", "{\"fault\": \"email.lua:3: oops\"}", "g2", "3600");
+  expand("0", "1", "{\"fault\": \"email.lua:3: oops\"}", "g2", "3600");
   EXPECT("", "outbox_take", "10", "g1", "3", "30"); // two servers with other scripts don't take turns
   set_clock("2026-01-01T14:00:00Z");                // what it failed on may have changed
   rows = CALL("outbox_take", "10", "g1", "3", "30");
@@ -124,11 +156,11 @@ static void outcomes_of_many_are_one_statement(void **state) {
   insert(BUILD(2), "", "");
   insert(BUILD(3), "", "");
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("1", "outbox_expand", "1", one_mail, "g1", "3600");
-  EXPECT("1", "outbox_expand", "2",
+  expand("1", "1", one_mail, "g1", "3600");
+  expand("1", "2",
          "{\"deliveries\": [{\"id\": \"" MAIL(2) "\", \"channel\": \"email\", \"recipient\": \"b@acme.example\"}]}",
          "g1", "3600");
-  EXPECT("1", "outbox_expand", "3",
+  expand("1", "3",
          "{\"deliveries\": [{\"id\": \"" MAIL(3) "\", \"channel\": \"hook\", \"recipient\": \"main\"}]}", "g1", "3600");
   claim_mail(NODE, "g1", "sending sending sending");
   char *items[] = {item(MAIL(3), NODE, "1", "gone", "410", "60"), item(MAIL(1), NODE, "1", "retry", "451", "60"),
@@ -208,7 +240,7 @@ static void a_message_id_keeps_its_domain(void **state) {
   record("2", "sent", "250", NULL, "sent");
   claim(NODE, BUILD(1)); // owes "started", in the same conversation
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("1", "outbox_expand", "2",
+  expand("1", "2",
          "{\"deliveries\": [{\"id\": \"" MAIL(2) "\", \"channel\": \"email\", \"recipient\": \"a@acme.example\"}]}",
          "g1", "3600");
   expect_domains("new.example", "\"messageDomain\" : \"new.example\", \"threadDomain\" : \"old.example\"");
@@ -224,7 +256,7 @@ static void mails_of_a_build_keep_their_order(void **state) {
   claim(NODE, BUILD(1)); // owes "started"
   claim_mail(NODE, "g1", "sending");
   PQclear(CALL("outbox_take", "10", "g1", "3", "30"));
-  EXPECT("1", "outbox_expand", "2",
+  expand("1", "2",
          "{\"deliveries\": [{\"id\": \"" MAIL(2) "\", \"channel\": \"email\", \"recipient\": \"a@acme.example\"}]}",
          "g1", "3600");
   claim_mail(NODE, "g1", ""); // "queued" is on its way
@@ -358,6 +390,7 @@ int main(void) {
   bq_log_setup(BQ_ERROR, BQ_LOG_TEXT);
   const struct CMUnitTest tests[] = {
       TEST(an_event_is_expanded_once),
+      TEST(events_are_expanded_together),
       TEST(a_rule_that_fails_is_tried_again_by_other_scripts),
       TEST(a_mail_is_sent_once),
       TEST(outcomes_of_many_are_one_statement),
