@@ -537,10 +537,9 @@ static int metrics_push(bq_op *op, lua_State *L) {
   call_op *call = (call_op *)op;
   bq_buf text = {0};
   bq_metrics_write(call->server->metrics, &text);
-  int failed = text.failed;
   call->text = bq_buf_take(&text);
-  if (failed) return luaL_error(L, "out of memory");
-  lua_pushstring(L, call->text != NULL ? call->text : "");
+  if (call->text == NULL) return luaL_error(L, "out of memory");
+  lua_pushstring(L, call->text);
   return 1;
 }
 
