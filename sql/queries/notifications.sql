@@ -18,9 +18,12 @@ with due as (
 )
 select o.id, jsonb_build_object('event', o.event, 'round', o.round + 1, 'attempt', o.attempt,
     'createdAt', buildq_time(o.created_at), 'data', o.data,
-    'build', buildq_notification_build(b, o.event, o.round, $3::integer, $4::integer),
+    'build', buildq_notified_build(b, a, o.event, $3::integer, $4::integer),
     'customer', buildq_notification_customer(b))
-from taken o join build_queue b on b.id = o.build_id
+from taken o
+join build_queue b on b.id = o.build_id
+left join build_attempts a on a.build_id = o.build_id
+  and a.attempt = case when buildq_shows_attempt(o.event) then buildq_notified_attempt(b, o.event, o.round) end
 order by o.id;
 
 -- name: outbox_expand
