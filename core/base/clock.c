@@ -6,7 +6,7 @@
 
 static int64_t read_clock(clockid_t id) {
   struct timespec now;
-  (void)clock_gettime(id, &now); // can't fail: both ids exist on every Linux
+  (void)clock_gettime(id, &now); // can't fail: all these ids exist on every Linux
   return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
@@ -23,6 +23,10 @@ void bq_clock_replace_mono(bq_clock_fn replacement) {
 
 int64_t bq_clock_mono_us(void) {
   return mono() + atomic_load_explicit(&shift_us, memory_order_relaxed);
+}
+
+int64_t bq_clock_boot_us(void) {
+  return read_clock(CLOCK_BOOTTIME) + atomic_load_explicit(&shift_us, memory_order_relaxed);
 }
 
 int64_t bq_clock_wall_us(void) {

@@ -15,7 +15,7 @@ struct bq_node {
   char next_id[BQ_UUID_SIZE];  // of a join under way
   bq_timer *timer;             // owned; the next heartbeat
   atomic_uint term;            // joins so far
-  atomic_llong held_until_us;  // bq_clock_mono_us; nobody may take the lease before. 0: somebody has
+  atomic_llong held_until_us;  // bq_clock_boot_us; nobody may take the lease before. 0: somebody has
   int64_t joining_us;          // likewise, when the join under way was sent
   int64_t beating_us;          // and the heartbeat
   int beating;                 // a heartbeat is under way
@@ -72,7 +72,7 @@ unsigned bq_node_term(const bq_node *node) {
 }
 
 int bq_node_holds(const bq_node *node, unsigned term) {
-  return term == atomic_load(&node->term) && bq_clock_mono_us() < atomic_load(&node->held_until_us);
+  return term == atomic_load(&node->term) && bq_clock_boot_us() < atomic_load(&node->held_until_us);
 }
 
 // The lease began after what was answered was sent.
@@ -177,7 +177,7 @@ void bq_node_beat(bq_node *node) {
   node->beat_again = 0;
   const char *params[] = {node->id};
   bq_error err;
-  node->beating_us = bq_clock_mono_us();
+  node->beating_us = bq_clock_boot_us();
   if (bq_store_query(node->options.store, "node_heartbeat", 1, params, on_heartbeat, node, &err) == 0) {
     node->beating = 1;
   } else {
@@ -228,7 +228,7 @@ static void register_node(bq_node *node) {
   const char *params[] = {node->next_id, options->name, *options->url,   options->version,
                           slots,         lease,         options->labels, node->drained ? "true" : "false"};
   bq_error err;
-  node->joining_us = bq_clock_mono_us();
+  node->joining_us = bq_clock_boot_us();
   if (bq_store_write(options->store, "node_join", 8, params, on_joined, node, &err) < 0) {
     bq_log_error("this server could not join the cluster", &err);
     schedule(node);

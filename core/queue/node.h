@@ -42,7 +42,9 @@ const char *bq_node_pause_reason(const bq_node *node); // as of the last heartbe
 // Which of this server's identities works now: 0 before the first join, one more with each.
 unsigned bq_node_term(const bq_node *node);
 // Whether nobody else can have taken over what was claimed in that term: by our own clock, without asking. It says no
-// before others may. Any thread.
+// before others may, also after this process was stopped or the system suspended. A virtual machine that its host has
+// frozen is not told how long: until its next heartbeat is answered, this may still say yes. The database then refuses what
+// such a server records, but a mail may go out from both (with one Message-ID). Any thread.
 int bq_node_holds(const bq_node *node, unsigned term);
 
 #endif

@@ -1,8 +1,12 @@
 // Timers that follow the clock, and the clock that a test sets forward.
+#include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -54,15 +58,44 @@ static void run(fixture *f) {
   assert_int_equal(bq_loop_run(f->loop, &err), 0);
 }
 
-static void shift_moves_both_clocks(void **state) {
+static void shift_moves_all_clocks(void **state) {
   (void)state;
   int64_t mono = bq_clock_mono_us();
+  int64_t boot = bq_clock_boot_us();
   int64_t wall = bq_clock_wall_us();
   int64_t shifted = bq_clock_shifted();
   bq_clock_shift(3600LL * 1000000);
   assert_in_range(bq_clock_mono_us() - mono, 3600LL * 1000000, 3660LL * 1000000);
+  assert_in_range(bq_clock_boot_us() - boot, 3600LL * 1000000, 3660LL * 1000000);
   assert_in_range(bq_clock_wall_us() - wall, 3600LL * 1000000, 3660LL * 1000000);
   assert_int_equal(bq_clock_shifted() - shifted, 3600LL * 1000000);
+}
+
+// A process for which the system has been suspended for an hour, as far as a time namespace can pretend that. It ends
+// with 0 when only the clock since boot knows of it; 2: there are no such namespaces here.
+static int look_after_suspension(void) {
+  static const char offset[] = "boottime 3600 0\n";
+  int64_t since = bq_clock_boot_us() - bq_clock_mono_us();
+  int status = 0;
+  if (unshare(CLONE_NEWUSER | CLONE_NEWTIME) < 0) return 2;
+  int fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+  if (fd < 0 || write(fd, offset, sizeof offset - 1) < 0) return 2;
+  pid_t child = fork(); // children are in it
+  if (child == 0) _exit(bq_clock_boot_us() - bq_clock_mono_us() - since > 3590LL * 1000000 ? 0 : 1);
+  if (child < 0 || waitpid(child, &status, 0) < 0 || !WIFEXITED(status)) return 2;
+  return WEXITSTATUS(status);
+}
+
+static void time_since_boot_counts_suspension(void **state) {
+  (void)state;
+  int status = 0;
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) _exit(look_after_suspension());
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 2) skip();
+  assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 static void following_timer_is_due_by_the_clock(void **state) {
@@ -113,7 +146,8 @@ static void cleared_and_freed_timers_are_forgotten(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(shift_moves_both_clocks),
+      cmocka_unit_test(shift_moves_all_clocks),
+      cmocka_unit_test(time_since_boot_counts_suspension),
       cmocka_unit_test_setup_teardown(following_timer_is_due_by_the_clock, set_up, tear_down),
       cmocka_unit_test_setup_teardown(plain_timer_does_not_see_the_clock, set_up, tear_down),
       cmocka_unit_test_setup_teardown(cleared_and_freed_timers_are_forgotten, set_up, tear_down),
