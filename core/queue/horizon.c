@@ -68,16 +68,18 @@ static char *outline_of(const bq_horizon *horizon, const char *query) {
   return result;
 }
 
-// What is known of it from the last look, or what is to be known from now on.
-static holder recall(const bq_horizon *horizon, const char *key, const char *xmin) {
+// What is known of it from the last look, or what is to be known from now on. What has no date (a slot) and holds something
+// else now has begun anew: it is told again when it stays at that. A transaction that has one stays the same.
+static holder recall(const bq_horizon *horizon, const char *key, const char *xmin, int is_dated) {
   holder h = {.since_us = bq_clock_mono_us()};
   (void)snprintf(h.key, sizeof h.key, "%s", key);
   (void)snprintf(h.xmin, sizeof h.xmin, "%s", xmin);
   for (int i = 0; i < horizon->count; i++) {
     const holder *known = &horizon->holders[i];
     if (strcmp(known->key, h.key) != 0) continue;
-    h.told = known->told;
-    if (strcmp(known->xmin, h.xmin) == 0) h.since_us = known->since_us;
+    int is_same = strcmp(known->xmin, h.xmin) == 0;
+    if (is_same || is_dated) h.told = known->told;
+    if (is_same) h.since_us = known->since_us;
   }
   return h;
 }
@@ -118,9 +120,10 @@ static void on_answer(void *arg, const bq_pg_result *result) {
   if (count > HOLDERS) count = HOLDERS;
   bq_metrics_clear(horizon->options.metrics, BQ_M_HORIZON_HOLDER);
   for (int row = 0; row < count; row++) {
-    now[row] = recall(horizon, PQgetvalue(result->rows, row, KEY), PQgetvalue(result->rows, row, XMIN));
-    double seconds = PQgetisnull(result->rows, row, SECONDS) ? (double)(bq_clock_mono_us() - now[row].since_us) / 1e6
-                                                             : strtod(PQgetvalue(result->rows, row, SECONDS), NULL);
+    int is_dated = !PQgetisnull(result->rows, row, SECONDS);
+    now[row] = recall(horizon, PQgetvalue(result->rows, row, KEY), PQgetvalue(result->rows, row, XMIN), is_dated);
+    double seconds = is_dated ? strtod(PQgetvalue(result->rows, row, SECONDS), NULL)
+                              : (double)(bq_clock_mono_us() - now[row].since_us) / 1e6;
     if (seconds > oldest) oldest = seconds;
     if (seconds >= (*horizon->options.config)->horizon_warning_seconds) name(horizon, &now[row], result, row, seconds);
   }

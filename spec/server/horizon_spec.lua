@@ -105,10 +105,19 @@ describe("what keeps PostgreSQL from cleaning up", function()
   end)
 
   it("is forgotten when it ends, and told once however long it stays", function()
-    for _, session in ipairs { snapshot, writing, other } do session:ask "commit" end
+    for _, session in ipairs { snapshot, writing } do session:ask "commit" end
     preparing:ask "rollback prepared 'left behind'"
     -- What a server does itself may be there for a moment.
     server:wait_for(function() return #holders(server) == 0 and age(server) < 1 end, 30, "the names to go")
     assert.equal(3, #told(server))
+  end)
+
+  it("one whose age is not told, again when it holds something else for as long", function()
+    local pid = ("pid=%d "):format(other.pid)
+    -- The oldest that the next snapshot sees is another one: nothing that is older runs any more.
+    postgres.sql(modest.database, "select pg_current_xact_id()")
+    other:ask "commit; begin isolation level repeatable read; select 1"
+    modest:wait_for(function() return #told(modest) == 2 end, 30, "the second line")
+    for _, line in ipairs(told(modest)) do assert.truthy(line:find(pid, 1, true), line) end
   end)
 end)
