@@ -2,19 +2,27 @@
 
 #include <malloc.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static bq_realloc_fn reallocate = realloc;
+static atomic_ulong refusals;
+
+static void *resize(void *old, size_t size) {
+  void *ptr = reallocate(old, size > 0 ? size : 1);
+  if (ptr == NULL) atomic_fetch_add_explicit(&refusals, 1, memory_order_relaxed);
+  return ptr;
+}
 
 void bq_memory_replace(bq_realloc_fn replacement) {
   reallocate = replacement != NULL ? replacement : realloc;
 }
 
 void *bq_alloc(size_t size) {
-  void *ptr = reallocate(NULL, size > 0 ? size : 1);
+  void *ptr = resize(NULL, size);
   if (ptr != NULL) memset(ptr, 0, size);
   return ptr;
 }
@@ -25,7 +33,7 @@ void *bq_alloc_array(size_t count, size_t size) {
 }
 
 void *bq_realloc(void *old, size_t size) {
-  return reallocate(old, size > 0 ? size : 1);
+  return resize(old, size);
 }
 
 void bq_free(void *ptr) {
@@ -53,6 +61,10 @@ char *bq_format(const char *fmt, ...) {
   if (text != NULL) (void)vsnprintf(text, (size_t)length + 1, fmt, again);
   va_end(again);
   return text;
+}
+
+unsigned long bq_memory_refusals(void) {
+  return atomic_load_explicit(&refusals, memory_order_relaxed);
 }
 
 void bq_memory_trim(void) {

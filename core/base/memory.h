@@ -14,6 +14,9 @@ char *bq_strdup(const char *text);                        // NULL in, NULL out
 char *bq_strndup(const char *text, size_t length);        // copies exactly `length` bytes and a NUL
 char *bq_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); // owned by the caller
 
+// How often one of these was refused memory so far: whether the system is short of it, or only what was asked for too much.
+unsigned long bq_memory_refusals(void);
+
 // Gives what is free back to the system; milliseconds when there is much of it. A malloc that can't: nothing.
 void bq_memory_trim(void);
 

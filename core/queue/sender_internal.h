@@ -65,7 +65,8 @@ struct bq_sender_call {
   json_t *argument;      // retained while it runs
   json_t *result;        // owned
   char fault[BQ_LINE_SIZE];
-  int scarce;            // with a fault: memory was out, which is none of the scripts
+  int scarce;            // with a fault: the system's memory was out, which is none of the scripts
+  unsigned long refusals; // bq_memory_refusals at its start
   int tries;             // a call that was ended is made once more: what ended it may have been another's
   bq_sender_answer done;
   char generation[65];   // hash of the scripts that run it

@@ -2,6 +2,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 
+#include "base/memory.h"
 #include "lua/errors.h"
 #include "lua/libs.h"
 #include "queue/sender_internal.h"
@@ -38,12 +39,18 @@ static int start_again(bq_sender_call *call, bq_handlers *spoiled) {
   return start(call, &err) == 0;
 }
 
+// Lua says the same when the vm's cap refuses a buffer. That is the script's fault, and comes again with every try.
+static int is_scarce(const bq_sender_call *call, lua_State *L) {
+  if (bq_lua_error_code(L, -1) != BQ_ENOMEM) return 0;
+  return lua_type(L, -1) != LUA_TSTRING || bq_memory_refusals() != call->refusals;
+}
+
 static void on_end(void *arg, bq_end end, lua_State *L) {
   bq_sender_call *call = arg;
   bq_handlers *handlers = call->handlers;
   if (end != BQ_END_RETURNED) {
     bq_lua_error_line(L, -1, bq_fiber_where(call->fiber), call->fault, sizeof call->fault);
-    call->scarce = end == BQ_END_ERROR && bq_lua_error_code(L, -1) == BQ_ENOMEM;
+    call->scarce = end == BQ_END_ERROR && is_scarce(call, L);
   }
   if (end == BQ_END_KILLED && start_again(call, handlers)) {
     bq_handlers_release(handlers);
@@ -66,6 +73,7 @@ static int start(bq_sender_call *call, bq_error *err) {
   if (handlers == NULL) return bq_fail(err, BQ_EUNAVAIL, "no scripts run yet");
   (void)snprintf(call->generation, sizeof call->generation, "%s",
                  bq_generation_hash(bq_handlers_generation(handlers)));
+  call->refusals = bq_memory_refusals();
   lua_State *L = bq_vm_state(bq_handlers_vm(handlers));
   lua_pushcfunction(L, run_call);
   lua_pushlightuserdata(L, call);

@@ -36,10 +36,12 @@ local function check_delivery(path, given)
   need(given.data == nil or type(given.data) == "table", "a delivery's data must be a table")
 end
 
--- What all rules say of an event. Who was named for a channel already is not told twice.
-local function deliveries_of(event)
+-- What all rules say of an event. Who was named for a channel already is not told twice. `asked` gets the path of the
+-- rule that is asked now.
+local function deliveries_of(event, asked)
   local list, known = {}, {}
   for _, entry in ipairs(all_rules()) do
+    if asked then asked.path = entry.path end
     local made = entry.events[event.event] and entry.rule.deliver(event) or {}
     if type(made) ~= "table" then error(("%s: deliver must return a list"):format(entry.path), 0) end
     for _, given in ipairs(made) do
@@ -60,9 +62,15 @@ local function deliveries_of(event)
   return list
 end
 
--- Memory that is out is no fault of a rule: the event is expanded again later.
-local function is_scarce(reason)
+-- The server knows whether memory was out, which is no fault of a rule (the event is expanded again later), or the rule
+-- wanted more than it may have.
+local function is_of_memory(reason)
   return type(reason) == "table" and reason.kind == "out_of_memory" or tostring(reason):find "not enough memory$" ~= nil
+end
+
+-- Lua's own error for that has no place.
+local function with_place(reason, path)
+  return reason == "not enough memory" and ("%s: %s"):format(path, reason) or reason
 end
 
 --- The deliveries of each event, in the same order. A fault of any rule faults the whole event: nothing is half done.
@@ -71,8 +79,9 @@ end
 function notify.expand(events)
   local results = {}
   for index, event in ipairs(events) do
-    local ok, made = pcall(deliveries_of, event)
-    if not ok and is_scarce(made) then error(made, 0) end
+    local asked = {}
+    local ok, made = pcall(deliveries_of, event, asked)
+    if not ok and is_of_memory(made) then error(with_place(made, asked.path), 0) end
     -- A list also when nobody is told.
     results[index] = ok and { deliveries = buildq.json.array(made) } or { fault = tostring(made) }
   end

@@ -215,6 +215,22 @@ describe("a template that fails with one build's data", function()
   end)
 end)
 
+describe("a rule that wants more memory than it may have", function()
+  it("is at fault, and holds up that event alone", function()
+    local sink = smtp.sink()
+    local server = start(sink, nil, { scripts = builds.scripts { ["notifications/big.lua"] = [[
+      return { events = { "queued" }, deliver = function(event)
+        return event.build.configurationName == "odd" and { ("x"):rep(1 << 40) } or {}
+      end } ]] } })
+    local odd = builds.submit(server, { configurationName = "odd" })
+    await_count(server, 2, ("build_id = '%s' and state = 'sent'"):format(odd))
+    assert.equal("started completed", told(sink, odd))
+    assert.matches("scripts/notifications/big.lua: not enough memory$", server:sql(
+      ("select fault from outbox where build_id = '%s' and state = 'pending'"):format(odd)))
+    server:stop()
+  end)
+end)
+
 describe("an event that nobody is told of", function()
   it("is done with, and holds up no other", function()
     local sink = smtp.sink()
