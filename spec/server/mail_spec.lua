@@ -14,8 +14,8 @@ local PIPELINES <const> = builds.scripts {
 }
 local QUICK <const> = { DeliveryRetrySeconds = 1, DeliveryRetryMaxSeconds = 1, PollIntervalSeconds = 1 }
 
-local function start(sink, queue, more)
-  local options = { scripts = PIPELINES, config = { BuildQueue = {}, Email = sink:config() } }
+local function start(sink, queue, more, email)
+  local options = { scripts = PIPELINES, config = { BuildQueue = {}, Email = sink:config(email) } }
   for name, value in pairs(QUICK) do options.config.BuildQueue[name] = value end
   for name, value in pairs(queue or {}) do options.config.BuildQueue[name] = value end
   for name, value in pairs(more or {}) do options[name] = value end
@@ -332,17 +332,22 @@ describe("a server that is killed", function()
 
   it("or only frozen for longer than its lease, sends nothing when it wakes up", function()
     local sink = smtp.sink()
-    local scripts = builds.scripts { ["notifications/email.lua"] = [[
+    local gate = uv.new_tcp() -- never answers; who waits for that goes on when it is closed
+    assert(gate:bind("127.0.0.1", 0))
+    assert(gate:listen(8, function() end))
+    local scripts = builds.scripts { ["notifications/email.lua"] = ([[
       local buildq = require "buildq"
       return {
         events = { "completed" },
         deliver = function(event) return { { channel = "slow", recipient = event.customer.email } } end,
         channel = "slow",
         message = function(delivery)
-          if delivery.claim then buildq.sleep(1) end -- no sample: it is frozen meanwhile
+          if delivery.claim == 1 then -- no sample, and not the other server's: it is frozen meanwhile
+            pcall(buildq.http.request, { url = "http://127.0.0.1:%d/", timeout = 600 })
+          end
           return { mail = { to = { address = delivery.recipient }, subject = "s", text = "t", html = "<p>t</p>" } }
         end,
-      } ]] }
+      } ]]):format(gate:getsockname().port) }
     local first = start(sink, { LeaseSeconds = 3 }, { scripts = scripts })
     local id = builds.submit(first)
     await_count(first, 1, "state = 'sending'")
@@ -350,6 +355,7 @@ describe("a server that is killed", function()
     local second = start(sink, { LeaseSeconds = 3 }, { scripts = scripts, database = first.database })
     await_count(second, 1, "state = 'sent'")
     first:kill "sigcont"
+    gate:close()
     first:wait_for(function()
       return first:log():find("another server has the notification: it was not sent here", 1, true)
     end, 30, "the stale delivery")
@@ -362,7 +368,8 @@ describe("a server that is killed", function()
     local sink = smtp.sink()
     sink:plan { { stage = "data", action = "wait", times = 1 } }
     sink:hold()
-    local first = start(sink, { LeaseSeconds = 3 })
+    -- The time limit of a mail goes on while the server is frozen.
+    local first = start(sink, { LeaseSeconds = 3 }, nil, { TimeoutSeconds = 600 })
     first:post("/queue/pause", { reason = "only the mail" })
     local id = insert(first)
     first:wait_for(function() return sink:waits() end, 30, "DATA") -- sender and recipient were said
