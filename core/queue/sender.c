@@ -226,10 +226,12 @@ static void look(bq_sender *sender, const char *hash) {
   int room = room_for_deliveries(sender);
   if (!sender->due || room == 0 || releasing) return;
   sender->due = 0;
+  unsigned term = bq_node_term(sender->server->node);
+  if (!bq_node_holds(sender->server->node, term)) return; // all of it would be given back; the poll looks again
   bq_error err;
   claim *c = bq_alloc(sizeof *c);
   if (c == NULL) return; // the next look tries again
-  *c = (claim){.sender = sender, .limit = room, .term = bq_node_term(sender->server->node)};
+  *c = (claim){.sender = sender, .limit = room, .term = term};
   (void)snprintf(c->node_id, sizeof c->node_id, "%s", node_id);
   number(limit, room);
   const char *params[] = {c->node_id, limit, hash, retries, days, bq_message_domain(sender->server)};

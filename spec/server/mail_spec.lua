@@ -386,6 +386,25 @@ describe("a server that is killed", function()
     second:stop()
   end)
 
+  it("or whose heartbeats fail, claims nothing that it would give back", function()
+    local sink = smtp.sink()
+    local server = start(sink, { LeaseSeconds = 3 })
+    server:post("/queue/pause", { reason = "only the mail" })
+    server:sql [[create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+      create trigger refuse before update on nodes for each row execute function refuse()]]
+    local function failed() return select(2, server:log():gsub("a heartbeat failed", "")) end
+    server:wait_for(function() return failed() >= 4 end, 30, "the lease to be over") -- one each second
+    local id = insert(server)
+    await_count(server, 1, "state = 'waiting'")
+    local before = failed()
+    server:wait_for(function() return failed() >= before + 3 end, 30, "some looks")
+    assert.equal("0", server:sql "select sum(claim) from deliveries")
+    server:sql "drop trigger refuse on nodes"
+    await_count(server, 1, "state = 'sent'")
+    assert.equal("queued", told(sink, id))
+    server:stop()
+  end)
+
   it("while it builds sends no second started", function()
     local sink = smtp.sink()
     local first = start(sink, { LeaseSeconds = 3 })
