@@ -96,10 +96,19 @@ static void tell(const bq_delivery *d, const char *state) {
          "recipient", strcmp(fact(d, "channel"), "email") == 0 ? fact(d, "recipient") : NULL, "reply", d->reply, NULL);
 }
 
+// The state that an outcome leads to.
+static const char *state_of(const char *outcome) {
+  static const char *const states[][2] = {{"retry", "waiting"}, {"back", "waiting"}, {"gone", "dead"}, {"fault", "faulty"}};
+  for (size_t i = 0; i < sizeof states / sizeof states[0]; i++) {
+    if (strcmp(outcome, states[i][0]) == 0) return states[i][1];
+  }
+  return outcome; // sent, dead
+}
+
 static void on_recorded(void *arg, const bq_pg_result *result, int row) {
   bq_delivery *d = arg;
   const char *state = result->error == NULL ? PQgetvalue(result->rows, row, 0) : "";
-  if (strcmp(state, "repeated") == 0) state = d->outcome;
+  if (strcmp(state, "repeated") == 0) state = state_of(d->outcome);
   if (result->error != NULL && result->error->code != BQ_ECANCELED) {
     bq_log_error("what became of a notification can't be recorded", result->error);
     d->sender->uncertain = 1; // the database still thinks that it is being sent
