@@ -27,7 +27,8 @@ local function start_command(server)
   local mark = new_mark()
   local id = builds.submit(server, { pipeline = "command", metadata = { mark = mark } })
   builds.await(server, id, "building")
-  server:wait_for(function() return processes(mark) > 0 end, 10, "the command to run")
+  server:wait_for(function() return builds.log(server, id):find "started" end, 10, "the command to run")
+  assert.truthy(processes(mark) > 0)
   return id, mark
 end
 

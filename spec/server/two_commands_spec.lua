@@ -186,7 +186,9 @@ describe("make run", function()
     assert.truthy(archives ~= "", "no archive in the output directory")
     assert.truthy(process.check({ "tar", "--zstd", "-tf", (archives:match "^[^\n]+") }):find "bin/buildq\n")
     -- What it says for a second terminal works as it stands, in another directory.
-    local commands = process.read(log):match "\nTry in a second terminal:\n\n(.-)\n\n"
+    local commands = process.wait_for(function()
+      return process.read(log):match "\nTry in a second terminal:\n\n(.-)\n\n"
+    end, 30, function() return "its commands:\n" .. process.read(log):sub(-4000) end)
     local elsewhere = process.directory()
     for command in commands:gmatch "[^\n]+" do
       local done = process.run({ "sh", "-c", command }, { cwd = elsewhere })
