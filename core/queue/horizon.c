@@ -114,7 +114,7 @@ static void on_answer(void *arg, const bq_pg_result *result) {
     if (result->error->code == BQ_EDATABASE) bq_log_error("what holds PostgreSQL back could not be asked", result->error);
     return;
   }
-  holder now[HOLDERS];
+  holder now[HOLDERS] = {0};
   int count = PQntuples(result->rows);
   double oldest = 0;
   if (count > HOLDERS) count = HOLDERS;
