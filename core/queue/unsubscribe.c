@@ -49,11 +49,11 @@ static void add_base64url(bq_buf *out, const void *bytes, size_t length) {
   bq_free(text);
 }
 
-// The bytes of `length` characters of base64url, with a NUL behind them; NULL for what is none (or no memory). A text
+// The bytes of `length` characters of base64url, with a NUL behind them; NULL for what is none or empty (or no memory). A text
 // has one form only: what the last character has beyond the bytes must be 0.
 static unsigned char *read_base64url(const char *text, size_t length, size_t *size) {
   size_t padded = (length + 3) / 4 * 4;
-  char *copy = length % 4 == 1 ? NULL : bq_alloc(padded + 1);
+  char *copy = length == 0 || length % 4 == 1 ? NULL : bq_alloc(padded + 1);
   unsigned char *bytes = copy != NULL ? bq_alloc(padded / 4 * 3 + 1) : NULL;
   bq_buf again = {0};
   int good = bytes != NULL;
