@@ -53,7 +53,9 @@ static void read_config_done(bq_task *task) {
       bq_log_error("new secrets are not masked in logs", &err);
     }
     server->env.hidden = server->hidden;
-    bq_stock_renew(server->env.stock, bq_script_host_current(server->host)); // its states have a copy of the options
+    // The states of builds and of routes have a copy of the options in them (`buildq.config`).
+    bq_stock_renew(server->env.stock, bq_script_host_current(server->host));
+    bq_script_host_spoiled(server->host, bq_script_host_handlers(server->host));
     bq_runner_wake(server->runner);
     bq_sender_wake(server->sender);
   }

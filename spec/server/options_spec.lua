@@ -67,6 +67,20 @@ describe("an option read anew at SIGHUP", function()
     server:kill "sighup"
   end
 
+  it("is the new one for routes and builds, whose states have copies of the options", function()
+    local server = Server.start { scripts = { ["pipelines/minutes.lua"] = [[
+      return { run = function(build) build:log("minutes=" .. build.config.BuildTimeoutMinutes) end }
+    ]] } }
+    local function minutes() return builds.log(server, builds.run(server, { pipeline = "minutes" }).id) end
+    assert.truthy(minutes():find "minutes=60")
+    assert.equal(200, server:get("/healthz").status)
+    server.config.BuildQueue.BuildTimeoutMinutes = 61
+    change(server, "EnableHealthChecks", false)
+    server:wait_for(function() return server:get("/healthz").status == 404 end, 10, "the routes to have it")
+    assert.truthy(minutes():find "minutes=61")
+    server:stop()
+  end)
+
   it("SandboxNetwork false leaves a build no network but its own", function()
     local server = Server.start { scripts = { ["pipelines/net.lua"] = [[
       return { run = function(build)
