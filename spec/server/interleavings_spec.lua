@@ -1,6 +1,7 @@
 -- Two sessions with the server's own statements (sql/queries) in every interleaving of their steps. What overlaps has
 -- the outcome that it has one after the other, in the order of the statements; where it hasn't, the pair says so. And
 -- whatever the order is: no build is lost, none runs twice, its history has no gap, and what it owes is owed once.
+local process = require "spec.support.process"
 local sessions = require "spec.support.sessions"
 local Server = require "spec.support.server"
 
@@ -452,4 +453,33 @@ describe("two sessions in every interleaving:", function()
   for _, pair in ipairs(PAIRS) do
     it(pair[1], function() run(pair) end)
   end
+
+  -- Else it and a batch of outcomes could each wait for what the other has.
+  it("a clean-up of builds locks what is owed for them in the order of ids, not as it lies", function()
+    for _, kind in ipairs { "outbox", "deliveries" } do
+      prepare { "insert X", "insert Y" }
+      -- Y's event and mail have the smaller ids, and lie behind those of X.
+      watcher:ask(([[delete from outbox;
+        insert into outbox (id, build_id, event, round, attempt) overriding system value
+          values (1000002, '%s', 'queued', 0, 0), (1000001, '%s', 'queued', 0, 0);
+        insert into deliveries (id, outbox_id, build_id, event, channel, recipient, template) values
+          ('00000000-0000-0000-0000-000000000002', 1000002, '%s', 'queued', 'email', 'x@x', 'queued'),
+          ('00000000-0000-0000-0000-000000000001', 1000001, '%s', 'queued', 'email', 'y@x', 'queued')]])
+        :format(X, Y, X, Y))
+      two.a:ask "begin"
+      two.a:ask(("select id from %s where build_id = '%s' for update"):format(kind, Y))
+      two.b:send "delete from build_queue"
+      process.wait_for(function()
+        return watcher:ask(("select cardinality(pg_blocking_pids(%d))"):format(two.b.pid)) == "1"
+      end, 10, "the clean-up to wait")
+      local free = watcher:ask(([[select count(*) from
+        (select from %s where build_id = '%s' for update skip locked) as rows]]):format(kind, X))
+      assert.equal("1", free, kind .. ": it has what comes later")
+      two.a:ask "commit"
+      process.wait_for(function() return two.b:done() end, 10, "the clean-up to end")
+      assert.equal("", two.b.answer)
+      two.b:ask "commit"
+      assert.equal("0", watcher:ask "select count(*) from deliveries")
+    end
+  end)
 end)
